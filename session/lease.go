@@ -1,0 +1,133 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"time"
+)
+
+// Lease is the right to spend the refresh token of one session, held by one
+// owner over all replicas until its deadline by the database's clock. It is
+// given up by exactly one of [Store.Replace], [Store.Release] and [Store.End],
+// or by time.
+type Lease struct {
+	// Session is the row as it was re-read when the lease was taken.
+	Session *Session
+	owner   string
+}
+
+// Tokens is what a refresh brought.
+type Tokens struct {
+	AccessToken, RefreshToken             Secret
+	TokenType, TokenURL, Scope            string
+	IssuedAt, ExpiresAt, RefreshExpiresAt time.Time
+}
+
+// Claim takes the lease on key's session for ttl, provided that the session is
+// still at version, and journals the intention to spend its refresh token.
+// [ErrLeased] when another owner has it, [ErrConflict] when the version moved,
+// [ErrNotFound] when the row is gone.
+func (s *Store) Claim(ctx context.Context, key Key, version int64, ttl time.Duration) (*Lease, error) {
+	l := &Lease{owner: s.owner + "/" + randomID()}
+	var r row
+	err := s.db.GetContext(ctx, &r, queryClaim, key.AppID, key.OpenID, version, l.owner, ttl.Milliseconds())
+	if err := noRows(err, ErrLeased, "claiming a session"); err != nil {
+		return nil, s.whyNotClaimed(ctx, key, version, err)
+	}
+	l.Session, err = s.unseal(&r)
+	return l, err
+}
+
+func (s *Store) whyNotClaimed(ctx context.Context, key Key, version int64, cause error) error {
+	now, err := s.Load(ctx, key)
+	switch {
+	case err != nil:
+		return err
+	case now.Version != version:
+		return fmt.Errorf("claiming a session: %w", ErrConflict)
+	}
+	return cause
+}
+
+// Replace stores the pair that the lease's refresh token was exchanged for, if
+// no other pair has been stored since it was read. [ErrConflict] otherwise.
+// After another error the outcome is not known and Replace may be called
+// again: a repetition that finds its own pair stored succeeds.
+func (s *Store) Replace(ctx context.Context, l *Lease, t Tokens) (*Session, error) {
+	if err := s.noteKey(ctx); err != nil {
+		return nil, err
+	}
+	key := l.Session.Key
+	var r row
+	err := s.db.GetContext(ctx, &r, queryReplace, key.AppID, key.OpenID, l.Session.Version,
+		s.ring.seal(t.AccessToken, accessPlace(key)), s.ring.seal(t.RefreshToken, refreshPlace(key)),
+		t.TokenType, t.TokenURL, t.Scope, millis(t.IssuedAt), millis(t.ExpiresAt),
+		millis(t.RefreshExpiresAt), refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()))
+	if err := noRows(err, ErrConflict, "storing refreshed tokens"); err != nil {
+		return s.alreadyReplaced(ctx, key, t, err)
+	}
+	return s.stored(&r)
+}
+
+// alreadyReplaced recognises a commit whose answer was lost on the way back.
+func (s *Store) alreadyReplaced(ctx context.Context, key Key, t Tokens, cause error) (*Session, error) {
+	now, err := s.Load(ctx, key)
+	if err != nil || !now.AccessToken.Equal(t.AccessToken) || now.AccessToken.Empty() {
+		return nil, cause
+	}
+	return now, nil
+}
+
+// Release gives the lease back after a refresh that changed nothing and counts
+// the failure. spent says whether Lark may have taken the refresh token all the
+// same, which keeps the journal's entry open. Nobody tries again before retry
+// is over. [ErrConflict] when the row changed or the lease is another's.
+func (s *Store) Release(ctx context.Context, l *Lease, spent bool, retry time.Duration) (*Session, error) {
+	closed := 1
+	if spent {
+		closed = 0
+	}
+	var r row
+	err := s.db.GetContext(ctx, &r, queryRelease, l.Session.AppID, l.Session.OpenID, l.Session.Version,
+		l.owner, closed, retry.Milliseconds())
+	if err := noRows(err, ErrConflict, "releasing a session"); err != nil {
+		return nil, err
+	}
+	return s.stored(&r)
+}
+
+// Ending is why and how a session can't be renewed any more.
+type Ending struct {
+	State  State
+	Reason Reason
+	// DropAccess forgets the access token too: Lark has refused it. Otherwise
+	// it is served until it expires.
+	DropAccess bool
+	// Retry is when asking Lark again is worth it, for Disabled sessions.
+	Retry time.Duration
+}
+
+// End gives the lease back and marks the session as one that can't be renewed.
+// [ErrConflict] when the row changed or the lease is another's.
+func (s *Store) End(ctx context.Context, l *Lease, e Ending) (*Session, error) {
+	drop := 0
+	if e.DropAccess {
+		drop = 1
+	}
+	var r row
+	err := s.db.GetContext(ctx, &r, queryEnd, l.Session.AppID, l.Session.OpenID, l.Session.Version,
+		l.owner, e.State, e.Reason, e.Retry.Milliseconds(), drop)
+	if err := noRows(err, ErrConflict, "ending a session"); err != nil {
+		return nil, err
+	}
+	return s.stored(&r)
+}
+
+// randomID returns 128 random bits in hex.
+func randomID() string {
+	b := make([]byte, 16)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
