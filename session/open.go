@@ -46,6 +46,9 @@ type Config struct {
 	Now func() time.Time
 	// Log receives what an operator can act on. Nil: nowhere.
 	Log *slog.Logger
+	// TestingOnlyShared lets several stores of one process open one SQLite
+	// file. They do not hear of each other's changes.
+	TestingOnlyShared bool
 }
 
 const (
@@ -113,7 +116,7 @@ func connect(ctx context.Context, cfg Config) (*connection, error) {
 	raw := cfg.URL.Expose()
 	switch {
 	case strings.HasPrefix(raw, "sqlite:"):
-		return connectSQLite(strings.TrimPrefix(raw, "sqlite:"))
+		return connectSQLite(strings.TrimPrefix(raw, "sqlite:"), cfg.TestingOnlyShared)
 	case strings.HasPrefix(raw, "postgres://"), strings.HasPrefix(raw, "postgresql://"):
 		return connectPostgres(ctx, raw, cfg.MaxConns)
 	}
@@ -152,7 +155,7 @@ func connectPostgres(ctx context.Context, raw string, maxConns int) (*connection
 	return &connection{db: database{db}, dialect: dialectPostgres}, nil
 }
 
-func connectSQLite(path string) (*connection, error) {
+func connectSQLite(path string, shared bool) (*connection, error) {
 	if path == "" {
 		return nil, fmt.Errorf("%w: sqlite: needs a path", ErrSetup)
 	}
@@ -161,7 +164,11 @@ func connectSQLite(path string) (*connection, error) {
 	}
 	// A lock file rather than SQLite's exclusive mode, so that backup tools can
 	// read the database while it is served.
-	l := flock.New(path+".lock", flock.SetPermissions(0o600))
+	lockFile := path + ".lock"
+	if shared {
+		lockFile += randomID()
+	}
+	l := flock.New(lockFile, flock.SetPermissions(0o600))
 	switch ok, err := l.TryLock(); {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrSetup, err)

@@ -105,7 +105,7 @@ const queryDueForRefresh = `SELECT app_id, open_id FROM sessions
 	ORDER BY refresh_due_at LIMIT $2`
 
 const queryDueForSync = `SELECT app_id, open_id FROM sessions
-	WHERE app_id = $1 AND synced_at <= $2 AND reason <> 'revoked' ORDER BY synced_at LIMIT $3`
+	WHERE app_id = $1 AND synced_at < $2 AND reason <> 'revoked' ORDER BY synced_at LIMIT $3`
 
 const queryChangedSince = `SELECT app_id, open_id, changed_at FROM sessions WHERE changed_at >= $1
 	UNION ALL SELECT app_id, open_id, changed_at FROM consents WHERE changed_at >= $1

@@ -36,7 +36,23 @@ func Each(t *testing.T, f func(t *testing.T, db *DB)) {
 
 // SQLite returns a database in a new file.
 func SQLite(t testing.TB) *DB {
-	return &DB{URL: "sqlite:" + filepath.Join(t.TempDir(), "larkside.db"), Keys: keys(t)}
+	return &DB{URL: "sqlite:" + filepath.Join(TempDir(t), "larkside.db"), Keys: keys(t)}
+}
+
+// TempDir returns a directory for one test, in memory where the system has
+// such a place: SQLite waits for the disk at each commit, and thousands of
+// commits would make a test wait for minutes.
+func TempDir(t testing.TB) string {
+	const memory = "/dev/shm"
+	if info, err := os.Stat(memory); err != nil || !info.IsDir() {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(memory, "larkside-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // Postgres returns a new database on the server, dropped when the test ends.

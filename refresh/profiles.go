@@ -1,0 +1,102 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"larkside/session"
+	"larkside/session/lark"
+)
+
+// Synced counts what one run of [Source.SyncUsers] did.
+type Synced struct {
+	// Read users were found in Lark's directory, Absent ones were not (the app
+	// may not see them), Disabled ones have left or are frozen.
+	Read, Absent, Disabled int
+}
+
+// SyncUsers reads the data of every user of app whose data is older than
+// before, 50 at a time, and reports after each 50. One user's failure does not
+// stop the rest.
+func (s *Source) SyncUsers(ctx context.Context, appID string, before time.Time, progress func(Synced)) (Synced, error) {
+	var total Synced
+	a, ok := s.apps[appID]
+	if !ok {
+		return total, fmt.Errorf("app %q is not configured", appID)
+	}
+	for {
+		keys, err := s.store.DueForSync(ctx, appID, before, lark.MaxUsers)
+		if err != nil || len(keys) == 0 {
+			return total, err
+		}
+		if err := s.syncSome(ctx, a, keys, &total); err != nil {
+			return total, err
+		}
+		if progress != nil {
+			progress(total)
+		}
+	}
+}
+
+// syncDue is the scheduled run.
+func (s *Source) syncDue(ctx context.Context, appID string) {
+	n, err := s.SyncUsers(ctx, appID, s.now().Add(-s.syncEvery), nil)
+	switch {
+	case err != nil:
+		s.log.WarnContext(ctx, "users' data could not be read", "app_id", appID, "error", err)
+	case n != Synced{}:
+		s.log.InfoContext(ctx, "users' data read", "app_id", appID, "read", n.Read, "absent", n.Absent, "disabled", n.Disabled)
+	}
+}
+
+// syncSome reads one batch. An id that Lark does not accept spoils the whole
+// answer, so such a batch is halved until the id stands alone.
+func (s *Source) syncSome(ctx context.Context, a *app, keys []session.Key, total *Synced) error {
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = k.OpenID
+	}
+	users, err := a.client.Users(ctx, ids)
+	if spoilt(err) && len(keys) > 1 {
+		half := len(keys) / 2
+		return errors.Join(s.syncSome(ctx, a, keys[:half], total), s.syncSome(ctx, a, keys[half:], total))
+	}
+	if err != nil && !spoilt(err) {
+		return err
+	}
+	found := make(map[string]lark.ContactUser, len(users))
+	for _, u := range users {
+		found[u.OpenID] = u
+	}
+	for _, key := range keys {
+		if err := s.syncOne(ctx, key, found, total); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func spoilt(err error) bool {
+	var e *lark.Error
+	return errors.As(err, &e) && (e.Class == lark.InvalidID || e.Class == lark.Rejected)
+}
+
+func (s *Source) syncOne(ctx context.Context, key session.Key, found map[string]lark.ContactUser, total *Synced) error {
+	u, ok := found[key.OpenID]
+	if !ok {
+		total.Absent++
+		return s.store.MarkSynced(ctx, key)
+	}
+	if err := s.store.SetProfile(ctx, key, u.Profile, u.UnionID, u.UserID); err != nil {
+		return err
+	}
+	switch u.Profile.Status {
+	case "resigned", "exited", "frozen":
+		total.Disabled++
+		return s.store.Disable(ctx, key, session.UserGone)
+	}
+	total.Read++
+	return s.store.Enable(ctx, key, session.UserGone)
+}

@@ -1,0 +1,667 @@
+package refresh
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"larkside/session"
+	"larkside/session/lark"
+	"larkside/test/larktest"
+)
+
+// A fresh token comes from the cache; Lark is not asked.
+func TestFreshTokenIsServed(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		for range 3 {
+			a, found, err := w.token(k)
+			if err != nil || found != session.FromCache || a.Key != k {
+				t.Fatalf("%v %v", found, err)
+			}
+		}
+		if n := w.attempts(); n != 0 {
+			t.Errorf("%d calls to the token endpoint", n)
+		}
+	})
+}
+
+func TestNoSession(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		_, found, err := w.token(key("ou_nobody"))
+		var e *session.ConsentRequiredError
+		if !errors.As(err, &e) || e.Reason != session.NoSession || found != session.Missing {
+			t.Errorf("%v %v", found, err)
+		}
+	})
+}
+
+// Near its end a token is served at once, however slow Lark is, and renewed
+// behind the requests, once.
+func TestRenewedBehindRequests(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		first, _, _ := w.token(k)
+		time.Sleep(2*time.Hour - 10*time.Minute)
+		slow := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+		start := time.Now()
+		for range 100 {
+			a, _, err := w.token(k)
+			if err != nil || a.Version != first.Version {
+				t.Fatalf("version %d, %v", a.Version, err)
+			}
+		}
+		if d := time.Since(start); d != 0 {
+			t.Errorf("the requests waited %s", d)
+		}
+		synctest.Wait()
+		slow.Release()
+		synctest.Wait()
+		if a, _, err := w.token(k); err != nil || a.Version != first.Version+1 {
+			t.Errorf("after the renewal: %+v, %v", a, err)
+		}
+		if n := w.answered(larktest.Alice); n != 1 {
+			t.Errorf("%d refreshes, want 1", n)
+		}
+	})
+}
+
+// An expired token is waited for: many callers, one refresh.
+func TestExpiredIsRefreshedOnce(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(3 * time.Hour)
+		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Delay: time.Second})
+		var refreshed, waited atomic.Int32
+		together(50, func(int) {
+			a, found, err := w.token(k)
+			if err != nil || !a.Usable(time.Now()) {
+				t.Errorf("%v", err)
+			}
+			switch found {
+			case session.Refreshed:
+				refreshed.Add(1)
+			case session.Waited:
+				waited.Add(1)
+			}
+		})
+		if w.answered(larktest.Alice) != 1 || refreshed.Load() != 1 || waited.Load() != 49 {
+			t.Errorf("%d answered, %d refreshed, %d waited", w.answered(larktest.Alice), refreshed.Load(), waited.Load())
+		}
+	})
+}
+
+// A caller that hangs up does not abort the refresh: the refresh token may be
+// spent already, and the new pair must be stored.
+func TestCallerHangsUp(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(3 * time.Hour)
+		slow := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, HangAnswer: true})
+		ctx, hangUp := context.WithCancel(t.Context())
+		gone := make(chan error, 1)
+		go func() {
+			_, _, err := w.source.Token(ctx, k)
+			gone <- err
+		}()
+		synctest.Wait()
+		hangUp()
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Errorf("the caller got %v", err)
+		}
+		slow.Release()
+		synctest.Wait()
+		if row := w.row(k); row.Version != 2 {
+			t.Errorf("version %d: the new pair was not stored", row.Version)
+		}
+	})
+}
+
+// Every row of the token endpoint's table, as a refresh meets it.
+func TestEveryCode(t *testing.T) {
+	for _, c := range []struct {
+		code   int
+		class  Class
+		state  session.State
+		reason session.Reason
+		err    error
+	}{
+		{20001, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20002, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20009, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20036, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20048, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20063, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20067, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20068, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20069, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20070, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20074, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
+		{20010, UserDisabled, session.Disabled, session.UserNotPermitted, session.ErrUserDisabled},
+		{20066, UserDisabled, session.Disabled, session.UserGone, session.ErrUserDisabled},
+		{20008, Transient, session.Active, "", session.ErrRefreshUnavailable}, // believed the second time
+		{20024, Dead, session.ConsentRequired, session.RefreshTokenInvalid, session.ErrConsentRequired},
+		{20026, Dead, session.ConsentRequired, session.RefreshTokenInvalid, session.ErrConsentRequired},
+		{20037, Dead, session.ConsentRequired, session.RefreshTokenExpired, session.ErrConsentRequired},
+		{20064, Reused, session.ConsentRequired, session.RefreshTokenUsed, session.ErrConsentRequired},
+		{20073, Reused, session.ConsentRequired, session.RefreshTokenUsed, session.ErrConsentRequired},
+		{20050, Transient, session.Active, "", session.ErrRefreshUnavailable},
+		{20072, Transient, session.Active, "", session.ErrRefreshUnavailable},
+		{99991400, Transient, session.Active, "", session.ErrRefreshUnavailable},
+		{21000, Transient, session.Active, "", session.ErrRefreshUnavailable},
+		{12345, Transient, session.Active, "", session.ErrRefreshUnavailable},
+	} {
+		t.Run(fmt.Sprint(c.code), func(t *testing.T) {
+			inWorld(t, nil, nil, func(t *testing.T, w *world) {
+				k := w.consented(larktest.Alice)
+				time.Sleep(3 * time.Hour)
+				w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: c.code})
+				_, class, err := w.source.attempt(background(), k, want{version: 1, urgent: true})
+				if class != c.class || !errors.Is(err, c.err) {
+					t.Errorf("class %s, %v", class, err)
+				}
+				if row := w.row(k); row.State != c.state || row.Reason != c.reason {
+					t.Errorf("state %s reason %q", row.State, row.Reason)
+				}
+			})
+		})
+	}
+}
+
+// While the access token lives, no answer of Lark's takes it away.
+func TestFailureBehindALivingToken(t *testing.T) {
+	for _, f := range map[string]larktest.Fault{
+		"internal error":  {Code: 20050},
+		"dead":            {Code: 20037},
+		"used":            {Code: 20073},
+		"app refused":     {Code: 20002},
+		"connection cut":  {Drop: true},
+		"answer lost":     {Processed: true, Drop: true},
+		"truncated":       {Truncate: true},
+		"ten megabytes":   {Pad: 10 << 20},
+		"a gateway's 502": {Status: http.StatusBadGateway, Body: "<html>bad gateway</html>", ContentType: "text/html"},
+		"no tokens":       {Omit: []string{"access_token", "refresh_token"}},
+	} {
+		inWorld(t, nil, nil, func(t *testing.T, w *world) {
+			k := w.consented(larktest.Alice)
+			time.Sleep(2*time.Hour - 5*time.Minute)
+			f.Endpoint, f.Times = larktest.TokenEndpoint, -1
+			w.platform.Fault(f)
+			for range 4 * 60 {
+				if a, _, err := w.token(k); err != nil || !a.Usable(time.Now()) {
+					t.Fatalf("%+v: %v", f, err)
+				}
+				time.Sleep(time.Second)
+			}
+			w.platform.ClearFaults()
+		})
+	}
+}
+
+// A session that keeps failing is tried at most once a second, then at doubling
+// intervals up to 30 s, however many requests come; and it is never given up.
+func TestBackoff(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(3 * time.Hour)
+		down := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20050, Times: -1})
+		for range 600 * 10 {
+			var e *session.RetryError
+			if _, _, err := w.token(k); !errors.As(err, &e) || !errors.Is(err, session.ErrRefreshUnavailable) || e.After < time.Second {
+				t.Fatalf("%v", err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		calls := w.platform.Calls(larktest.To(larktest.TokenEndpoint))
+		for i, least := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+			if gap := calls[i+1].At.Sub(calls[i].At); gap < least*time.Second || gap > least*time.Second*5/4+time.Second {
+				t.Errorf("gap %d is %s, want %d s and at most a quarter more", i, gap, least)
+			}
+		}
+		down.Remove()
+		time.Sleep(40 * time.Second)
+		if a, _, err := w.token(k); err != nil || !a.Usable(time.Now()) {
+			t.Errorf("after 10 minutes of failure: %v", err)
+		}
+	})
+}
+
+// An answer that never came is asked for again with the same token. If that was
+// spent, the loss is told from a theft, and the old token lives on.
+func TestCrashWindow(t *testing.T) {
+	t.Run("lost before Lark saw it", func(t *testing.T) {
+		inWorld(t, nil, nil, func(t *testing.T, w *world) {
+			k := w.consented(larktest.Alice)
+			time.Sleep(3 * time.Hour)
+			w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Drop: true})
+			if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Second)
+			if _, _, err := w.token(k); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("lost after Lark rotated", func(t *testing.T) {
+		inWorld(t, nil, nil, func(t *testing.T, w *world) {
+			k := w.consented(larktest.Alice)
+			time.Sleep(2*time.Hour - 5*time.Minute)
+			w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Processed: true, Drop: true})
+			w.token(k)
+			synctest.Wait()
+			time.Sleep(2 * time.Second)
+			_, class, err := w.source.attempt(background(), k, want{version: 1})
+			if class != RotationLost || err != nil {
+				t.Errorf("class %s, %v", class, err)
+			}
+			row := w.row(k)
+			if row.State != session.ConsentRequired || row.Reason != session.RefreshTokenUsed {
+				t.Errorf("%s %s", row.State, row.Reason)
+			}
+			if _, _, err := w.token(k); err != nil {
+				t.Errorf("the old token lives, but: %v", err)
+			}
+			time.Sleep(10 * time.Minute)
+			var e *session.ConsentRequiredError
+			if _, _, err := w.token(k); !errors.As(err, &e) || e.Reason != session.RefreshTokenUsed {
+				t.Errorf("after its end: %v", err)
+			}
+		})
+	})
+}
+
+// Two replicas find the same expired session at the same instant.
+func TestReplicasRefreshOnce(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		_, second := w.replica(nil)
+		_, third := w.replica(nil)
+		time.Sleep(3 * time.Hour)
+		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Delay: time.Second, Times: -1})
+		together(3, func(i int) {
+			s := []*Source{w.source, second, third}[i]
+			if a, _, err := s.Token(t.Context(), k); err != nil || !a.Usable(time.Now()) {
+				t.Errorf("replica %d: %v", i, err)
+			}
+		})
+		if w.attempts() != 1 {
+			t.Errorf("%d calls to the token endpoint, want 1", w.attempts())
+		}
+	})
+}
+
+// The holder of the lease dies; when it has run out another replica goes on.
+func TestLeaseOfTheDeadIsTakenOver(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(3 * time.Hour)
+		if _, err := w.store.Claim(t.Context(), k, 1, 20*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if _, _, err := w.token(k); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d < 19*time.Second || d > 25*time.Second {
+			t.Errorf("took over after %s", d)
+		}
+	})
+}
+
+// Lark has rotated and the database does not take the new pair: it is kept in
+// memory and stored when the database is back.
+func TestDatabaseFailsAfterTheExchange(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(3 * time.Hour)
+		raw, err := sql.Open("sqlite", "file:"+w.dbPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		w.source.testingOnlyBeforeStore = func(session.Key) {
+			if _, err := raw.Exec(`ALTER TABLE sessions RENAME TO away`); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, _, err := w.token(k); !errors.Is(err, session.ErrUnavailable) {
+			t.Fatalf("got %v", err)
+		}
+		time.Sleep(time.Minute)
+		if _, _, err := w.token(k); !errors.Is(err, session.ErrUnavailable) {
+			t.Errorf("meanwhile: %v", err)
+		}
+		if _, err := raw.Exec(`ALTER TABLE away RENAME TO sessions`); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if row := w.row(k); row.Version != 2 || row.State != session.Active {
+			t.Errorf("version %d, %s", row.Version, row.State)
+		}
+		if _, _, err := w.token(k); err != nil || w.attempts() != 1 {
+			t.Errorf("%d calls, %v", w.attempts(), err)
+		}
+	})
+}
+
+// Stopped longer than its lease, with the new pair in hand: another replica
+// gives the grant up, the late store brings it back.
+func TestLateStoreBringsTheSessionBack(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		_, other := w.replica(nil)
+		time.Sleep(3 * time.Hour)
+		w.source.testingOnlyBeforeStore = func(session.Key) { time.Sleep(time.Minute) }
+		done := make(chan error, 1)
+		go func() {
+			_, _, err := w.token(k)
+			done <- err
+		}()
+		time.Sleep(time.Second)
+		if _, _, err := other.Token(t.Context(), k); !errors.Is(err, session.ErrConsentRequired) {
+			t.Errorf("the other replica: %v", err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("the late one: %v", err)
+		}
+		if row := w.row(k); row.State != session.Active || row.Version != 2 {
+			t.Errorf("%s, version %d", row.State, row.Version)
+		}
+	})
+}
+
+// The user revokes while a refresh is under way: what it brings is revoked too.
+func TestRevokedMeanwhile(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(3 * time.Hour)
+		w.source.testingOnlyBeforeStore = func(session.Key) {
+			if _, err := w.store.Revoke(t.Context(), k, session.Revoked); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, _, err := w.token(k); !errors.Is(err, session.ErrConsentRequired) {
+			t.Errorf("got %v", err)
+		}
+		w.source.Wait(t.Context())
+		for _, token := range w.platform.Ledger(larktest.Alice) {
+			if token.Kind == larktest.RefreshToken && !token.Spent && !token.Revoked {
+				t.Error("a refresh token outlives the revocation")
+			}
+		}
+	})
+}
+
+// Lark refuses a token that looks good: one refresh for all who were refused.
+func TestRefusedTokenIsRenewedOnce(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(time.Minute)
+		together(20, func(int) {
+			a, err := w.source.Refused(t.Context(), k, 1)
+			if err != nil || a.Version != 2 {
+				t.Errorf("%v", err)
+			}
+		})
+		if _, err := w.source.Refused(t.Context(), k, 1); err != nil {
+			t.Error(err)
+		}
+		if w.attempts() != 1 {
+			t.Errorf("%d refreshes", w.attempts())
+		}
+		// What refuses a token this young refuses the next one too.
+		if _, err := w.source.Refused(t.Context(), k, 2); !errors.Is(err, session.ErrConsentRequired) {
+			t.Errorf("a brand new token: %v", err)
+		}
+		if w.attempts() != 1 {
+			t.Errorf("%d refreshes", w.attempts())
+		}
+	})
+}
+
+func TestRefusedWhileLarkFails(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(time.Minute)
+		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20072})
+		if _, err := w.source.Refused(t.Context(), k, 1); !errors.Is(err, session.ErrRefreshUnavailable) {
+			t.Errorf("got %v", err)
+		}
+		// A dead grant whose access token Lark refuses is not served again.
+		time.Sleep(time.Minute)
+		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20064})
+		if _, err := w.source.Refused(t.Context(), k, 1); !errors.Is(err, session.ErrConsentRequired) {
+			t.Errorf("got %v", err)
+		}
+		if _, _, err := w.token(k); !errors.Is(err, session.ErrConsentRequired) {
+			t.Errorf("served all the same: %v", err)
+		}
+	})
+}
+
+// Lark refuses the app: it is asked once in 30 s, not once for each user, and
+// the first success puts all right.
+func TestRefusedApp(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		keys := users(w, 20)
+		time.Sleep(3 * time.Hour)
+		w.platform.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = true })
+		for range 60 {
+			for _, k := range keys {
+				if _, _, err := w.token(k); !errors.Is(err, session.ErrAppMisconfigured) {
+					t.Fatalf("got %v", err)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		if n := w.attempts(); n < 2 || n > 3 {
+			t.Errorf("%d calls in a minute", n)
+		}
+		if w.source.Refusal(larktest.AppID) == nil {
+			t.Error("no refusal on record")
+		}
+		w.platform.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = false })
+		w.source.Reconsider()
+		for _, k := range keys {
+			if _, _, err := w.token(k); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := w.source.Refusal(larktest.AppID); err != nil {
+			t.Errorf("still refused: %v", err)
+		}
+	})
+}
+
+// The token endpoint fails for everyone: the circuit opens, and users are not
+// tried one by one.
+func TestCircuitOpens(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		keys := users(w, 100)
+		time.Sleep(3 * time.Hour)
+		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503, Body: "down", Times: -1})
+		for _, k := range keys {
+			if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
+				t.Fatal(err)
+			}
+		}
+		if n := w.attempts(); n != breakAfter {
+			t.Errorf("%d calls, want %d", n, breakAfter)
+		}
+		w.platform.ClearFaults()
+		time.Sleep(breakFor + time.Second)
+		for _, k := range keys[breakAfter:] {
+			if _, _, err := w.token(k); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// Everything expires at once on three replicas: Lark never answers 429, all are
+// served, in the time that the rate allows and a tenth more.
+func TestMassExpiry(t *testing.T) {
+	rates := []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
+	strict := func(c *larktest.Config) { c.TokenPerSecond, c.TokenPerMinute = 40, 900 }
+	inWorld(t, strict, func(c *Config) { c.Rates = rates }, func(t *testing.T, w *world) {
+		const n = 2000
+		keys := users(w, n)
+		sources := []*Source{w.source}
+		for range 2 {
+			_, s := w.replica(func(c *Config) { c.Rates = rates })
+			sources = append(sources, s)
+		}
+		time.Sleep(3 * time.Hour)
+		start := time.Now()
+		together(n, func(i int) {
+			if _, _, err := sources[i%3].Token(t.Context(), keys[i]); err != nil {
+				t.Errorf("user %d: %v", i, err)
+			}
+		})
+		took := time.Since(start)
+		// 900 in the first minute, 900 in the second, 200 in the third at 40/s.
+		if most := 2*time.Minute + 5*time.Second; took > most*11/10 {
+			t.Errorf("took %s, want at most a tenth more than %s", took, most)
+		}
+		if calls := w.attempts(); calls != n {
+			t.Errorf("%d calls to the token endpoint for %d sessions", calls, n)
+		}
+	})
+}
+
+// Who waits goes before the sweep, even from another replica.
+func TestUrgentGoesFirst(t *testing.T) {
+	rates := []session.Limit{{N: 10, Period: time.Minute}}
+	inWorld(t, nil, func(c *Config) { c.Rates, c.Sweep = rates, time.Minute }, func(t *testing.T, w *world) {
+		keys := users(w, 50)
+		_, other := w.replica(func(c *Config) { c.Rates = rates })
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		time.Sleep(6 * 24 * time.Hour)
+		go w.source.Run(ctx)
+		time.Sleep(2*time.Minute + 30*time.Second)
+		start := time.Now()
+		if _, _, err := other.Token(t.Context(), keys[49]); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("the sweep kept a waiting request for %s", d)
+		}
+		stop()
+		time.Sleep(2 * time.Minute)
+	})
+}
+
+// Nobody uses the sessions, and they do not die: each is renewed once in its
+// refresh token's life, before a fifth of that is left, and not in one burst.
+func TestSweepKeepsIdleSessions(t *testing.T) {
+	inWorld(t, nil, func(c *Config) { c.Sweep = 10 * time.Minute }, func(t *testing.T, w *world) {
+		keys := users(w, 60)
+		_, other := w.replica(func(c *Config) { c.Sweep = 10 * time.Minute })
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go w.source.Run(ctx)
+		go other.Run(ctx)
+		granted := time.Now()
+		time.Sleep(7 * 24 * time.Hour)
+		hours := map[int]int{}
+		for _, call := range w.platform.Calls(larktest.To(larktest.TokenEndpoint)) {
+			age := call.At.Sub(granted)
+			if age > 6*24*time.Hour-9*time.Hour {
+				t.Errorf("renewed after %s", age)
+			}
+			hours[int(age.Hours())]++
+		}
+		for _, k := range keys {
+			if row := w.row(k); row.Version != 2 || row.State != session.Active {
+				t.Errorf("%s: version %d, %s", k.OpenID, row.Version, row.State)
+			}
+		}
+		if len(hours) < 15 {
+			t.Errorf("renewed in %d different hours: a burst", len(hours))
+		}
+		stop()
+		time.Sleep(time.Hour)
+	})
+}
+
+// At Lark's 365-day limit the sweep stops instead of looping.
+func TestSweepStopsAtTheLimit(t *testing.T) {
+	inWorld(t, func(c *larktest.Config) { c.GrantLife = 24 * time.Hour; c.RefreshLife = 20 * time.Hour }, func(c *Config) { c.Sweep = time.Minute }, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		ctx, stop := context.WithCancel(t.Context())
+		go w.source.Run(ctx)
+		time.Sleep(10 * 24 * time.Hour)
+		stop()
+		time.Sleep(time.Hour)
+		if row := w.row(k); row.State != session.ConsentRequired || row.Reason != session.RefreshTokenExpired {
+			t.Errorf("%s %s", row.State, row.Reason)
+		}
+		// The closer the limit, the shorter the refresh token that Lark gives:
+		// a few steps, each a third of the one before.
+		if n := w.attempts(); n > 12 {
+			t.Errorf("%d calls to the token endpoint", n)
+		}
+	})
+}
+
+// Absurd lifetimes: the new refresh token is kept whatever else came.
+func TestAbsurdLifetimes(t *testing.T) {
+	for _, set := range []map[string]any{
+		{"expires_in": 0}, {"expires_in": -7200}, {"expires_in": 1e12}, {"expires_in": "soon"},
+		{"refresh_token_expires_in": 0}, {"refresh_token_expires_in": -1}, {"refresh_token_expires_in": 1e12},
+	} {
+		inWorld(t, nil, nil, func(t *testing.T, w *world) {
+			k := w.consented(larktest.Alice)
+			time.Sleep(3 * time.Hour)
+			w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Set: set})
+			w.token(k)
+			time.Sleep(5 * time.Second)
+			a, _, err := w.token(k)
+			if err != nil || !a.Usable(time.Now()) {
+				t.Errorf("%v: %v", set, err)
+			}
+			if row := w.row(k); row.State != session.Active {
+				t.Errorf("%v: %s %s", set, row.State, row.Reason)
+			}
+		})
+	}
+}
+
+// What Lark knows about people is read 50 at a time; those who left are marked,
+// and one user's failure does not stop the rest.
+func TestUserSync(t *testing.T) {
+	inWorld(t, nil, func(c *Config) { c.Sync = time.Hour }, func(t *testing.T, w *world) {
+		keys := users(w, 120)
+		w.platform.UpdateUser(keys[7].OpenID, func(u *larktest.User) { u.Status = larktest.Resigned })
+		if _, err := w.store.Put(t.Context(), session.Session{Key: key("ou_unknown_to_lark"), TokenType: "Bearer", GrantedAt: time.Now(), SyncedAt: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		n, err := w.source.SyncUsers(t.Context(), larktest.AppID, time.Now(), nil)
+		if err != nil || n.Read != 119 || n.Disabled != 1 || n.Absent != 1 {
+			t.Errorf("%+v, %v", n, err)
+		}
+		if row := w.row(keys[3]); row.Profile.Name != "User 3" {
+			t.Errorf("profile %+v", row.Profile)
+		}
+		if _, _, err := w.token(keys[7]); !errors.Is(err, session.ErrUserDisabled) {
+			t.Errorf("a user who left: %v", err)
+		}
+		w.platform.UpdateUser(keys[7].OpenID, func(u *larktest.User) { u.Status = larktest.Active })
+		time.Sleep(time.Second)
+		w.source.SyncUsers(t.Context(), larktest.AppID, time.Now(), nil)
+		if _, _, err := w.token(keys[7]); err != nil {
+			t.Errorf("a user who came back: %v", err)
+		}
+	})
+}
+
+var _ Lark = (*lark.Client)(nil)

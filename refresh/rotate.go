@@ -1,0 +1,346 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"larkside/session"
+	"larkside/session/lark"
+)
+
+// want is what a run is for.
+type want struct {
+	// version is the one that the caller saw. Another one in the row is a
+	// result by itself.
+	version int64
+	// refused: Lark did not accept this version's access token.
+	refused bool
+	// force: renew even if the access token is fresh.
+	force bool
+	// urgent: a request waits.
+	urgent bool
+}
+
+const (
+	// leaseTries bounds how often a run starts over because another owner was
+	// at work on the session.
+	leaseTries = 5
+	// userRetry is how long a user whom Lark disabled is left alone.
+	userRetry = time.Hour
+	// storeQuickly is how long a run tries to store a new pair before it lets
+	// its callers go and goes on behind them.
+	storeQuickly = 2 * time.Second
+)
+
+// renew runs the protocol of the package comment once. Group sees to it that
+// it runs once at a time for each session in this process.
+func (s *Source) renew(ctx context.Context, key session.Key, w want) (*session.Access, error) {
+	ctx, span := s.tracer.Start(ctx, "token.refresh", userAttributes(key))
+	defer span.End()
+	a, class, err := s.attempt(ctx, key, w)
+	span.SetAttributes(attribute.String("larkside.refresh.class", string(class)))
+	if err != nil {
+		span.SetStatus(codes.Error, string(class))
+		span.SetAttributes(attribute.String("error.type", string(class)))
+	}
+	s.metrics.count(ctx, class)
+	return a, err
+}
+
+func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session.Access, Class, error) {
+	app, ok := s.apps[key.AppID]
+	if !ok {
+		return nil, Unconfigured, fmt.Errorf("app %q is not configured", key.AppID)
+	}
+	for range leaseTries {
+		row, err := s.store.Load(ctx, key)
+		if errors.Is(err, session.ErrNotFound) {
+			return nil, NotRenewable, &session.ConsentRequiredError{Reason: session.NoSession}
+		}
+		if err != nil {
+			return nil, StoreFailed, retryLater(err)
+		}
+		if a, class, err := s.settled(row, w); class != "" {
+			return a, class, err
+		}
+		if err := app.resting(); err != nil {
+			return nil, Rested, err
+		}
+		if err := app.governor.wait(ctx, w.urgent); err != nil {
+			return nil, StoreFailed, retryLater(err)
+		}
+		lease, err := s.store.Claim(ctx, key, row.Version, 2*s.exchangeTimeout)
+		switch {
+		case err == nil:
+			return s.exchange(ctx, app, lease, w)
+		case errors.Is(err, session.ErrLeased):
+			s.await(ctx, row)
+		case !errors.Is(err, session.ErrConflict):
+			return nil, StoreFailed, retryLater(err)
+		}
+	}
+	return nil, Contended, &session.RetryError{Err: fmt.Errorf("others are at work on the session: %w", session.ErrRefreshUnavailable), After: time.Second}
+}
+
+// settled says what the row decides without Lark; an empty class means that
+// Lark has to be asked.
+func (s *Source) settled(row *session.Session, w want) (*session.Access, Class, error) {
+	a := session.NewAccess(row)
+	now := s.now()
+	moved := row.Version != w.version
+	switch {
+	case a.Usable(now) && (moved || !w.refused && !w.force && now.Before(a.RefreshAt(s.threshold))):
+		return a, WonByOther, nil
+	case w.refused && now.Sub(row.IssuedAt) < youngest && a.Usable(now):
+		return nil, Refused, &session.ConsentRequiredError{Reason: session.TokenRefused}
+	case s.isUnstored(row.Key):
+		return nil, StoreFailed, retryLater(fmt.Errorf("a renewed token awaits the database: %w", session.ErrUnavailable))
+	}
+	if err := s.hopeless(a); err != nil {
+		return nil, NotRenewable, err
+	}
+	return nil, "", nil
+}
+
+// await returns when another owner of the session's lease has come to a
+// result, or may have died.
+func (s *Source) await(ctx context.Context, row *session.Session) {
+	changed, stop := s.store.Watch(row.Key)
+	defer stop()
+	deadline := time.NewTimer(2 * s.exchangeTimeout)
+	defer deadline.Stop()
+	// Notifications are quick but may be lost.
+	look := time.NewTicker(250 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-deadline.C:
+			return
+		case <-changed:
+		case <-look.C:
+		}
+		now, err := s.store.Load(ctx, row.Key)
+		if err != nil || now.Version != row.Version || now.State != row.State || now.Failures != row.Failures {
+			return
+		}
+	}
+}
+
+// exchange spends the lease's refresh token and settles what came of it.
+func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w want) (*session.Access, Class, error) {
+	done, err := app.admit()
+	if err != nil {
+		s.store.Release(ctx, l, false, 0) // else it runs out by itself
+		return nil, Rested, err
+	}
+	// The run's context has no cancellation of any caller's (session.Group);
+	// this deadline is well before the lease's.
+	call, cancel := context.WithTimeout(ctx, s.exchangeTimeout)
+	token, err := app.client.Refresh(call, l.Session.TokenURL, l.Session.RefreshToken)
+	cancel()
+	received := s.now()
+	done(err)
+	if err != nil {
+		return s.failed(ctx, l, w, err)
+	}
+	for _, warning := range token.Warnings {
+		s.log.WarnContext(ctx, "Lark's token answer is odd", "app_id", l.Session.AppID, "what", warning)
+	}
+	if s.testingOnlyBeforeStore != nil {
+		s.testingOnlyBeforeStore(l.Session.Key)
+	}
+	return s.keep(ctx, app, l, newTokens(l.Session, token, received))
+}
+
+func newTokens(old *session.Session, t lark.Token, received time.Time) session.Tokens {
+	n := session.Tokens{
+		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken,
+		TokenType: t.TokenType, TokenURL: t.TokenURL, Scope: t.Scope,
+		IssuedAt: received, ExpiresAt: received.Add(t.ExpiresIn),
+	}
+	if n.AccessToken.Empty() {
+		// Only the refresh token was readable. The old access token stays good.
+		n.AccessToken, n.TokenType, n.IssuedAt, n.ExpiresAt = old.AccessToken, old.TokenType, old.IssuedAt, old.ExpiresAt
+	}
+	if n.Scope == "" {
+		n.Scope = old.Scope
+	}
+	if !n.RefreshToken.Empty() {
+		n.RefreshExpiresAt = received.Add(t.RefreshExpiresIn)
+	}
+	return n
+}
+
+// keep stores a new pair. Until that has succeeded this process has the only
+// good copy of the grant, so a failing database is asked until it answers: at
+// first while the callers wait, then behind them.
+func (s *Source) keep(ctx context.Context, app *app, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
+	quick, cancel := context.WithTimeout(ctx, storeQuickly)
+	defer cancel()
+	a, class, err := s.storeOnce(quick, app, l, t)
+	if class != StoreFailed {
+		return a, class, err
+	}
+	s.log.ErrorContext(ctx, "the database does not take a renewed token; trying until it does", "app_id", l.Session.AppID, "error", err)
+	s.unstored.Store(l.Session.Key, true)
+	s.behind.Go(func() { s.keepTrying(context.WithoutCancel(ctx), app, l, t) })
+	return nil, StoreFailed, retryLater(err)
+}
+
+func (s *Source) keepTrying(ctx context.Context, app *app, l *session.Lease, t session.Tokens) {
+	defer s.unstored.Delete(l.Session.Key)
+	for try := 0; ; try++ {
+		time.Sleep(backoff(try, 100*time.Millisecond, 2*time.Second))
+		call, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, class, _ := s.storeOnce(call, app, l, t)
+		cancel()
+		if class != StoreFailed {
+			s.log.InfoContext(ctx, "the database took a renewed token", "app_id", l.Session.AppID, "result", string(class))
+			return
+		}
+	}
+}
+
+func (s *Source) storeOnce(ctx context.Context, app *app, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
+	stored, err := s.store.Replace(ctx, l, t)
+	switch {
+	case err == nil:
+		return session.NewAccess(stored), Renewed, nil
+	case errors.Is(err, session.ErrConflict):
+		return s.superseded(ctx, app, l, t)
+	}
+	return nil, StoreFailed, err
+}
+
+// superseded is for a pair that came too late: the user has consented anew, and
+// that grant counts, or has revoked, and then this pair must not live on.
+func (s *Source) superseded(ctx context.Context, app *app, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
+	row, err := s.store.Load(ctx, l.Session.Key)
+	if err != nil && !errors.Is(err, session.ErrNotFound) {
+		return nil, StoreFailed, err
+	}
+	if err != nil || row.Reason == session.Revoked {
+		s.behind.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.exchangeTimeout)
+			defer cancel()
+			if err := app.client.Revoke(ctx, t.RefreshToken, "refresh_token"); err != nil {
+				s.log.Error("could not revoke tokens that were renewed while their user revoked", "app_id", l.Session.AppID, "error", err)
+			}
+			app.client.Revoke(ctx, t.AccessToken, "access_token")
+		})
+		return nil, NotRenewable, &session.ConsentRequiredError{Reason: session.Revoked}
+	}
+	return s.found(row, Superseded)
+}
+
+// found is the result that a row read after the fact holds.
+func (s *Source) found(row *session.Session, class Class) (*session.Access, Class, error) {
+	a := session.NewAccess(row)
+	if a.Usable(s.now()) {
+		return a, class, nil
+	}
+	if err := s.hopeless(a); err != nil {
+		return nil, class, err
+	}
+	return nil, class, &session.RetryError{Err: session.ErrRefreshUnavailable, After: time.Second}
+}
+
+// failed settles an error of the token endpoint (step 7).
+func (s *Source) failed(ctx context.Context, l *session.Lease, w want, cause error) (*session.Access, Class, error) {
+	var e *lark.Error
+	if !errors.As(cause, &e) {
+		e = &lark.Error{Class: lark.Unknown, Outcome: lark.Lost, Err: cause}
+	}
+	trace.SpanFromContext(ctx).SetAttributes(attribute.Int("lark.code", e.Code), attribute.String("lark.log_id", e.LogID))
+	switch e.Class {
+	case lark.Reauthorize:
+		return s.dead(ctx, l, w, e)
+	case lark.UserDisabled:
+		if !e.Doubtful() || l.Session.Failures > 0 {
+			return s.end(ctx, l, session.Ending{State: session.Disabled, Reason: e.Reason, DropAccess: w.refused, Retry: userRetry}, UserDisabled, e)
+		}
+	}
+	return s.later(ctx, l, w, e)
+}
+
+// dead settles Lark's word that the refresh token is spent, revoked, malformed
+// or too old.
+func (s *Source) dead(ctx context.Context, l *session.Lease, w want, e *lark.Error) (*session.Access, Class, error) {
+	row, err := s.store.Load(ctx, l.Session.Key)
+	if err == nil && row.Version != l.Session.Version {
+		return s.found(row, WonByOther)
+	}
+	class := Dead
+	if e.Reason == session.RefreshTokenUsed {
+		class = Reused
+		if l.Session.Attempts > 1 {
+			class = RotationLost
+		}
+	}
+	return s.end(ctx, l, session.Ending{State: session.ConsentRequired, Reason: e.Reason, DropAccess: w.refused}, class, e)
+}
+
+// end marks the session. While its access token lives, callers get that.
+func (s *Source) end(ctx context.Context, l *session.Lease, ending session.Ending, class Class, e *lark.Error) (*session.Access, Class, error) {
+	row, err := s.store.End(ctx, l, ending)
+	switch {
+	case errors.Is(err, session.ErrConflict):
+		row, err = s.store.Load(ctx, l.Session.Key)
+		if err != nil {
+			return nil, StoreFailed, retryLater(err)
+		}
+		return s.found(row, WonByOther)
+	case err != nil:
+		return nil, StoreFailed, retryLater(err)
+	}
+	s.log.WarnContext(ctx, "a session can't be renewed any more", "app_id", row.AppID,
+		"state", row.State, "reason", row.Reason, "class", string(class), "error", e)
+	s.ended(ctx, row)
+	return s.found(row, class)
+}
+
+// later keeps the session for another try.
+func (s *Source) later(ctx context.Context, l *session.Lease, w want, e *lark.Error) (*session.Access, Class, error) {
+	class, answer := Transient, session.ErrRefreshUnavailable
+	rest := max(backoff(l.Session.Failures, time.Second, 30*time.Second), e.RetryAfter)
+	if e.Class == lark.Misconfigured {
+		// The app rests as a whole; the session is to go on when that ends.
+		class, answer, rest = Misconfigured, session.ErrAppMisconfigured, 0
+	}
+	row, err := s.store.Release(ctx, l, e.Outcome == lark.Lost, rest)
+	if err != nil {
+		row = l.Session // the lease runs out by itself
+	}
+	if class == Transient {
+		s.log.WarnContext(ctx, "a refresh failed; the session is kept", "app_id", row.AppID,
+			"failures", row.Failures, "retry_in", rest.Round(time.Millisecond).String(), "error", e)
+	}
+	if a := session.NewAccess(row); a.Usable(s.now()) && !w.refused {
+		return a, class, nil
+	}
+	return nil, class, &session.RetryError{Err: fmt.Errorf("%w: %w", answer, e), After: atLeastASecond(rest)}
+}
+
+// backoff doubles from first to most, and adds up to a quarter so that what
+// failed together does not come back together.
+func backoff(failures int, first, most time.Duration) time.Duration {
+	d := most
+	if failures < 16 {
+		d = min(most, first<<failures)
+	}
+	return d + rand.N(d/4+1)
+}
+
+func (s *Source) isUnstored(key session.Key) bool {
+	_, ok := s.unstored.Load(key)
+	return ok
+}

@@ -1,0 +1,270 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"larkside/session"
+	"larkside/session/lark"
+)
+
+// Lark is what refreshing needs of one app's client. *lark.Client is one.
+type Lark interface {
+	// Refresh spends a refresh token. Errors are *lark.Error.
+	Refresh(ctx context.Context, tokenURL string, refreshToken session.Secret) (lark.Token, error)
+	// Revoke ends a token at Lark; hint is access_token or refresh_token.
+	Revoke(ctx context.Context, token session.Secret, hint string) error
+	// Users reads up to 50 people's data.
+	Users(ctx context.Context, openIDs []string) ([]lark.ContactUser, error)
+}
+
+// Config is what a [Source] needs. Zero values stand for the defaults named.
+type Config struct {
+	Store *session.Store
+	// Apps holds the client of each app by its id.
+	Apps map[string]Lark
+	// Threshold: a token with less than this fraction of its life left is
+	// renewed behind the requests that use it. 0: 0.1.
+	Threshold float64
+	// Rates bound the calls to the token endpoint per app over all replicas.
+	// None: 40 in a second and 900 in a minute.
+	Rates []session.Limit
+	// Sweep is how often idle sessions are looked through. 0: never.
+	Sweep time.Duration
+	// Sync is how old a person's data may get. 0: it is never read again.
+	Sync time.Duration
+	// ExchangeTimeout bounds one call to the token endpoint, 0: 10 s; the
+	// lease lasts twice as long.
+	ExchangeTimeout time.Duration
+	// Ended is called when a session was found to be past renewal, at most once
+	// for each, possibly concurrently. Nil: nobody cares.
+	Ended func(ctx context.Context, s *session.Session)
+	// Now is the clock that judges expiry. Nil: time.Now.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Source finds access tokens and keeps them renewed. It is safe for concurrent
+// use.
+type Source struct {
+	store           *session.Store
+	apps            map[string]*app
+	threshold       float64
+	exchangeTimeout time.Duration
+	sweepEvery      time.Duration
+	syncEvery       time.Duration
+	ended           func(context.Context, *session.Session)
+	now             func() time.Time
+	log             *slog.Logger
+	tracer          trace.Tracer
+	metrics         metrics
+
+	runs session.Group[*session.Access]
+	// behind counts work that outlives its request. Wait waits for it.
+	behind sync.WaitGroup
+	// unstored holds the keys of pairs that Lark has issued and the database has
+	// not taken yet. See keep.
+	unstored sync.Map
+
+	// testingOnlyBeforeStore runs between Lark's answer and the store.
+	testingOnlyBeforeStore func(session.Key)
+}
+
+const (
+	defaultThreshold       = 0.1
+	defaultExchangeTimeout = 10 * time.Second
+	// renewPeriod is how often a request that finds its token near the end may
+	// start a renewal behind it.
+	renewPeriod = time.Second
+	// youngest is how long after its issue a refused token is not renewed
+	// again: what refuses a token that young refuses the next one too, and each
+	// would cost a rotation.
+	youngest = 5 * time.Second
+)
+
+// New returns a Source. Run [Source.Run] beside it for the sweep.
+func New(c Config) (*Source, error) {
+	if c.Store == nil || len(c.Apps) == 0 {
+		return nil, errors.New("refresh: a store and at least one app are needed")
+	}
+	s := &Source{
+		store: c.Store, threshold: c.Threshold, exchangeTimeout: c.ExchangeTimeout,
+		sweepEvery: c.Sweep, syncEvery: c.Sync, ended: c.Ended, now: c.Now, log: c.Log,
+		apps:   make(map[string]*app, len(c.Apps)),
+		tracer: otel.Tracer("larkside/refresh"),
+	}
+	if s.threshold == 0 {
+		s.threshold = defaultThreshold
+	}
+	if s.exchangeTimeout == 0 {
+		s.exchangeTimeout = defaultExchangeTimeout
+	}
+	if s.ended == nil {
+		s.ended = func(context.Context, *session.Session) {}
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	rates := c.Rates
+	if len(rates) == 0 {
+		rates = []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
+	}
+	for id, client := range c.Apps {
+		s.apps[id] = newApp(id, client, c.Store, rates, s.now, s.log)
+	}
+	var err error
+	s.metrics, err = newMetrics(s.apps)
+	return s, err
+}
+
+// Token returns an access token of key that is valid now, and where it was
+// found. A token near its end is returned at once and renewed behind the
+// request; an expired one is waited for. Errors wrap [session.ErrConsentRequired]
+// (a [session.ConsentRequiredError] with the reason), [session.ErrUserDisabled],
+// [session.ErrAppMisconfigured], [session.ErrRefreshUnavailable] or
+// [session.ErrUnavailable] (each a [session.RetryError]), or are ctx's.
+func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error) {
+	now := s.now()
+	if a, checked := s.store.Cached(key); checked {
+		if !a.Usable(now) {
+			return s.wait(ctx, a)
+		}
+		s.renewBehind(ctx, a, now)
+		return a, session.FromCache, nil
+	}
+	a, err := s.store.Access(ctx, key)
+	switch {
+	case errors.Is(err, session.ErrNotFound):
+		return nil, session.Missing, &session.ConsentRequiredError{Reason: session.NoSession}
+	case err != nil:
+		return nil, session.Missing, retryLater(err)
+	case a.Usable(now):
+		s.renewBehind(ctx, a, now)
+		return a, session.FromDatabase, nil
+	}
+	return s.wait(ctx, a)
+}
+
+// renewBehind starts a renewal if a is near its end. For all requests but one a
+// second it costs two comparisons and an atomic load.
+func (s *Source) renewBehind(ctx context.Context, a *session.Access, now time.Time) {
+	if now.Before(a.RefreshAt(s.threshold)) || !a.Renewable || now.Before(a.RetryAt) || !a.ClaimRenewal(now, renewPeriod) {
+		return
+	}
+	s.runs.Start(ctx, a.Key, func(ctx context.Context) (*session.Access, error) {
+		return s.renew(ctx, a.Key, want{version: a.Version})
+	})
+}
+
+// wait is for a request that can't go on with a.
+func (s *Source) wait(ctx context.Context, a *session.Access) (*session.Access, session.Lookup, error) {
+	if err := s.hopeless(a); err != nil {
+		return nil, session.Missing, err
+	}
+	fresh, joined, err := s.runs.Do(ctx, a.Key, func(ctx context.Context) (*session.Access, error) {
+		return s.renew(ctx, a.Key, want{version: a.Version, urgent: true})
+	})
+	switch {
+	case err != nil:
+		return nil, session.Missing, err
+	case !fresh.Usable(s.now()):
+		return nil, session.Missing, retryLater(fmt.Errorf("the renewed token is not usable: %w", session.ErrRefreshUnavailable))
+	case joined:
+		return fresh, session.Waited, nil
+	}
+	return fresh, session.Refreshed, nil
+}
+
+// hopeless says why asking Lark to renew a is of no use now.
+func (s *Source) hopeless(a *session.Access) error {
+	if rest := a.RetryAt.Sub(s.now()); rest > 0 && a.Renewable {
+		if a.State == session.Disabled {
+			return session.ErrUserDisabled
+		}
+		return &session.RetryError{Err: session.ErrRefreshUnavailable, After: atLeastASecond(rest)}
+	}
+	switch {
+	case a.State == session.Disabled && !a.Renewable:
+		return session.ErrUserDisabled
+	case a.State == session.ConsentRequired:
+		return &session.ConsentRequiredError{Reason: a.Reason}
+	case !a.Renewable:
+		return &session.ConsentRequiredError{Reason: session.NoRefreshToken}
+	}
+	return nil
+}
+
+// Refused is told when Lark refused the access token of key at version. It
+// returns another one: the stored one if that has moved on already, else the
+// result of one forced refresh. Errors are those of [Source.Token].
+func (s *Source) Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
+	fresh, _, err := s.runs.Do(ctx, key, func(ctx context.Context) (*session.Access, error) {
+		return s.renew(ctx, key, want{version: version, refused: true, urgent: true})
+	})
+	if err != nil {
+		return nil, err
+	}
+	if fresh.Version == version || !fresh.Usable(s.now()) {
+		// A run for another purpose was joined and left things as they were.
+		return nil, &session.ConsentRequiredError{Reason: session.TokenRefused}
+	}
+	return fresh, nil
+}
+
+// Refresh renews key's session now, whether it needs it or not.
+func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access, error) {
+	a, err := s.store.Access(ctx, key)
+	if errors.Is(err, session.ErrNotFound) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, retryLater(err)
+	}
+	if err := s.hopeless(a); err != nil {
+		return nil, err
+	}
+	fresh, _, err := s.runs.Do(ctx, key, func(ctx context.Context) (*session.Access, error) {
+		return s.renew(ctx, key, want{version: a.Version, force: true, urgent: true})
+	})
+	return fresh, err
+}
+
+// Wait returns when no work is left that outlives its request, such as tokens
+// that the database has not taken yet, or when ctx ends.
+func (s *Source) Wait(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		s.behind.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// retryLater gives an error that passes by itself a time to come back.
+func retryLater(err error) error {
+	var known *session.RetryError
+	if errors.As(err, &known) {
+		return err
+	}
+	return &session.RetryError{Err: err, After: time.Second}
+}
+
+func atLeastASecond(d time.Duration) time.Duration { return max(time.Second, d) }
+
+func userAttributes(key session.Key) trace.SpanStartOption {
+	return trace.WithAttributes(attribute.String("lark.app_id", key.AppID))
+}

@@ -1,0 +1,80 @@
+package test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// mayImport is the architecture: which of our packages a package's own code may
+// import (its tests may import anything). Whatever is not named here may import
+// nothing of ours.
+var mayImport = map[string][]string{
+	"cmd/larkside":    {"proxy", "proxy/admin", "refresh", "session", "session/consent", "session/lark", "telemetry"},
+	"cmd/demo":        {"test/larktest"},
+	"proxy":           {"session", "telemetry"},
+	"proxy/admin":     {"session", "telemetry"},
+	"refresh":         {"session", "session/lark", "telemetry"},
+	"session/consent": {"session", "session/lark", "telemetry"},
+	"session/lark":    {"session", "telemetry"},
+	"session":         {"telemetry"},
+	"telemetry":       {},
+	// Not even session/lark: a shared struct would hide a shared mistake.
+	"test/larktest": {},
+	"test/dbtest":   {"session"},
+}
+
+// The architecture holds. Files are parsed here, since the output of a go list
+// subprocess is nothing that the test cache would know about.
+func TestImports(t *testing.T) {
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			if d != nil && d.IsDir() && strings.HasPrefix(d.Name(), ".") && d.Name() != ".." {
+				return fs.SkipDir
+			}
+			return err
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		checkImports(t, path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkImports(t *testing.T, path string) {
+	pkg := filepath.ToSlash(strings.TrimPrefix(filepath.Dir(path), "../"))
+	allowed, known := mayImport[pkg]
+	if !known && strings.HasPrefix(pkg, "test") {
+		return // scenarios and tools may import anything
+	}
+	if !known {
+		t.Errorf("package %s is not in the table", pkg)
+		return
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range file.Imports {
+		name, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, found := strings.CutPrefix(name, "larkside/")
+		if found && !slices.Contains(allowed, ours) {
+			t.Errorf("%s imports %s, which %s may not", path, name, pkg)
+		}
+		if name == "github.com/larksuite/oapi-sdk-go/v3" {
+			t.Errorf("%s imports the root of Lark's SDK, which links every service there is", path)
+		}
+	}
+}
