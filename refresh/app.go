@@ -125,6 +125,25 @@ func (a *app) judge(err error) {
 	}
 }
 
+// refreshSwitch is Lark's word that the console's "refresh user_access_token"
+// switch is off.
+const refreshSwitch = 20074
+
+// Report takes the outcome of another call to Lark that authenticated as the
+// app, such as the start of a consent. A success there says nothing about the
+// refresh switch.
+func (s *Source) Report(appID string, err error) {
+	a, ok := s.apps[appID]
+	if !ok {
+		return
+	}
+	var refusal *lark.Error
+	if err == nil && errors.As(a.verdict(), &refusal) && refusal.Code == refreshSwitch {
+		return
+	}
+	a.judge(err)
+}
+
 func (a *app) verdict() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -145,9 +145,11 @@ func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w wan
 	// The run's context has no cancellation of any caller's (session.Group);
 	// this deadline is well before the lease's.
 	call, cancel := context.WithTimeout(ctx, s.exchangeTimeout)
+	// expires_in counts from some moment between asking and the answer; from
+	// before the first, a token is never taken for valid past its expiry.
+	asked := s.now()
 	token, err := app.client.Refresh(call, l.Session.TokenURL, l.Session.RefreshToken)
 	cancel()
-	received := s.now()
 	done(err)
 	if err != nil {
 		return s.failed(ctx, l, w, err)
@@ -158,14 +160,14 @@ func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w wan
 	if s.testingOnlyBeforeStore != nil {
 		s.testingOnlyBeforeStore(l.Session.Key)
 	}
-	return s.keep(ctx, app, l, newTokens(l.Session, token, received))
+	return s.keep(ctx, app, l, newTokens(l.Session, token, asked))
 }
 
-func newTokens(old *session.Session, t lark.Token, received time.Time) session.Tokens {
+func newTokens(old *session.Session, t lark.Token, asked time.Time) session.Tokens {
 	n := session.Tokens{
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken,
 		TokenType: t.TokenType, TokenURL: t.TokenURL, Scope: t.Scope,
-		IssuedAt: received, ExpiresAt: received.Add(t.ExpiresIn),
+		IssuedAt: asked, ExpiresAt: asked.Add(t.ExpiresIn),
 	}
 	if n.AccessToken.Empty() {
 		// Only the refresh token was readable. The old access token stays good.
@@ -175,7 +177,7 @@ func newTokens(old *session.Session, t lark.Token, received time.Time) session.T
 		n.Scope = old.Scope
 	}
 	if !n.RefreshToken.Empty() {
-		n.RefreshExpiresAt = received.Add(t.RefreshExpiresIn)
+		n.RefreshExpiresAt = asked.Add(t.RefreshExpiresIn)
 	}
 	return n
 }

@@ -1,0 +1,561 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"larkside/proxy"
+	"larkside/proxy/admin"
+	"larkside/refresh"
+	"larkside/session"
+	"larkside/session/consent"
+	"larkside/session/lark"
+	"larkside/telemetry"
+)
+
+// run is the parts list: it listens, opens the database, builds the parts,
+// serves until ctx ends, and stops in the reverse order.
+//
+// It listens before the database is there, so that a port in use is known at
+// once and the liveness probe is answered while PostgreSQL is late; until the
+// store is open, what needs it is answered with 503 store_unavailable.
+func run(ctx context.Context, cfg *config, log *slog.Logger) error {
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+	build := buildInfo()
+	stopTelemetry, metrics, err := telemetry.Start(ctx, telemetry.Config{
+		Version: build.Version, Revision: build.Revision, GoVersion: build.Go, Log: log,
+	})
+	if err != nil {
+		return settingsError{err.Error()}
+	}
+	defer flush(stopTelemetry)
+	secrets, err := newSecrets(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	clients, err := newClients(cfg, secrets, log)
+	if err != nil {
+		return err
+	}
+	s := &server{cfg: cfg, log: log, secrets: secrets, clients: clients, metrics: metrics, quit: quit}
+	return s.serve(ctx)
+}
+
+// flush gives what is not exported yet a last chance.
+func flush(stop func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	stop(ctx)
+}
+
+// newClients makes the client of each app. They share one pool of connections.
+func newClients(cfg *config, secrets *secrets, log *slog.Logger) (map[string]*lark.Client, error) {
+	transport, err := newTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	clients := make(map[string]*lark.Client)
+	for _, id := range cfg.appIDs() {
+		clients[id], err = lark.New(lark.Config{
+			AppID: id, Secret: func() session.Secret { return secrets.App(id) },
+			OpenURL: string(cfg.OpenURL), AccountsURL: string(cfg.AccountsURL), TokenURL: string(cfg.TokenURL),
+			Transport: transport, Log: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return clients, nil
+}
+
+// newTransport goes to Lark as the settings say: extra roots, and a proxy only
+// if one is named.
+func newTransport(cfg *config) (*http.Transport, error) {
+	c := proxy.TransportConfig{RootCAs: cfg.UpstreamCAs.pool, ResponseHeaderTimeout: cfg.UpstreamTimeout}
+	if !cfg.UpstreamProxy.Empty() {
+		u, err := url.Parse(cfg.UpstreamProxy.Expose())
+		if err != nil {
+			return nil, errors.New("the upstream proxy's URL does not parse") // the parser would quote its password
+		}
+		c.Proxy = u
+	}
+	return proxy.NewTransport(c), nil
+}
+
+// server is the running process.
+type server struct {
+	cfg     *config
+	log     *slog.Logger
+	secrets *secrets
+	clients map[string]*lark.Client
+	metrics http.Handler
+	quit    context.CancelFunc
+
+	// parts is nil until the store is open.
+	parts    atomic.Pointer[parts]
+	draining atomic.Bool
+}
+
+// parts is what needs the store.
+type parts struct {
+	store  *session.Store
+	source *refresh.Source
+	flow   *consent.Flow
+}
+
+func (s *server) serve(ctx context.Context) error {
+	handler, err := s.newProxy()
+	if err != nil {
+		return err
+	}
+	// The consent pages of a store that is still to come are not found yet.
+	pages, operators := &late{}, &late{}
+	operators.set(s.newAdmin(nil))
+	servers, err := s.listenAll(ctx, handler, operators, pages)
+	if err != nil {
+		return err
+	}
+	// Work in the background ends after the listeners do: a request that is
+	// finishing may wait for it.
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	work, background := errgroup.WithContext(background)
+	work.Go(func() error { return s.secrets.Run(background) })
+
+	failed := make(chan error, len(servers))
+	for _, l := range servers {
+		go func() { failed <- l.serve() }()
+	}
+	p, err := s.openParts(ctx)
+	if err == nil && p != nil {
+		s.parts.Store(p)
+		s.secrets.AppSecret.OnChange(func(session.Secret) { p.source.Reconsider() })
+		s.secrets.Apps.OnChange(func(namedSecrets) { p.source.Reconsider() })
+		pages.set(p.flow.Handler())
+		operators.set(s.newAdmin(p))
+		work.Go(func() error { return p.source.Run(background) })
+		work.Go(func() error { return ignoreCanceled(p.flow.Run(background)) })
+		s.log.Info("ready", "version", buildInfo().Version, "apps", len(s.clients))
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		}
+	}
+	return errors.Join(err, s.stop(servers, p, stopBackground, work))
+}
+
+// stop lets what was accepted finish, for SHUTDOWN_GRACE, in the reverse order
+// of the start. The admin listener goes last, so that probes are answered to
+// the end.
+func (s *server) stop(servers []*listener, p *parts, stopBackground context.CancelFunc, work *errgroup.Group) error {
+	s.draining.Store(true)
+	s.log.Info("stopping", "grace", s.cfg.ShutdownGrace.String())
+	grace, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
+	defer cancel()
+	var g errgroup.Group
+	for _, l := range servers {
+		if l.name != "admin" {
+			g.Go(func() error { return l.stop(grace) })
+		}
+	}
+	err := g.Wait()
+	stopBackground()
+	err = errors.Join(err, work.Wait())
+	if p != nil {
+		// Tokens that Lark has issued are stored before the process goes.
+		err = errors.Join(err, p.flow.Shutdown(grace))
+		p.source.Wait(grace)
+		err = errors.Join(err, p.store.Close())
+	}
+	for _, l := range servers {
+		if l.name == "admin" {
+			err = errors.Join(err, l.stop(grace))
+		}
+	}
+	s.log.Info("stopped")
+	return err
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// openParts opens the store, waiting for a database that is not there yet, and
+// builds what needs it. Both results are nil when ctx ends first.
+func (s *server) openParts(ctx context.Context) (*parts, error) {
+	ring, err := s.keyring()
+	if err != nil {
+		return nil, err
+	}
+	store, err := s.openStore(ctx, session.Config{
+		URL: s.secrets.DatabaseURL.Get(), ListenURL: s.secrets.DatabaseListenURL.Get(), Keys: ring,
+		CacheSize: s.cfg.CacheSize, CacheTTL: s.cfg.CacheTTL, Log: s.log,
+	})
+	if store == nil {
+		return nil, err
+	}
+	p, err := s.newParts(store)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return p, nil
+}
+
+// keyring is nil where SQLite is to use its key file.
+func (s *server) keyring() (*session.Keyring, error) {
+	keys := s.secrets.EncryptionKeys.Get()
+	if keys.Empty() {
+		return nil, nil
+	}
+	ring, err := session.ParseKeyring(keys)
+	if err != nil {
+		return nil, err
+	}
+	s.secrets.EncryptionKeys.OnChange(func(keys session.Secret) {
+		if err := ring.Set(keys); err != nil {
+			s.log.Error("the new encryption keys are not valid; the ones before stay", "error", err)
+		}
+	})
+	return ring, nil
+}
+
+func (s *server) openStore(ctx context.Context, c session.Config) (*session.Store, error) {
+	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		store, err := session.Open(ctx, c)
+		switch {
+		case err == nil:
+			return store, nil
+		case ctx.Err() != nil:
+			return nil, nil
+		case errors.Is(err, session.ErrSetup), errors.Is(err, session.ErrSchemaNewer), errors.Is(err, session.ErrInUse):
+			return nil, fmt.Errorf("%sDATABASE_URL: %w", prefix, err)
+		}
+		s.log.Warn("the database is not there yet; trying again", "retry_in", wait.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (s *server) newParts(store *session.Store) (*parts, error) {
+	users, err := telemetry.NewUsers(telemetry.UserMode(s.cfg.TraceUsers), nil)
+	if err != nil {
+		return nil, err
+	}
+	toRefresh := make(map[string]refresh.Lark)
+	for id, client := range s.clients {
+		toRefresh[id] = client
+	}
+	source, err := refresh.New(refresh.Config{
+		Store: store, Apps: toRefresh, Threshold: s.cfg.RefreshThreshold, Rates: limits(s.cfg.RefreshRate),
+		Sweep: s.cfg.RefreshSweep, Sync: s.cfg.UserSync, Log: s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	toAsk := make(map[string]consent.Lark)
+	for id, client := range s.clients {
+		toAsk[id] = &watchedClient{client, func(err error) { source.Report(id, err) }}
+	}
+	flow, err := consent.New(consent.Config{
+		Store: store, Apps: toAsk, Flow: s.flow(), Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
+		ConsentTTL: s.cfg.ConsentTTL, Rate: limits(s.cfg.ConsentRate)[0], CardOff: !bool(s.cfg.Card),
+		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL),
+		Users: users, Log: s.log,
+	})
+	return &parts{store, source, flow}, err
+}
+
+func (s *server) flow() session.Flow {
+	if s.cfg.redirects() {
+		return session.RedirectFlow
+	}
+	return session.DeviceFlow
+}
+
+func limits(all rates) []session.Limit {
+	out := make([]session.Limit, len(all))
+	for i, r := range all {
+		out[i] = session.Limit{N: r.Count, Period: r.Per}
+	}
+	return out
+}
+
+// watchedClient reports how Lark takes the app when a consent is started or
+// finished: an app that is refused must not send cards.
+type watchedClient struct {
+	*lark.Client
+	report func(error)
+}
+
+func (c *watchedClient) StartDevice(ctx context.Context, scopes []string) (lark.DeviceAuthorization, error) {
+	d, err := c.Client.StartDevice(ctx, scopes)
+	c.report(err)
+	return d, err
+}
+
+func (c *watchedClient) Exchange(ctx context.Context, code session.Secret, redirectURI string, verifier session.Secret) (lark.Token, error) {
+	t, err := c.Client.Exchange(ctx, code, redirectURI, verifier)
+	c.report(err)
+	return t, err
+}
+
+func (s *server) newProxy() (http.Handler, error) {
+	upstream, err := url.Parse(string(s.cfg.OpenURL))
+	if err != nil {
+		return nil, fmt.Errorf("%sOPEN_URL: %w", prefix, err)
+	}
+	transport, err := newTransport(s.cfg)
+	if err != nil {
+		return nil, err
+	}
+	users, err := telemetry.NewUsers(telemetry.UserMode(s.cfg.TraceUsers), nil)
+	if err != nil {
+		return nil, err
+	}
+	doors := &doors{s}
+	return proxy.New(proxy.Config{
+		Upstream: upstream, Transport: transport, UpstreamTimeout: s.cfg.UpstreamTimeout,
+		Apps: s.cfg.appIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
+		Tokens: doors, Asker: doors, Resolver: doors, Tenant: doors, Waiter: doors,
+		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
+		CallerKeys: s.callers(), PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
+		UserAttr: func(k session.Key) string { return users.Show(k.OpenID) },
+		Draining: s.draining.Load, Log: s.log,
+	})
+}
+
+// callers is nil where everybody may call. The list is made when it changes,
+// not when it is asked for.
+func (s *server) callers() func() []proxy.Caller {
+	if len(s.cfg.CallerKeys) == 0 {
+		return nil
+	}
+	var present atomic.Pointer[[]proxy.Caller]
+	set := func(keys namedSecrets) {
+		list := make([]proxy.Caller, len(keys))
+		for i, k := range keys {
+			list[i] = proxy.Caller{Name: k.Name, Key: k.Secret}
+		}
+		present.Store(&list)
+	}
+	set(s.secrets.CallerKeys.Get())
+	s.secrets.CallerKeys.OnChange(set)
+	return func() []proxy.Caller { return *present.Load() }
+}
+
+// newAdmin returns the operators' handler; without parts, the probes and
+// metrics of a process that is starting.
+func (s *server) newAdmin(p *parts) http.Handler {
+	c := admin.Config{
+		Ready: s.ready, Metrics: s.metrics, Quit: s.quit, Key: s.secrets.AdminKey.Get,
+		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.appIDs(), Log: s.log,
+	}
+	if p != nil {
+		c.Sessions, c.Consents = p.store, p.store
+		c.Refresh = func(ctx context.Context, key session.Key, _ admin.Actor) error {
+			_, err := p.source.Refresh(ctx, key)
+			return err
+		}
+		c.Revoke = func(ctx context.Context, key session.Key, _ admin.Actor) error {
+			return p.flow.Revoke(ctx, key, session.Revoked)
+		}
+		c.Ask = func(ctx context.Context, key session.Key, scopes []string, _ admin.Actor) (*session.Pending, error) {
+			if err := p.source.Admitted(key.AppID); err != nil {
+				return nil, err
+			}
+			pending, _, err := p.flow.Start(ctx, key, scopes)
+			return &pending, err
+		}
+		c.SyncUsers = func(ctx context.Context, _ admin.Actor) (admin.UserSync, error) { return s.syncUsers(ctx, p) }
+	}
+	return admin.New(c)
+}
+
+func (s *server) syncUsers(ctx context.Context, p *parts) (admin.UserSync, error) {
+	var total admin.UserSync
+	for _, id := range s.cfg.appIDs() {
+		n, err := p.source.SyncUsers(ctx, id, time.Now(), nil)
+		total.Users += n.Read + n.Disabled + n.Absent
+		total.Updated += n.Read + n.Disabled
+		total.Failed += n.Absent
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// ready says whether requests should be sent here. A database that is away for
+// a moment does not change it: cached users go on, and another replica would
+// have the same database.
+func (s *server) ready(context.Context) []admin.Check {
+	p := s.parts.Load()
+	checks := []admin.Check{
+		{Name: "started", OK: p != nil, Detail: ifNot(p != nil, "waiting for the database")},
+		{Name: "serving", OK: !s.draining.Load(), Detail: ifNot(!s.draining.Load(), "shutting down")},
+	}
+	if p == nil {
+		return checks
+	}
+	for _, id := range s.cfg.appIDs() {
+		refusal := p.source.Refusal(id)
+		c := admin.Check{Name: "app " + id, OK: refusal == nil}
+		if refusal != nil {
+			c.Detail = refusal.Error()
+		}
+		checks = append(checks, c)
+	}
+	return checks
+}
+
+func ifNot(ok bool, detail string) string {
+	if ok {
+		return ""
+	}
+	return detail
+}
+
+// doors are the proxy's ways into the parts, which may not be there yet.
+type doors struct{ s *server }
+
+var errStarting = &session.RetryError{Err: fmt.Errorf("starting: %w", session.ErrUnavailable), After: time.Second}
+
+func (d *doors) Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error) {
+	if p := d.s.parts.Load(); p != nil {
+		return p.source.Token(ctx, key)
+	}
+	return nil, session.Missing, errStarting
+}
+
+func (d *doors) Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
+	if p := d.s.parts.Load(); p != nil {
+		return p.source.Refused(ctx, key, version)
+	}
+	return nil, errStarting
+}
+
+func (d *doors) Ask(ctx context.Context, key session.Key, reason session.Reason, scopes []string) (session.Challenge, error) {
+	p := d.s.parts.Load()
+	if p == nil {
+		return session.Challenge{}, errStarting
+	}
+	if err := p.source.Admitted(key.AppID); err != nil {
+		return session.Challenge{}, err
+	}
+	return p.flow.Ask(ctx, key, consent.Ask{Reason: reason, Scopes: scopes})
+}
+
+func (d *doors) Resolve(ctx context.Context, appID, id string) (session.Key, error) {
+	if p := d.s.parts.Load(); p != nil {
+		return p.store.Resolve(ctx, appID, id)
+	}
+	return session.Key{}, errStarting
+}
+
+func (d *doors) Wait(ctx context.Context, key session.Key) error {
+	p := d.s.parts.Load()
+	if p == nil {
+		return errStarting
+	}
+	changed, stop := p.store.Watch(key)
+	defer stop()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (d *doors) TenantAccessToken(ctx context.Context, appID string) (session.Secret, error) {
+	client, ok := d.s.clients[appID]
+	if !ok {
+		return session.Secret{}, fmt.Errorf("app %q is not configured", appID)
+	}
+	return client.TenantAccessToken(ctx)
+}
+
+// late is a handler that is set when what it needs is there.
+type late struct{ handler atomic.Pointer[http.Handler] }
+
+func (l *late) set(h http.Handler) { l.handler.Store(&h) }
+
+func (l *late) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h := l.handler.Load(); h != nil {
+		(*h).ServeHTTP(w, r)
+		return
+	}
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, "starting", http.StatusServiceUnavailable)
+}
+
+// listener is one of the three.
+type listener struct {
+	name   string
+	net    net.Listener
+	server *http.Server
+}
+
+// listenAll opens every listener that is on, before any of them serves.
+func (s *server) listenAll(ctx context.Context, app, operators, pages http.Handler) (all []*listener, err error) {
+	for _, one := range []struct {
+		name, setting string
+		address       address
+		handler       http.Handler
+	}{
+		{"proxy", "LISTEN", s.cfg.Listen, app},
+		{"admin", "ADMIN_LISTEN", s.cfg.AdminListen, operators},
+		{"consent", "CONSENT_LISTEN", s.cfg.ConsentListen, pages},
+	} {
+		if one.address.off() {
+			continue
+		}
+		l, err := listen(ctx, one.setting, one.address)
+		if err != nil {
+			for _, open := range all {
+				open.net.Close()
+			}
+			return nil, err
+		}
+		server := proxy.NewServer(one.handler)
+		server.ErrorLog = slog.NewLogLogger(s.log.With("listener", one.name).Handler(), slog.LevelDebug)
+		if one.name != "proxy" {
+			// Nothing here streams: what does not come in time does not come.
+			server.ReadTimeout = 30 * time.Second
+		}
+		all = append(all, &listener{one.name, l, server})
+		s.log.Info("listening", "listener", one.name, "address", l.Addr().String())
+	}
+	return all, nil
+}
+
+func (l *listener) serve() error {
+	if err := l.server.Serve(l.net); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving on the %s listener: %w", l.name, err)
+	}
+	return nil
+}
+
+// stop lets running requests finish until ctx ends, then cuts them.
+func (l *listener) stop(ctx context.Context) error {
+	if err := l.server.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("the %s listener: %w", l.name, err), l.server.Close())
+	}
+	return nil
+}

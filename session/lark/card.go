@@ -1,0 +1,56 @@
+package lark
+
+import (
+	"context"
+	"errors"
+
+	larkcore "github.com/larksuite/oapi-sdk-go/v3/core"
+	larkim "github.com/larksuite/oapi-sdk-go/v3/service/im/v1"
+)
+
+// beingSent is Lark's answer to a second message with a uuid that it is just
+// delivering.
+const beingSent = 230049
+
+// SendCard sends card, a card JSON of at most 30 KB, as the app's bot to the
+// chat with openID, and returns the message's om_… id for [Client.UpdateCard].
+// Lark sends at most one message per uuid (at most 50 characters) within an
+// hour, so a call may be repeated, also from another replica. When Lark says
+// that it is already being sent, the id is empty and the error nil.
+//
+// Errors are classed [Undeliverable], [UserDisabled] or [InvalidID] (the link
+// in the 401 is all there is), [Rejected] (the card is wrong), [Misconfigured]
+// and [Retry]. Source: Lark "send message".
+func (c *Client) SendCard(ctx context.Context, openID, uuid string, card []byte) (messageID string, err error) {
+	req := larkim.NewCreateMessageReqBuilder().ReceiveIdType("open_id").
+		Body(larkim.NewCreateMessageReqBodyBuilder().
+			ReceiveId(openID).MsgType("interactive").Content(string(card)).Uuid(uuid).Build()).Build()
+	x, f, err := c.call(ctx, "send card", func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
+		_, err := s.im.Message.Create(ctx, req, options...)
+		return err
+	})
+	var e *Error
+	if errors.As(err, &e) && e.Code == beingSent {
+		return x.fields.object("data").text("message_id"), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if messageID = f.object("data").text("message_id"); messageID == "" {
+		return "", x.unusable("message_id")
+	}
+	return messageID, nil
+}
+
+// UpdateCard replaces the card of a message that SendCard sent within the last
+// 14 days; both cards need config.update_multi. Class [Gone]: the message is
+// no more. Source: Lark "update message card".
+func (c *Client) UpdateCard(ctx context.Context, messageID string, card []byte) error {
+	req := larkim.NewPatchMessageReqBuilder().MessageId(messageID).
+		Body(larkim.NewPatchMessageReqBodyBuilder().Content(string(card)).Build()).Build()
+	_, _, err := c.call(ctx, "update card", func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
+		_, err := s.im.Message.Patch(ctx, req, options...)
+		return err
+	})
+	return err
+}

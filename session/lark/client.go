@@ -1,0 +1,140 @@
+package lark
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"go.opentelemetry.io/otel"
+
+	"larkside/session"
+)
+
+// Config says which app speaks, and where Lark is.
+type Config struct {
+	// AppID is the app's cli_… identifier; required.
+	AppID string
+	// Secret returns the app's secret. It is asked at each use, possibly
+	// concurrently, since the secret may be rotated at run time; required.
+	Secret func() session.Secret
+	// OpenURL and AccountsURL are base URLs without a trailing slash, such as
+	// https://open.feishu.cn and https://accounts.feishu.cn; required.
+	OpenURL, AccountsURL string
+	// TokenURL is the complete address of the OAuth token endpoint, v2 or v3;
+	// required.
+	TokenURL string
+	// Transport carries all requests. Nil: one of our own, with TLS 1.2 or
+	// newer, no proxy from the environment and no transparent decompression.
+	Transport http.RoundTripper
+	// Log receives what an operator may want to know; nil discards it.
+	Log *slog.Logger
+}
+
+// Client speaks to Lark for one app. Its methods may be called concurrently
+// and block until Lark has answered or the context is done; they have no other
+// overall time limit.
+type Client struct {
+	appID                          string
+	secret                         func() session.Secret
+	openURL, accountsURL, tokenURL string
+	http                           *http.Client
+	log                            *slog.Logger
+	sdk                            sdkHolder
+	tenant                         tenantToken
+}
+
+// New checks c and returns a client. It makes no connection.
+func New(c Config) (*Client, error) {
+	if c.AppID == "" || c.Secret == nil {
+		return nil, errors.New("lark client: an app id and a secret are required")
+	}
+	for _, u := range []string{c.OpenURL, c.AccountsURL, c.TokenURL} {
+		if err := checkURL(u); err != nil {
+			return nil, fmt.Errorf("lark client: %w", err)
+		}
+	}
+	if c.Transport == nil {
+		c.Transport = newTransport()
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Client{
+		appID: c.AppID, secret: c.Secret,
+		openURL: c.OpenURL, accountsURL: c.AccountsURL, tokenURL: c.TokenURL,
+		http: &http.Client{
+			Transport: &recorder{base: c.Transport, tracer: otel.Tracer("larkside/session/lark")},
+			// A credential must not follow a redirect anywhere: the 3xx is
+			// the answer, and judged as one.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		log: c.Log,
+	}, nil
+}
+
+func checkURL(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		// url.Error would repeat the address, which may hold a password.
+		return errors.New("a base URL can't be parsed")
+	case u.Scheme != "https" && u.Scheme != "http", u.Host == "":
+		return fmt.Errorf("base URL %q is not http(s)://host", u.Redacted())
+	case u.User != nil, u.RawQuery != "", u.Fragment != "", strings.HasSuffix(s, "/"):
+		return fmt.Errorf("base URL %q has user, query, fragment or a trailing slash", u.Redacted())
+	}
+	return nil
+}
+
+// AuthorizeURL returns the page on which a user grants scopes to the app.
+// challenge is the S256 code challenge (RFC 7636 section 4.2). The page always
+// asks (prompt=consent), also inside the Lark client, where a web app would
+// otherwise be sent straight back. At most 50 scopes are accepted by Lark, and
+// offline_access must be among them for a refresh token to be issued.
+// Source: Lark "obtain OAuth code", 2026-03-19.
+func (c *Client) AuthorizeURL(redirectURI, state, challenge string, scopes []string) string {
+	q := url.Values{
+		"client_id":             {c.appID},
+		"response_type":         {"code"},
+		"redirect_uri":          {redirectURI},
+		"scope":                 {strings.Join(scopes, " ")},
+		"state":                 {state},
+		"code_challenge":        {challenge},
+		"code_challenge_method": {"S256"},
+		"prompt":                {"consent"},
+	}
+	// Lark's examples write the blank between scopes as %20; a real plus is
+	// %2B by now.
+	return c.accountsURL + "/open-apis/authen/v1/authorize?" + strings.ReplaceAll(q.Encode(), "+", "%20")
+}
+
+// postForm sends one form and leaves the answer in x. Of the endpoints' two
+// encodings the form is used for all: RFC 6749 section 4 prescribes it, Lark
+// advises it for v3 (the JSON that its SDKs send there is tolerated), v2 takes
+// it beside its documented JSON (Lark's own CLI sends it), and the device and
+// revocation endpoints know nothing else.
+func (c *Client) postForm(ctx context.Context, x *exchange, to string, form url.Values, prepare ...func(*http.Request)) {
+	body := strings.NewReader(form.Encode())
+	req, err := http.NewRequestWithContext(withExchange(ctx, x), http.MethodPost, to, body)
+	if err != nil {
+		x.err, x.unsent = err, true
+		return
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	for _, f := range prepare {
+		f(req)
+	}
+	c.do(req)
+}
+
+// do sends req; the exchange in its context has the result.
+func (c *Client) do(req *http.Request) {
+	req.Header.Set("Accept", "application/json")
+	if resp, err := c.http.Do(req); err == nil {
+		resp.Body.Close()
+	}
+}

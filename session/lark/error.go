@@ -1,0 +1,465 @@
+package lark
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"larkside/session"
+)
+
+// Class says what to do about an error. The strings serve as metric labels.
+type Class string
+
+const (
+	// Retry: later, with backoff; the grant is kept.
+	Retry Class = "retry"
+	// Reauthorize: the code, grant or token is dead, only the user can help.
+	// Before believing it of a refresh token, read the store again: another
+	// replica may have won.
+	Reauthorize Class = "reauthorize"
+	// Misconfigured: the operator's to fix, or a bug of ours. The grant is
+	// kept and no user is asked.
+	Misconfigured Class = "misconfigured"
+	// UserDisabled: the user is gone, frozen or outside the app's
+	// availability; a card can't help. See also [Error.Doubtful].
+	UserDisabled Class = "user_disabled"
+	// Denied: a security policy holds the user up (21000, 21001). The grant is
+	// kept, retrying is pointless; [Error.ChallengeURL] is for the user.
+	Denied Class = "denied"
+	// Unknown: nothing that is known. The grant is kept, back off.
+	Unknown Class = "unknown"
+
+	// Of cards and the directory only:
+
+	// Undeliverable: this user gets no card from this bot; no retry for hours.
+	Undeliverable Class = "undeliverable"
+	// InvalidID: Lark knows no such user in this app or tenant.
+	InvalidID Class = "invalid_id"
+	// Rejected: the card or a parameter is wrong, a bug of ours.
+	Rejected Class = "rejected"
+	// Gone: the message can't be updated any more (recalled, deleted, older
+	// than 14 days); forget its id.
+	Gone Class = "gone"
+)
+
+// Outcome says whether the one-time token in a request may have been spent.
+type Outcome string
+
+const (
+	// NotSent: no connection was had, so the token is as good as before.
+	NotSent Outcome = "not_sent"
+	// Refused: Lark answered with a code and did nothing.
+	Refused Outcome = "refused"
+	// Lost: it was sent and no usable answer came back (timeout, reset,
+	// redirect, truncated, garbage, an internal error). Lark may have acted.
+	Lost Outcome = "lost"
+)
+
+// What [Client.PollDevice] ends with, beside success (RFC 8628 section 3.5).
+var (
+	ErrAuthorizationPending = errors.New("authorization pending")
+	ErrSlowDown             = errors.New("polled too often")
+	ErrAccessDenied         = errors.New("declined by the user")
+	ErrExpired              = errors.New("device code expired")
+)
+
+// Error is a failed operation. It holds no secret: what Lark says is stripped
+// and cut before it gets here.
+type Error struct {
+	// Op is what was being done, such as "refresh".
+	Op string
+	// HTTPStatus is zero when no answer came.
+	HTTPStatus int
+	// Code is Lark's; zero when the answer had none.
+	Code int
+	// Name is the OAuth error, such as invalid_grant; Description the
+	// sentence beside it, at most 200 runes, on one line.
+	Name, Description string
+	// LogID is what Lark's support asks for.
+	LogID string
+	// ChallengeURL is set with class Denied, if Lark sent one.
+	ChallengeURL string
+
+	Class   Class
+	Outcome Outcome
+	// Reason goes with Reauthorize and UserDisabled of a refresh, for the
+	// caller's 401 or 403.
+	Reason session.Reason
+	// RetryAfter is what Lark asked for, at most five minutes; zero if it did
+	// not.
+	RetryAfter time.Duration
+	// Err is context.Canceled, context.DeadlineExceeded, one of the errors of
+	// PollDevice, or an opaque cause; nil when Lark's answer is all there is.
+	Err error
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "lark: %s", e.Op)
+	if e.HTTPStatus != 0 {
+		fmt.Fprintf(&b, ": HTTP %d", e.HTTPStatus)
+	}
+	if e.Code != 0 {
+		fmt.Fprintf(&b, ", code %d", e.Code)
+	}
+	for _, s := range []string{e.Name, e.Description} {
+		if s != "" {
+			b.WriteString(": " + s)
+		}
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if e.LogID != "" {
+		fmt.Fprintf(&b, " (log id %s)", e.LogID)
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Doubtful reports whether the error is known to appear without being true
+// (20008, larksuite/cli#2709): believe it the second time.
+func (e *Error) Doubtful() bool { return e.Code == 20008 }
+
+// row is one code of a table.
+type row struct {
+	class  Class
+	reason session.Reason
+	// lost: Lark may have acted all the same.
+	lost bool
+}
+
+// table judges the codes of one kind of call.
+type table func(code int) (row, bool)
+
+// tokenCode is one row of Lark's token endpoint table ("get" and "refresh
+// user_access_token", 2026-04-08). An empty class: the code does not belong to
+// that grant type, and is Unknown there.
+type tokenCode struct {
+	onCode, onRefresh Class
+	reason            session.Reason
+	lost              bool
+	meaning           string
+}
+
+var tokenCodes = map[int]tokenCode{
+	20001: {Misconfigured, Misconfigured, "", false, "required parameter missing"},
+	20002: {Misconfigured, Misconfigured, "", false, "client secret wrong"},
+	20003: {Reauthorize, "", "", false, "code not found or already used"},
+	20004: {Reauthorize, "", "", false, "code expired"},
+	20008: {UserDisabled, UserDisabled, session.UserGone, false, "user does not exist"},
+	20009: {Misconfigured, Misconfigured, "", false, "app not installed in the tenant"},
+	20010: {UserDisabled, UserDisabled, session.UserNotPermitted, false, "user may not use the app"},
+	// On refresh it says that the store mixed two apps. That is a bug, but
+	// this one grant's, not the whole app's.
+	20024: {Misconfigured, Reauthorize, session.RefreshTokenInvalid, false, "belongs to another client_id"},
+	20026: {"", Reauthorize, session.RefreshTokenInvalid, false, "refresh token malformed or from a v1 endpoint"},
+	20027: {Misconfigured, "", "", false, "scope not enabled on the app"},
+	20036: {Misconfigured, Misconfigured, "", false, "grant_type unsupported"},
+	20037: {"", Reauthorize, session.RefreshTokenExpired, false, "refresh token expired, or 365 days since consent"},
+	20043: {Misconfigured, "", "", false, "bad scope format"},
+	20048: {Misconfigured, Misconfigured, "", false, "app does not exist"},
+	20049: {Reauthorize, "", "", false, "PKCE check failed"},
+	20050: {Retry, Retry, "", true, "internal error"},
+	20063: {Misconfigured, Misconfigured, "", false, "malformed request"},
+	20064: {"", Reauthorize, session.RefreshTokenUsed, false, "refresh token revoked"},
+	20065: {Reauthorize, "", "", false, "code already used"},
+	20066: {UserDisabled, UserDisabled, session.UserGone, false, "user status invalid"},
+	20067: {Misconfigured, Misconfigured, "", false, "duplicate scopes"},
+	20068: {Misconfigured, Misconfigured, "", false, "scope not in the granted set"},
+	20069: {Misconfigured, Misconfigured, "", false, "app not enabled"},
+	20070: {Misconfigured, Misconfigured, "", false, "two client authentications at once"},
+	20071: {Misconfigured, "", "", false, "redirect_uri differs"},
+	20072: {Retry, Retry, "", false, "temporarily unavailable"},
+	20073: {"", Reauthorize, session.RefreshTokenUsed, false, "refresh token already used"},
+	20074: {"", Misconfigured, "", false, "app may not refresh: switch in the console"},
+	21000: {"", Denied, "", false, "security policy: challenge"},
+	21001: {"", Denied, "", false, "security policy: denied"},
+
+	1106072:  {"", Misconfigured, "", false, "DPoP proof"},
+	99991400: {Retry, Retry, "", false, "rate limited"},
+}
+
+func onCode(code int) (row, bool) {
+	c := tokenCodes[code]
+	return row{c.onCode, "", c.lost}, c.onCode != ""
+}
+
+func onRefresh(code int) (row, bool) {
+	c := tokenCodes[code]
+	return row{c.onRefresh, c.reason, c.lost}, c.onRefresh != ""
+}
+
+// oauthNames judge an answer that has an RFC 6749 or 8628 error and no code.
+var oauthNames = map[string]row{
+	"invalid_request":         {class: Misconfigured},
+	"invalid_client":          {class: Misconfigured},
+	"invalid_scope":           {class: Misconfigured},
+	"unauthorized_client":     {class: Misconfigured},
+	"unsupported_grant_type":  {class: Misconfigured},
+	"invalid_dpop_proof":      {class: Misconfigured},
+	"invalid_grant":           {class: Reauthorize, reason: session.RefreshTokenInvalid},
+	"access_denied":           {class: Reauthorize, reason: session.Declined},
+	"expired_token":           {class: Reauthorize},
+	"authorization_pending":   {class: Retry},
+	"slow_down":               {class: Retry},
+	"temporarily_unavailable": {class: Retry},
+	"server_error":            {class: Retry, lost: true},
+}
+
+// userInfoCodes: Lark "get user information" (mostly HTTP 200), and what the
+// gateway says about a user_access_token.
+var userInfoCodes = map[int]row{
+	20001:    {class: Misconfigured},
+	4001:     {class: Reauthorize, reason: session.TokenRefused},
+	20005:    {class: Reauthorize, reason: session.TokenRefused},
+	20006:    {class: Reauthorize, reason: session.TokenRefused},
+	99991668: {class: Reauthorize, reason: session.TokenRefused},
+	99991671: {class: Reauthorize, reason: session.TokenRefused},
+	99991677: {class: Reauthorize, reason: session.TokenRefused},
+	20008:    {class: UserDisabled, reason: session.UserGone},
+	20010:    {class: UserDisabled, reason: session.UserNotPermitted},
+	20021:    {class: UserDisabled, reason: session.UserGone},
+	20022:    {class: UserDisabled, reason: session.UserGone},
+	20023:    {class: UserDisabled, reason: session.UserGone},
+	20066:    {class: UserDisabled, reason: session.UserGone},
+	20050:    {class: Retry, lost: true},
+	20072:    {class: Retry},
+	21000:    {class: Denied},
+	21001:    {class: Denied},
+	99991400: {class: Retry},
+	99991401: {class: Misconfigured},
+	99991662: {class: Misconfigured},
+	99991673: {class: Misconfigured},
+}
+
+func onUserInfo(code int) (row, bool) { r, ok := userInfoCodes[code]; return r, ok }
+
+// appCodes: what may answer a call with the app's own token. Lark "send
+// message", "update message card", "batch get users", "general error codes".
+var appCodes = map[int]Class{
+	// The token itself.
+	10003:    Misconfigured, // bad parameter, such as the app id
+	10012:    Retry,         // could not get an app token
+	10013:    Retry,         // could not get a tenant token
+	10014:    Misconfigured, // app disabled
+	10015:    Misconfigured, // wrong secret
+	99991400: Retry,         // rate limited
+	99991401: Misconfigured, // our address is not on the app's list
+	99991403: Misconfigured, // monthly quota
+	99991661: Retry,         // no token: the token answer had none
+	99991662: Misconfigured, // app disabled
+	99991663: Retry,         // token expired early
+	99991665: Retry,
+	99991671: Retry,
+	99991672: Misconfigured, // scope not enabled on the app
+	99991673: Misconfigured, // app not installed
+	99991676: Misconfigured,
+
+	// Ids.
+	41012:    InvalidID,
+	99992351: InvalidID,
+	99992359: InvalidID,
+	99992360: InvalidID,
+	99992361: InvalidID, // an open_id of another app
+	99992363: InvalidID,
+	99992364: InvalidID,
+	99992381: InvalidID, // another tenant
+	230034:   InvalidID,
+
+	// The directory.
+	40001:    Rejected,
+	41050:    Misconfigured, // outside the app's contact scope
+	99992402: Rejected,
+
+	// Delivery.
+	230006: Misconfigured, // bot ability off
+	230027: Misconfigured, // missing permission
+	230036: Misconfigured, // tenant crypt key deleted
+	230002: Undeliverable, // bot not in the chat
+	230013: Undeliverable, // outside the bot's availability
+	230018: Undeliverable, // forbidden by the chat's settings
+	230035: Undeliverable, // muted, blocked
+	230038: Undeliverable, // another tenant's user
+	230053: Undeliverable, // user stopped the bot's messages
+	232009: Undeliverable, // chat dissolved
+	230029: UserDisabled,  // resigned
+	230020: Retry,         // frequency
+	230049: Retry,         // being sent; [Client.SendCard] takes it as sent
+
+	// The card.
+	200830: Rejected, // 2.0 card to 1.0
+	230001: Rejected,
+	230015: Rejected,
+	230017: Rejected,
+	230019: Rejected,
+	230022: Rejected, // sensitive words
+	230025: Rejected, // too long
+	230028: Rejected, // DLP
+	230054: Rejected,
+	230055: Rejected,
+	230075: Rejected,
+	230099: Rejected,
+
+	// Updates.
+	230011:   Gone, // recalled
+	230031:   Gone, // older than 14 days
+	230110:   Gone, // deleted
+	231003:   Gone, // not found
+	99992354: Gone, // no such message id
+}
+
+func onApp(code int) (row, bool) { c, ok := appCodes[code]; return row{class: c}, ok }
+
+// verdict returns the answer's members, or the *Error that it amounts to. The
+// order is that of Lark's own SDK: the status, then code and error in the
+// body. (Whether the result is in there is the caller's third check.)
+func (x *exchange) verdict(judge table) (fields, error) {
+	code, name := x.fields.code(), x.fields.text("error")
+	switch {
+	case !x.answered():
+		return nil, x.failed()
+	case x.succeeded() && x.err == nil && code == 0 && name == "":
+		return x.fields, nil
+	}
+	e := x.error()
+	e.Code, e.Name = code, cut(scrub(name, x.secrets), 64)
+	e.Description = scrub(x.description(), x.secrets)
+	e.classify(judge)
+	e.RetryAfter = retryAfter(x.header, time.Now())
+	if e.Class == Denied {
+		e.ChallengeURL = x.challengeURL()
+	}
+	return nil, e
+}
+
+// error is the Error of an answer, before it is judged.
+func (x *exchange) error() *Error {
+	op := x.op
+	if x.path == tenantTokenPath && op != opTenantToken {
+		op += ": " + opTenantToken // by the SDK, on the way
+	}
+	return &Error{Op: op, HTTPStatus: x.status, LogID: x.logID(), Class: Unknown, Outcome: Lost}
+}
+
+// failed is the Error of an exchange without an answer.
+func (x *exchange) failed() *Error {
+	e := x.error()
+	e.Class = Retry
+	if x.unsent || x.status == 0 && x.err == nil {
+		e.Outcome = NotSent
+	}
+	e.Err = opaqueCause(x.err, x.secrets)
+	return e
+}
+
+// unusable is the Error of an answer that claims success and lacks what.
+func (x *exchange) unusable(what string) *Error {
+	e := x.error()
+	e.Class, e.Err = Retry, errors.New("answer has no usable "+what)
+	return e
+}
+
+// opaqueCause keeps of a transport error what callers may match and what an
+// operator can read. net/http quotes addresses with their query, and answers
+// that it can't parse.
+func opaqueCause(err error, secrets []session.Secret) error {
+	for _, known := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	var inURL *url.Error
+	if errors.As(err, &inURL) {
+		err = inURL.Err
+	}
+	if err == nil {
+		return errors.New("request was not made")
+	}
+	return errors.New(scrub(err.Error(), secrets))
+}
+
+func (e *Error) classify(judge table) {
+	r, known := judge(e.Code)
+	if !known && e.Code == 0 {
+		r, known = oauthNames[e.Name]
+	}
+	spoke := e.Code != 0 || e.Name != ""
+	switch {
+	case known:
+		e.Class, e.Reason = r.class, r.reason
+	case e.HTTPStatus/100 != 4, e.HTTPStatus == http.StatusTooManyRequests, e.HTTPStatus == http.StatusRequestTimeout:
+		// A redirect, a gateway's page, a 200 that is no JSON, 5xx.
+		e.Class = Retry
+		if spoke && e.HTTPStatus/100 == 2 {
+			e.Class = Unknown
+		}
+	}
+	if spoke && !r.lost || e.HTTPStatus == http.StatusTooManyRequests {
+		e.Outcome = Refused
+	}
+	if e.HTTPStatus/100 != 2 && e.HTTPStatus/100 != 4 && e.Code != 20072 {
+		// Lark ends grants with a 400. What a failing server or a redirect
+		// says about a user is not believed.
+		e.Outcome = Lost
+		if e.Class == Reauthorize || e.Class == UserDisabled {
+			e.Class, e.Reason = Retry, ""
+		}
+	}
+}
+
+func (x *exchange) description() string {
+	for _, name := range []string{"error_description", "msg", "message"} {
+		if s := x.fields.text(name); s != "" {
+			return s
+		}
+	}
+	switch {
+	case x.status/100 == 3:
+		return "redirects are not followed"
+	case x.err != nil:
+		return x.err.Error()
+	}
+	return ""
+}
+
+// challengeURL is for the user's browser, so it has to be one.
+func (x *exchange) challengeURL() string {
+	for _, f := range []fields{x.fields, x.fields.object("data")} {
+		if u, ok := webURL(f.text("challenge_url")); ok {
+			return u
+		}
+	}
+	return ""
+}
+
+// webURL accepts an absolute http(s) address of at most 2 KiB.
+func webURL(s string) (string, bool) {
+	u, err := url.Parse(s)
+	ok := err == nil && len(s) <= 2048 && u.Host != "" && u.User == nil && (u.Scheme == "https" || u.Scheme == "http")
+	return s, ok
+}
+
+const maxRetryAfter = 5 * time.Minute
+
+// retryAfter reads Lark's x-ogw-ratelimit-reset (seconds), else Retry-After
+// (seconds or a date, RFC 9110 section 10.2.3).
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	for _, name := range []string{"X-Ogw-Ratelimit-Reset", "Retry-After"} {
+		v := h.Get(name)
+		if seconds, err := strconv.ParseUint(v, 10, 32); err == nil {
+			return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+		}
+		if at, err := http.ParseTime(v); err == nil {
+			return min(max(at.Sub(now), 0), maxRetryAfter)
+		}
+	}
+	return 0
+}

@@ -1,0 +1,166 @@
+package lark_test
+
+import (
+	"errors"
+	"net/url"
+	"testing"
+
+	"larkside/session"
+	"larkside/session/lark"
+	"larkside/test/larktest"
+)
+
+func onPlatform(t *testing.T, p *larktest.Platform, tokenPath string) *lark.Client {
+	t.Helper()
+	c, err := lark.New(lark.Config{
+		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
+		OpenURL: p.URL, AccountsURL: p.URL, TokenURL: p.URL + tokenPath,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// The whole life of a grant against the emulator, which shares nothing with
+// this package: authorize page, exchange, user info, rotation, revocation.
+func TestGrantOnPlatform(t *testing.T) {
+	for _, tokenPath := range []string{"/oauth/v3/token", "/open-apis/authen/v2/oauth/token"} {
+		t.Run(tokenPath, func(t *testing.T) {
+			p := larktest.Start(t, nil)
+			const redirect = "https://app.example/consent/callback"
+			p.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RedirectURIs = []string{redirect} })
+			c := onPlatform(t, p, tokenPath)
+
+			// RFC 7636, appendix B.
+			proof := session.NewSecret("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
+			back, err := p.Consent(c.AuthorizeURL(redirect, "st", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM", []string{"offline_access"}), larktest.Alice)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := url.Parse(back)
+			if err != nil || u.Query().Get("state") != "st" {
+				t.Fatalf("%s, %v", back, err)
+			}
+			code := session.NewSecret(u.Query().Get("code"))
+			first, err := c.Exchange(t.Context(), code, redirect, proof)
+			if err != nil || len(first.Warnings) > 0 {
+				t.Fatal(err, first.Warnings)
+			}
+			if _, err := c.Exchange(t.Context(), code, redirect, proof); asError(t, err).Class != lark.Reauthorize {
+				t.Errorf("code used twice: %v", err)
+			}
+			if who, err := c.UserInfo(t.Context(), first.AccessToken); err != nil || who.OpenID != larktest.Alice || who.Profile.Name == "" {
+				t.Errorf("%+v, %v", who, err)
+			}
+			second, err := c.Refresh(t.Context(), first.TokenURL, first.RefreshToken)
+			if err != nil || second.TokenURL != p.URL+tokenPath {
+				t.Fatal(second.TokenURL, err)
+			}
+			if _, err := c.Refresh(t.Context(), "", first.RefreshToken); asError(t, err).Reason != session.RefreshTokenUsed {
+				t.Errorf("refresh token used twice: %v", err)
+			}
+			for _, err := range []error{
+				c.Revoke(t.Context(), second.RefreshToken, "refresh_token"),
+				c.Revoke(t.Context(), second.AccessToken, "access_token"),
+			} {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			if _, err := c.UserInfo(t.Context(), second.AccessToken); asError(t, err).Class != lark.Reauthorize {
+				t.Errorf("revoked token: %v", err)
+			}
+			if _, err := c.Refresh(t.Context(), "", second.RefreshToken); asError(t, err).Class != lark.Reauthorize {
+				t.Errorf("revoked refresh token: %v", err)
+			}
+		})
+	}
+}
+
+// Lost after the rotation and lost before it look the same from here.
+func TestLostOnPlatform(t *testing.T) {
+	p := larktest.Start(t, nil)
+	c := onPlatform(t, p, "/oauth/v3/token")
+	tokens, err := p.Grant(larktest.AppID, larktest.Alice, "offline_access")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt := session.NewSecret(tokens.RefreshToken)
+	for _, fault := range []larktest.Fault{
+		{Endpoint: larktest.TokenEndpoint, Drop: true},
+		{Endpoint: larktest.TokenEndpoint, Code: 20050},
+		{Endpoint: larktest.TokenEndpoint, Truncate: true},
+	} {
+		p.Fault(fault)
+		if _, err := c.Refresh(t.Context(), "", rt); asError(t, err).Outcome != lark.Lost || asError(t, err).Class != lark.Retry {
+			t.Errorf("%+v: %v", fault, err)
+		}
+	}
+	p.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 99991400})
+	if _, err := c.Refresh(t.Context(), "", rt); asError(t, err).RetryAfter == 0 {
+		t.Errorf("rate limited: %v", err)
+	}
+}
+
+func TestDeviceFlowOnPlatform(t *testing.T) {
+	p := larktest.Start(t, nil)
+	c := onPlatform(t, p, "/oauth/v3/token")
+	d, err := c.StartDevice(t.Context(), []string{"offline_access"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.PollDevice(t.Context(), d.DeviceCode); !errors.Is(err, lark.ErrAuthorizationPending) {
+		t.Errorf("before the click: %v", err)
+	}
+	if err := p.Decline(d.UserCode, larktest.Alice); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.PollDevice(t.Context(), d.DeviceCode); !errors.Is(err, lark.ErrAccessDenied) && !errors.Is(err, lark.ErrSlowDown) {
+		t.Errorf("after the refusal: %v", err)
+	}
+	if d, err = c.StartDevice(t.Context(), []string{"offline_access"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Approve(d.VerificationURIComplete, larktest.Bob); err != nil {
+		t.Fatal(err)
+	}
+	if tok, err := c.PollDevice(t.Context(), d.DeviceCode); err != nil || tok.RefreshToken.Empty() {
+		t.Errorf("after the click: %v", err)
+	}
+}
+
+func TestCardsAndUsersOnPlatform(t *testing.T) {
+	p := larktest.Start(t, nil)
+	c := onPlatform(t, p, "/oauth/v3/token")
+	card := []byte(`{"schema":"2.0","config":{"update_multi":true},"header":{"title":{"tag":"plain_text","content":"Hi"}},"body":{"elements":[{"tag":"markdown","content":"x"}]}}`)
+	id, err := c.SendCard(t.Context(), larktest.Alice, "auth-1", card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := c.SendCard(t.Context(), larktest.Alice, "auth-1", card); err != nil || again != id && again != "" {
+		t.Errorf("the same uuid: %q, %v", again, err)
+	}
+	if n := len(p.Messages(larktest.Alice)); n != 1 {
+		t.Errorf("%d messages", n)
+	}
+	if err := c.UpdateCard(t.Context(), id, card); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.SendCard(t.Context(), "ou_0000000000000000000000000000dead", "auth-2", card); asError(t, err).Class != lark.InvalidID {
+		t.Errorf("to nobody: %v", err)
+	}
+	p.UpdateUser(larktest.Bob, func(u *larktest.User) { u.Status = larktest.Resigned })
+	users, err := c.Users(t.Context(), []string{larktest.Alice, larktest.Bob})
+	if err != nil || len(users) != 2 {
+		t.Fatalf("%+v, %v", users, err)
+	}
+	for _, u := range users {
+		if want := map[string]string{larktest.Alice: "active", larktest.Bob: "resigned"}[u.OpenID]; u.Profile.Status != want {
+			t.Errorf("%s is %q, want %q", u.OpenID, u.Profile.Status, want)
+		}
+	}
+	if tok, err := c.TenantAccessToken(t.Context()); err != nil || tok.Empty() {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,181 @@
+package lark
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"larkside/session"
+)
+
+const (
+	defaultAccessLife  = 7200 * time.Second // Lark's sample, and its SDKs' fallback
+	maxAccessLife      = 24 * time.Hour
+	defaultRefreshLife = 7 * 24 * time.Hour
+	maxRefreshLife     = 400 * 24 * time.Hour
+)
+
+// Token is what the token endpoint issued.
+type Token struct {
+	// AccessToken is opaque, 1-2 KB. It is empty only after a Refresh whose
+	// answer had a new refresh token and no usable access token: store the
+	// refresh token and keep the access token that is still there.
+	AccessToken session.Secret
+	// RefreshToken works once and replaces the one that was sent. Empty when
+	// Lark issued none: after a refresh, the old one is spent all the same.
+	RefreshToken session.Secret
+	// TokenType is "Bearer" however Lark spelled it, or what Lark said.
+	TokenType string
+	// Scope is what the token really has, space separated.
+	Scope string
+	// TokenURL is the endpoint that issued it; pass it to the next Refresh.
+	TokenURL string
+	// ExpiresIn is between 0 (expired at once) and 24 h; RefreshExpiresIn
+	// between 1 s and 400 days, 0 without a refresh token. Both count from
+	// receipt.
+	ExpiresIn, RefreshExpiresIn time.Duration
+	// Warnings say what in the answer was not as it should be, and what was
+	// made of it; for a log. Never a token.
+	Warnings []string
+}
+
+// Exchange turns an authorization code into tokens. redirectURI must equal the
+// one given to [Client.AuthorizeURL]; verifier is the PKCE secret, 43 to 128
+// characters (RFC 7636 section 4.1), and may be empty if no challenge was
+// sent. A code works once and for five minutes.
+// Source: Lark "get user_access_token", 2026-04-08.
+func (c *Client) Exchange(ctx context.Context, code session.Secret, redirectURI string, verifier session.Secret) (Token, error) {
+	form := url.Values{
+		"grant_type":   {"authorization_code"},
+		"code":         {code.Expose()},
+		"redirect_uri": {redirectURI},
+	}
+	if !verifier.Empty() {
+		form.Set("code_verifier", verifier.Expose())
+	}
+	return c.grant(ctx, "exchange code", c.tokenURL, onCode, form, code, verifier)
+}
+
+// Refresh spends refreshToken. It makes exactly one request, and the caller
+// must have written down that it is about to. tokenURL is where the grant was
+// issued, empty for the configured endpoint; a v2 endpoint may refuse what v3
+// issued. One outside the configured hosts, say after a move, is not followed:
+// the configured endpoint is asked and a warning tells.
+//
+// No scope is sent, so that the new token has everything ever granted.
+// Source: Lark "refresh user_access_token", 2026-04-08.
+func (c *Client) Refresh(ctx context.Context, tokenURL string, refreshToken session.Secret) (Token, error) {
+	to := c.tokenURL
+	if c.ours(tokenURL) {
+		to = tokenURL
+	}
+	form := url.Values{
+		"grant_type":    {"refresh_token"},
+		"refresh_token": {refreshToken.Expose()},
+	}
+	t, err := c.grant(ctx, "refresh", to, onRefresh, form, refreshToken)
+	if err == nil && tokenURL != "" && to != tokenURL {
+		t.warn("the grant's token endpoint is on none of the configured hosts; %s was asked", to)
+	}
+	return t, err
+}
+
+// ours reports whether to is on a configured origin. It comes out of a row,
+// and gets the app's secret.
+func (c *Client) ours(to string) bool {
+	u, err := url.Parse(to)
+	if err != nil || u.User != nil || u.RawQuery != "" {
+		return false
+	}
+	for _, base := range []string{c.tokenURL, c.accountsURL, c.openURL} {
+		if b, err := url.Parse(base); err == nil && b.Scheme == u.Scheme && b.Host == u.Host {
+			return true
+		}
+	}
+	return false
+}
+
+// grant asks the token endpoint. The client's secret is in the body and
+// nowhere else: together with HTTP Basic it is refused (20070).
+func (c *Client) grant(ctx context.Context, op, to string, judge table, form url.Values, sent ...session.Secret) (Token, error) {
+	secret := c.secret()
+	form.Set("client_id", c.appID)
+	form.Set("client_secret", secret.Expose())
+	x := &exchange{op: op, limit: tokenLimit, secrets: append(sent, secret)}
+	c.postForm(ctx, x, to, form)
+	f, err := x.verdict(judge)
+	if err != nil {
+		return Token{}, err
+	}
+	t := newToken(f, x.secrets)
+	t.TokenURL = to
+	if t.AccessToken.Empty() && (op != "refresh" || t.RefreshToken.Empty()) {
+		return Token{}, x.unusable("access_token")
+	}
+	return t, nil
+}
+
+// newToken reads a successful answer, whatever its lifetimes are.
+func newToken(f fields, secrets []session.Secret) Token {
+	t := Token{
+		RefreshToken: session.NewSecret(f.text("refresh_token")),
+		TokenType:    f.text("token_type"),
+		Scope:        strings.Join(strings.Fields(f.text("scope")), " "),
+	}
+	if access := f.text("access_token"); access == "" || !headerSafe(access) {
+		t.warn("no usable access_token")
+	} else {
+		t.AccessToken = session.NewSecret(access)
+		t.ExpiresIn = t.life(f, "expires_in", defaultAccessLife, maxAccessLife)
+	}
+	if !t.RefreshToken.Empty() {
+		t.RefreshExpiresIn = t.life(f, "refresh_token_expires_in", defaultRefreshLife, maxRefreshLife)
+		if t.RefreshExpiresIn < time.Second {
+			// Nobody hands out a dead one. If it is, Lark will say so (20037).
+			t.RefreshExpiresIn = defaultRefreshLife
+		}
+	}
+	switch {
+	case t.TokenType == "":
+		t.TokenType = "Bearer"
+		t.warn("no token_type; taken as Bearer")
+	case strings.EqualFold(t.TokenType, "Bearer"): // case-insensitive, RFC 6749 section 5.1
+		t.TokenType = "Bearer"
+	default:
+		t.TokenType = cut(scrub(t.TokenType, secrets), 32)
+	}
+	if s := f.text("status_message"); s != "" {
+		t.warn("Lark says: %s", scrub(s, append(secrets, t.AccessToken, t.RefreshToken)))
+	}
+	return t
+}
+
+// life reads a lifetime in seconds, between 0 and limit.
+func (t *Token) life(f fields, name string, fallback, limit time.Duration) time.Duration {
+	seconds, ok := f.number(name)
+	came := cut(scrub(string(f[name]), []session.Secret{t.AccessToken, t.RefreshToken}), 40)
+	switch {
+	case !ok:
+		t.warn("%s is missing or unreadable (%q); taken as %s", name, came, fallback)
+		return fallback
+	case seconds > limit.Seconds():
+		t.warn("%s is %s; taken as %s", name, came, limit)
+		return limit
+	case seconds <= 0:
+		t.warn("%s is %s; taken as expired", name, came)
+		return 0
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+func (t *Token) warn(format string, args ...any) {
+	t.Warnings = append(t.Warnings, fmt.Sprintf(format, args...))
+}
+
+// headerSafe reports whether s can stand in an Authorization header: printable
+// ASCII without a blank.
+func headerSafe(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
