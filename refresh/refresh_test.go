@@ -509,7 +509,7 @@ func TestCircuitOpens(t *testing.T) {
 // served, in the time that the rate allows and a tenth more.
 func TestMassExpiry(t *testing.T) {
 	rates := []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
-	strict := func(c *larktest.Config) { c.TokenPerSecond, c.TokenPerMinute = 40, 900 }
+	strict := func(c *larktest.Config) { c.TokenPerSecond, c.TokenPerMinute = 50, 1000 }
 	inWorld(t, strict, func(c *Config) { c.Rates = rates }, func(t *testing.T, w *world) {
 		const n = 2000
 		keys := users(w, n)

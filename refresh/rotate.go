@@ -201,7 +201,12 @@ func (s *Source) keep(ctx context.Context, app *app, l *session.Lease, t session
 func (s *Source) keepTrying(ctx context.Context, app *app, l *session.Lease, t session.Tokens) {
 	defer s.unstored.Delete(l.Session.Key)
 	for try := 0; ; try++ {
-		time.Sleep(backoff(try, 100*time.Millisecond, 2*time.Second))
+		select {
+		case <-time.After(backoff(try, 100*time.Millisecond, 2*time.Second)):
+		case <-s.store.Closed():
+			s.log.ErrorContext(ctx, "a renewed token could not be stored before the process ended; its session is lost", "app_id", l.Session.AppID)
+			return
+		}
 		call, cancel := context.WithTimeout(ctx, 5*time.Second)
 		_, class, _ := s.storeOnce(call, app, l, t)
 		cancel()

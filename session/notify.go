@@ -21,16 +21,15 @@ const pollOverlap = 2 * time.Second
 
 // follow keeps the cache in step with other replicas until Close.
 func (s *Store) follow() {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.stop = cancel
+	s.closed, s.stop = context.WithCancel(context.Background())
 	if s.conn.dialect == dialectSQLite {
 		return // one process: stored() does it
 	}
 	s.stopped.Go(func() {
 		if s.listen.Expose() == "off" {
-			s.poll(ctx)
+			s.poll(s.closed)
 		} else {
-			s.hear(ctx)
+			s.hear(s.closed)
 		}
 	})
 }

@@ -218,6 +218,16 @@ func (s *Store) CloseConsent(ctx context.Context, id string, state ConsentState,
 	return p, err
 }
 
+// ClaimDueConsent is [Store.ClaimConsent] for what [Store.DueConsents] listed:
+// also [ErrLeased] when another has polled since, so that it is not due any more.
+func (s *Store) ClaimDueConsent(ctx context.Context, id string, ttl time.Duration) (*Pending, error) {
+	p, err := s.consent(ctx, queryConsentClaimDue, id, s.owner, ttl.Milliseconds())
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("claiming a due consent: %w", ErrLeased)
+	}
+	return p, err
+}
+
 // HoldConsent lengthens this store's claim on an open consent to ttl from now,
 // for work that must not be overtaken. [ErrConflict] when the claim is lost.
 func (s *Store) HoldConsent(ctx context.Context, id string, ttl time.Duration) error {

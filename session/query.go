@@ -194,6 +194,11 @@ const queryConsentClose = `UPDATE consents SET state = $2, reason = $3, secret =
 	WHERE id = $1 AND state = 'pending'
 	RETURNING ` + consentColumns + `, larkside_now() AS now`
 
+const queryConsentClaimDue = `UPDATE consents SET lease_owner = $2, lease_until = larkside_now() + $3
+	WHERE id = $1 AND state = 'pending' AND lease_until <= larkside_now()
+		AND (poll_at <= larkside_now() OR expires_at <= larkside_now())
+	RETURNING ` + consentColumns + `, larkside_now() AS now`
+
 const queryConsentHold = `UPDATE consents SET lease_until = larkside_now() + $3
 	WHERE id = $1 AND lease_owner = $2 AND state = 'pending'`
 

@@ -40,6 +40,7 @@ type Store struct {
 	owner string
 
 	listen  Secret
+	closed  context.Context
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
 
@@ -133,6 +134,10 @@ func (s *Store) Close() error {
 	s.stopped.Wait()
 	return s.conn.close()
 }
+
+// Closed returns a channel that is closed when the store is: what insists on
+// storing something may give up then.
+func (s *Store) Closed() <-chan struct{} { return s.closed.Done() }
 
 // Owner names this store in leases.
 func (s *Store) Owner() string { return s.owner }

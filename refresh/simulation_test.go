@@ -1,0 +1,355 @@
+package refresh
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"larkside/session"
+	"larkside/session/lark"
+	"larkside/test/dbtest"
+	"larkside/test/larktest"
+)
+
+var (
+	simSeeds = flag.Int("seeds", 150, "how many seeds TestSimulation runs")
+	simSeed  = flag.Uint64("seed", 0, "run this one seed of TestSimulation")
+)
+
+// TestSimulation runs the real code of several replicas on one database and one
+// Lark, with random requests, hang-ups, lost answers, crashes, stopped
+// processes, clock steps and database failures, and judges by the emulator's
+// ledger:
+//
+//   - no refresh token is answered with a pair twice,
+//   - no access token is sent past its expiry, nor another user's,
+//   - a grant is lost only in the window that doc.go names, and labelled,
+//   - when the faults stop, every session that was not lost works again.
+//
+// A failing seed is printed; "go test ./refresh -run TestSimulation -seed N"
+// replays it.
+func TestSimulation(t *testing.T) {
+	if *simSeed != 0 {
+		simulate(t, *simSeed)
+		return
+	}
+	n := *simSeeds
+	if testing.Short() {
+		n = min(n, 20)
+	}
+	for seed := uint64(1); seed <= uint64(n); seed++ {
+		if !t.Run(fmt.Sprint(seed), func(t *testing.T) { simulate(t, seed) }) {
+			t.Fatalf("replay with: go test ./refresh -run TestSimulation -seed %d", seed)
+		}
+	}
+}
+
+// sim is one run. Everything random comes from its seed.
+type sim struct {
+	t        *testing.T
+	rng      *rand.Rand
+	platform *larktest.Platform
+	ring     *session.Keyring
+	path     string
+	raw      *sql.DB
+	replicas []*simReplica
+	keys     []session.Key
+	// lossy is set once an answer of Lark's may have been lost for a user after
+	// the rotation: by a fault, or by a crash while the token endpoint was asked.
+	lossy map[session.Key]bool
+}
+
+// simReplica is one process. Crashing cuts its ways to the database and to Lark
+// and leaves its goroutines to themselves.
+type simReplica struct {
+	store  *session.Store
+	source *Source
+	skew   time.Duration
+	stop   context.CancelFunc
+}
+
+const (
+	simUsers    = 3
+	simReplicas = 3
+	simSteps    = 60
+)
+
+func simulate(t *testing.T, seed uint64) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &sim{
+			t: t, rng: rand.New(rand.NewPCG(seed, 1)), lossy: map[session.Key]bool{},
+			path: filepath.Join(dbtest.TempDir(t), "sim.db"),
+		}
+		s.platform = larktest.New(larktest.Config{
+			URL: "http://lark.test", TokenPerSecond: -1, TokenPerMinute: -1, AccessLife: 10 * time.Minute,
+		})
+		t.Cleanup(s.platform.Close)
+		var err error
+		if s.ring, err = session.ParseKeyring(session.NewKey("sim")); err != nil {
+			t.Fatal(err)
+		}
+		for range simReplicas {
+			s.replicas = append(s.replicas, s.boot())
+		}
+		if s.raw, err = sql.Open("sqlite", "file:"+s.path+"?_pragma=busy_timeout(5000)"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.raw.Close() })
+		for i := range simUsers {
+			s.keys = append(s.keys, s.consent(fmt.Sprintf("ou_sim%d", i)))
+		}
+		for range simSteps {
+			s.step()
+			s.judge()
+		}
+		s.settle()
+	})
+}
+
+func (s *sim) boot() *simReplica {
+	r := &simReplica{}
+	store, err := session.Open(s.t.Context(), session.Config{
+		URL: session.NewSecret("sqlite:" + s.path), Keys: s.ring, TestingOnlyShared: true,
+		CacheTTL: 5 * time.Second, Now: func() time.Time { return time.Now().Add(r.skew) },
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	client, err := lark.New(lark.Config{
+		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
+		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/oauth/v3/token",
+		Transport: s.platform.Transport(),
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	r.store, r.stop = store, stop
+	r.source, err = New(Config{
+		Store: store, Apps: map[string]Lark{larktest.AppID: client}, Sweep: 20 * time.Minute,
+		Now: func() time.Time { return time.Now().Add(r.skew) },
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	go r.source.Run(ctx)
+	s.t.Cleanup(func() {
+		stop()
+		store.Close()
+	})
+	return r
+}
+
+func (s *sim) consent(openID string) session.Key {
+	if _, err := s.platform.User(openID); err != nil {
+		s.platform.AddUser(larktest.User{OpenID: openID, Name: openID})
+	}
+	g, err := s.platform.Grant(larktest.AppID, openID, "offline_access")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	now := time.Now()
+	_, err = s.replicas[0].store.Put(s.t.Context(), session.Session{
+		Key: key(openID), AccessToken: session.NewSecret(g.AccessToken), RefreshToken: session.NewSecret(g.RefreshToken),
+		TokenType: "Bearer", TokenURL: "http://lark.test/oauth/v3/token", Scope: g.Scope,
+		IssuedAt: now, ExpiresAt: now.Add(g.ExpiresIn), RefreshExpiresAt: now.Add(g.RefreshExpiresIn), GrantedAt: now, SyncedAt: now,
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return key(openID)
+}
+
+// step does one random thing.
+func (s *sim) step() {
+	r := s.replicas[s.rng.IntN(len(s.replicas))]
+	k := s.keys[s.rng.IntN(len(s.keys))]
+	switch n := s.rng.IntN(100); {
+	case n < 45:
+		s.requests(1 + s.rng.IntN(6))
+	case n < 60:
+		time.Sleep(time.Duration(s.rng.IntN(int(8 * time.Minute))))
+	case n < 72:
+		s.faultAtLark(k)
+	case n < 80:
+		s.crash(r)
+	case n < 86:
+		s.databaseAway()
+	case n < 90:
+		r.skew = time.Duration(s.rng.IntN(9)-4) * time.Second
+	case n < 94:
+		s.stopped(r, k)
+	case n < 97:
+		s.platform.ClearFaults()
+	default:
+		time.Sleep(time.Duration(s.rng.IntN(int(48 * time.Hour))))
+	}
+}
+
+// requests come at once, at any replicas, for any users; some hang up.
+func (s *sim) requests(n int) {
+	type call struct {
+		r *simReplica
+		k session.Key
+		d time.Duration
+	}
+	calls := make([]call, n)
+	for i := range calls {
+		calls[i] = call{s.replicas[s.rng.IntN(simReplicas)], s.keys[s.rng.IntN(simUsers)], time.Duration(1+s.rng.IntN(40_000)) * time.Millisecond}
+	}
+	together(n, func(i int) {
+		c := calls[i]
+		ctx, hangUp := context.WithTimeout(s.t.Context(), c.d)
+		defer hangUp()
+		a, _, err := c.r.source.Token(ctx, c.k)
+		if err == nil {
+			s.use(c.k, a, c.r.skew)
+		}
+	})
+}
+
+// use sends the token to Lark as a proxied request would.
+func (s *sim) use(k session.Key, a *session.Access, skew time.Duration) {
+	if a.Key != k {
+		s.t.Errorf("%v was given the token of %v", k, a.Key)
+	}
+	if !time.Now().Add(skew).Before(a.ExpiresAt) {
+		s.t.Errorf("%v was given an expired token", k)
+	}
+}
+
+func (s *sim) faultAtLark(k session.Key) {
+	f := larktest.Fault{Endpoint: larktest.TokenEndpoint, OpenID: k.OpenID, Times: 1 + s.rng.IntN(3)}
+	switch s.rng.IntN(8) {
+	case 0:
+		f.Code = 20050
+	case 1:
+		f.Code = 20072
+	case 2:
+		f.Code = 99991400
+	case 3:
+		f.Drop = true
+	case 4:
+		f.Status, f.Body = 502, "<html>"
+	case 5:
+		f.Delay = time.Duration(s.rng.IntN(9000)) * time.Millisecond
+	case 6:
+		f.Processed, f.Drop = true, true
+		s.lossy[k] = true
+	case 7:
+		f.Delay = 11 * time.Second // longer than the exchange may take
+		s.lossy[k] = true
+	}
+	s.platform.Fault(f)
+}
+
+// crash kills a replica: nothing that it has in hand reaches the database any
+// more. A fresh one takes its place.
+func (s *sim) crash(r *simReplica) {
+	for _, k := range s.keys {
+		if row, err := r.store.Load(s.t.Context(), k); err == nil && row.Attempts > 0 {
+			s.lossy[k] = true // an exchange may have been under way
+		}
+	}
+	r.stop()
+	r.store.Close()
+	i := slices.Index(s.replicas, r)
+	s.replicas[i] = s.boot()
+}
+
+// databaseAway takes the table away for a while, under load.
+func (s *sim) databaseAway() {
+	if _, err := s.raw.Exec(`ALTER TABLE sessions RENAME TO away`); err != nil {
+		s.t.Fatal(err)
+	}
+	back := make(chan struct{})
+	d := time.Duration(s.rng.IntN(30)) * time.Second
+	go func() {
+		defer close(back)
+		time.Sleep(d)
+		if _, err := s.raw.Exec(`ALTER TABLE away RENAME TO sessions`); err != nil {
+			s.t.Error(err)
+		}
+	}()
+	s.requests(3)
+	<-back
+}
+
+// stopped halts one replica, between Lark's answer and its store, for longer
+// than its lease.
+func (s *sim) stopped(r *simReplica, k session.Key) {
+	r.source.testingOnlyBeforeStore = func(session.Key) { time.Sleep(45 * time.Second) }
+	s.requests(4)
+	synctest.Wait()
+	time.Sleep(time.Minute)
+	r.source.testingOnlyBeforeStore = nil
+}
+
+// judge checks what must hold at any time.
+func (s *sim) judge() {
+	synctest.Wait()
+	for _, k := range s.keys {
+		for _, token := range s.platform.Ledger(k.OpenID) {
+			answered := 0
+			for _, r := range s.platform.Redemptions(token.ID) {
+				if r.Outcome == larktest.Answered {
+					answered++
+				}
+			}
+			if answered > 1 {
+				s.t.Errorf("%s: a refresh token was answered %d times", k.OpenID, answered)
+			}
+		}
+	}
+}
+
+// settle stops all faults and asks for every session until it is what it will
+// remain.
+func (s *sim) settle() {
+	s.platform.ClearFaults()
+	for _, r := range s.replicas {
+		r.skew = 0
+	}
+	time.Sleep(5 * time.Minute)
+	for _, k := range s.keys {
+		s.settleOne(k)
+	}
+	// What still runs in the background has to end inside the bubble.
+	for _, r := range s.replicas {
+		r.stop()
+		r.source.Wait(s.t.Context())
+	}
+	time.Sleep(30 * time.Minute)
+}
+
+func (s *sim) settleOne(k session.Key) {
+	var last error
+	for range 20 {
+		a, _, err := s.replicas[0].source.Token(s.t.Context(), k)
+		if err == nil {
+			s.use(k, a, 0)
+			return
+		}
+		last = err
+		var e *session.ConsentRequiredError
+		if errors.As(err, &e) {
+			if !s.lossy[k] {
+				s.t.Errorf("%s was lost (%s) though no answer of Lark's was", k.OpenID, e.Reason)
+			}
+			if e.Reason != session.RefreshTokenUsed {
+				s.t.Errorf("%s was lost as %s, want %s", k.OpenID, e.Reason, session.RefreshTokenUsed)
+			}
+			return
+		}
+		time.Sleep(30 * time.Second)
+	}
+	s.t.Errorf("%s does not settle: %v", k.OpenID, last)
+}

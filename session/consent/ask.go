@@ -1,0 +1,314 @@
+package consent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"larkside/session"
+	"larkside/telemetry"
+)
+
+// Ask is what a caller wants of a user.
+type Ask struct {
+	// Reason is why; the card words a renewal differently from a first time.
+	Reason session.Reason
+	// Scopes are exactly those that are wanted, when an API said that they are
+	// missing; what is malformed is left out and at most 50 are asked for.
+	// Empty: the configured ones.
+	Scopes []string
+}
+
+const (
+	// askWait is how long a caller waits for the start of a consent. The start
+	// itself goes on behind it.
+	askWait = 5 * time.Second
+	// linkWait is how long another replica's start is waited for.
+	linkWait = 3 * time.Second
+	// linkPoll: a link alone wakes no watcher.
+	linkPoll = 100 * time.Millisecond
+	// slotWait is how long a start waits for one of MaxStarting.
+	slotWait = 2 * time.Second
+	// cardGrace is how old a consent without a known card is when its starter
+	// is taken for dead.
+	cardGrace = startTimeout
+	// askTries bounds how often a consent may change under an Ask.
+	askTries = 6
+
+	retrySoon     = time.Second
+	retryPending  = 5 * time.Second
+	retryFailed   = 30 * time.Second
+	retryNobody   = 10 * time.Minute
+	muteForNobody = 10 * time.Minute
+	muteForCard   = time.Hour
+)
+
+// outcome is what became of one Ask, to be shared by all who asked meanwhile.
+type outcome struct {
+	challenge session.Challenge
+	scopes    scopes
+}
+
+// refusal is what Lark said about sending to a user.
+type refusal struct {
+	until time.Time
+	// unknown: there is no such user, so there is nobody to ask at all.
+	unknown bool
+}
+
+// errAgain: the consent changed while it was looked at.
+var errAgain = errors.New("the consent changed meanwhile")
+
+// Ask sees to it that key's user has one open consent and returns what the
+// caller may tell. Concurrent calls for one user share one look at the
+// database, and one consent over all replicas.
+//
+// Ask returns within about five seconds. What it began is finished behind it,
+// also when ctx ends earlier. A Lark that fails is no error: the Challenge has
+// no link then. Errors: [session.ErrUnavailable] (database),
+// [session.ErrAppMisconfigured] (Lark refuses the app), an unknown app id, and
+// ctx's.
+func (f *Flow) Ask(ctx context.Context, key session.Key, a Ask) (session.Challenge, error) {
+	ctx, span := f.tracer.Start(ctx, "consent.start", trace.WithAttributes(
+		telemetry.AppID.String(key.AppID), telemetry.Flow.String(string(f.flow))))
+	defer span.End()
+	if span.IsRecording() {
+		span.SetAttributes(f.users.Attr(key.OpenID))
+	}
+	c, err := f.ask(ctx, key, a)
+	if err != nil {
+		span.SetStatus(codes.Error, "")
+		return session.Challenge{Card: session.CardFailed, RetryAfter: retryFailed}, err
+	}
+	span.SetAttributes(attribute.String("card", string(c.Card)))
+	f.cardResults.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(string(c.Card))))
+	return c, nil
+}
+
+func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challenge, error) {
+	if _, ok := f.apps[key.AppID]; !ok {
+		return session.Challenge{}, fmt.Errorf("asking for consent: no app %q is configured", key.AppID)
+	}
+	waiting, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	want := f.wanted(a.Scopes)
+	for range askTries {
+		o, joined, err := f.asks.Do(waiting, key, func(ctx context.Context) (outcome, error) {
+			return f.open(ctx, key, a.Reason, want)
+		})
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return session.Challenge{}, context.Cause(ctx)
+		case err != nil && waiting.Err() != nil:
+			return nothingYet().challenge, nil
+		case err != nil:
+			return session.Challenge{}, err
+		case joined && o.challenge.AuthorizeURL != "" && !o.scopes.covers(want):
+			continue // shared with callers who wanted less
+		}
+		if joined && o.challenge.Card == session.CardSent {
+			o.challenge.Card = session.CardAlreadySent
+		}
+		return o.challenge, nil
+	}
+	return nothingYet().challenge, nil
+}
+
+// wanted is what to ask the user for.
+func (f *Flow) wanted(missing []string) scopes {
+	if s := newScopes(missing...); len(s) > 0 {
+		return s.with(offlineAccess)
+	}
+	return f.scopes
+}
+
+// Start opens a consent by hand, as [Flow.Ask] does, and returns its record
+// too: the zero one when there is no link.
+func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (session.Pending, session.Challenge, error) {
+	c, err := f.Ask(ctx, key, Ask{Scopes: scopes})
+	if err != nil || c.AuthorizeURL == "" {
+		return session.Pending{}, c, err
+	}
+	p, err := f.store.PendingConsent(ctx, key)
+	if errors.Is(err, session.ErrNotFound) {
+		p, err = f.store.LatestConsent(ctx, key)
+	}
+	if err != nil {
+		return session.Pending{}, c, err
+	}
+	return *p, c, nil
+}
+
+// open finds or starts the one open consent of key. It runs detached from any
+// caller.
+func (f *Flow) open(ctx context.Context, key session.Key, reason session.Reason, want scopes) (outcome, error) {
+	if !f.enter() {
+		return outcome{}, errClosing
+	}
+	defer f.tasks.Done()
+	ctx, cancel := f.detach(ctx)
+	defer cancel()
+	for range askTries {
+		p, err := f.store.PendingConsent(ctx, key)
+		var o outcome
+		switch {
+		case errors.Is(err, session.ErrNotFound):
+			o, err = f.begin(ctx, key, reason, want)
+		case err != nil:
+			return outcome{}, err
+		case p.Left <= 0:
+			o, err = nothingYet(), f.expire(ctx, p.ID)
+		case p.Link.Empty():
+			o, err = f.awaitLink(ctx, p, reason)
+		case parseScopes(p.Scopes).covers(want):
+			return f.report(ctx, p, reason), nil
+		default:
+			want = want.with(parseScopes(p.Scopes)...)
+			o, err = f.supersede(ctx, p, reason)
+		}
+		if !errors.Is(err, errAgain) {
+			return o, err
+		}
+	}
+	return nothingYet(), nil
+}
+
+// begin starts a consent where there is none.
+func (f *Flow) begin(ctx context.Context, key session.Key, reason session.Reason, want scopes) (outcome, error) {
+	if r, ok := f.refused(key); ok && r.unknown {
+		return without(session.CardFailed, retryNobody), nil
+	}
+	if limited, err := f.rateReached(ctx, key); limited || err != nil {
+		return without(session.CardRateLimited, f.rate.Period), err
+	}
+	if n, err := f.store.PendingConsents(ctx); err != nil || n >= f.maxPending {
+		return without(session.CardRateLimited, retryFailed), err
+	}
+	if !f.takeSlot(ctx) {
+		return without(session.CardRateLimited, retrySoon), nil
+	}
+	defer func() { <-f.slots }()
+	p, began, err := f.store.BeginConsent(ctx, key, f.flow, want.String(), startLease, f.ttl)
+	switch {
+	case errors.Is(err, session.ErrNotFound), err == nil && !began:
+		return outcome{}, errAgain
+	case err != nil:
+		return outcome{}, err
+	}
+	f.count(p, session.ConsentPending)
+	return f.start(ctx, p, reason)
+}
+
+func (f *Flow) rateReached(ctx context.Context, key session.Key) (bool, error) {
+	n, err := f.store.ConsentsSince(ctx, key, f.rate.Period)
+	return n >= f.rate.N, err
+}
+
+func (f *Flow) takeSlot(ctx context.Context) bool {
+	timer := time.NewTimer(slotWait)
+	defer timer.Stop()
+	select {
+	case f.slots <- struct{}{}:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// awaitLink waits for the replica that is starting p, and takes its place when
+// its lease runs out.
+func (f *Flow) awaitLink(ctx context.Context, p *session.Pending, reason session.Reason) (outcome, error) {
+	changed, stop := f.store.Watch(p.Key)
+	defer stop()
+	poll := time.NewTicker(linkPoll)
+	defer poll.Stop()
+	deadline := time.NewTimer(linkWait)
+	defer deadline.Stop()
+	for {
+		select {
+		case <-changed:
+		case <-poll.C:
+		case <-deadline.C:
+			return nothingYet(), nil
+		case <-ctx.Done():
+			return outcome{}, context.Cause(ctx)
+		}
+		now, err := f.store.Consent(ctx, p.ID)
+		switch {
+		case errors.Is(err, session.ErrNotFound):
+			return outcome{}, errAgain
+		case err != nil:
+			return outcome{}, err
+		case now.State != session.ConsentPending, !now.Link.Empty(), now.Left <= 0:
+			return outcome{}, errAgain
+		}
+		claimed, err := f.store.ClaimConsent(ctx, p.ID, startLease)
+		switch {
+		case errors.Is(err, session.ErrLeased):
+		case err != nil:
+			return outcome{}, err
+		case claimed.Link.Empty():
+			return f.start(ctx, claimed, reason)
+		default: // its starter was quicker by a hair
+			return outcome{}, errors.Join(errAgain, f.store.RestConsent(ctx, p.ID, claimed.PollInterval))
+		}
+	}
+}
+
+// supersede closes a consent that asks for too little; the caller begins
+// another for the union. Within the rate only: beyond it the user keeps the
+// link that there is.
+func (f *Flow) supersede(ctx context.Context, p *session.Pending, reason session.Reason) (outcome, error) {
+	if limited, err := f.rateReached(ctx, p.Key); err != nil {
+		return outcome{}, err
+	} else if limited {
+		return f.report(ctx, p, reason), nil
+	}
+	if _, err := f.close(ctx, p, session.ConsentSuperseded, reasonScopes); err != nil && !errors.Is(err, session.ErrConflict) {
+		return outcome{}, err
+	}
+	return outcome{}, errAgain
+}
+
+// report answers with an open consent.
+func (f *Flow) report(ctx context.Context, p *session.Pending, reason session.Reason) outcome {
+	card := p.Card
+	age := p.ExpiresAt.Add(-p.Left).Sub(p.CreatedAt)
+	switch {
+	case card == session.CardSent, card == "" && age < cardGrace:
+		card = session.CardAlreadySent
+	case card == "":
+		// Its starter died between the link and the card. If the card did go
+		// out, Lark knows its uuid and drops this one.
+		card, _ = f.sendCard(ctx, p, reason)
+	}
+	return linked(p, card)
+}
+
+// linked is an outcome with p's link.
+func linked(p *session.Pending, card session.CardResult) outcome {
+	return outcome{scopes: parseScopes(p.Scopes), challenge: session.Challenge{
+		AuthorizeURL: p.Link.Expose(), ExpiresIn: p.Left, Card: card, RetryAfter: retryPending,
+	}}
+}
+
+// without is an outcome without a link.
+func without(card session.CardResult, retry time.Duration) outcome {
+	return outcome{challenge: session.Challenge{Card: card, RetryAfter: retry}}
+}
+
+// nothingYet: a consent is being started, and how that ends is not known.
+func nothingYet() outcome { return without(session.CardFailed, retrySoon) }
+
+// refused returns what Lark said about sending to key, while it holds.
+func (f *Flow) refused(key session.Key) (refusal, bool) {
+	r, ok := f.refusals.Get(key)
+	return r, ok && f.now().Before(r.until)
+}

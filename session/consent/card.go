@@ -1,0 +1,216 @@
+package consent
+
+import (
+	"encoding/json"
+	"math"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"larkside/session"
+)
+
+// cards makes the auth card in each of its states: card JSON 2.0, of which only
+// attributes are used that Lark documents, since it refuses others. All
+// languages are in one card; the client picks. At most 30 KB.
+// Source: Lark "card JSON 2.0 structure".
+type cards struct {
+	// title and message replace the waiting card's; privacy is linked from it.
+	title, message, privacy string
+	// decline adds the button whose click comes back as an event.
+	decline bool
+}
+
+const (
+	maxTitle   = 100
+	maxMessage = 2000
+	// maxListed bounds the scopes that a card lists one by one.
+	maxListed = 12
+)
+
+type cardJSON struct {
+	Schema string     `json:"schema"`
+	Config cardConfig `json:"config"`
+	Header cardHeader `json:"header"`
+	Body   cardBody   `json:"body"`
+}
+
+type cardConfig struct {
+	// UpdateMulti may only be true in 2.0, and must be, for the card to be updated.
+	UpdateMulti bool `json:"update_multi"`
+	// EnableForward is off: the link is for one user. (A copied link gets
+	// nowhere either: user_info decides.)
+	EnableForward bool     `json:"enable_forward"`
+	Summary       cardText `json:"summary"`
+}
+
+type cardHeader struct {
+	Title    cardText `json:"title"`
+	Template string   `json:"template"`
+}
+
+type cardBody struct {
+	Elements []any `json:"elements"`
+}
+
+type cardText struct {
+	Tag     string            `json:"tag,omitempty"`
+	Content string            `json:"content"`
+	I18n    map[string]string `json:"i18n_content,omitempty"`
+}
+
+// cardDiv is text that is shown as it stands.
+type cardDiv struct {
+	Tag  string   `json:"tag"`
+	Text cardText `json:"text"`
+}
+
+type cardButton struct {
+	Tag       string         `json:"tag"`
+	Type      string         `json:"type"`
+	Width     string         `json:"width"`
+	Text      cardText       `json:"text"`
+	Behaviors []cardBehavior `json:"behaviors"`
+}
+
+type cardBehavior struct {
+	Type       string            `json:"type"`
+	DefaultURL string            `json:"default_url,omitempty"`
+	Value      map[string]string `json:"value,omitempty"`
+}
+
+// DeclineAction is the "action" in the value of the decline button; "consent"
+// beside it is the id for [Flow.Decline].
+const DeclineAction = "decline"
+
+// waiting is the card that asks.
+func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) []byte {
+	title, intro := texts.cardTitle, texts.cardIntro
+	if reason != "" && reason != session.NoSession {
+		intro = texts.cardRenew
+	}
+	if c.title != "" {
+		title = same(clip(c.title, maxTitle))
+	}
+	var said any = intro.fill("{app}", escape(app), texts.thisApp).markdown()
+	if c.message != "" {
+		said = cardDiv{"div", cardText{Tag: "plain_text", Content: clip(c.message, maxMessage)}}
+	}
+	minutes := strconv.Itoa(max(1, int(math.Round(p.Left.Minutes()))))
+	elements := []any{
+		said,
+		scopeList(parseScopes(p.Scopes)).markdown(),
+		button("primary", texts.authorize, cardBehavior{Type: "open_url", DefaultURL: p.Link.Expose()}),
+	}
+	if c.decline {
+		elements = append(elements, button("default", texts.decline, cardBehavior{
+			Type: "callback", Value: map[string]string{"action": DeclineAction, "consent": p.ID},
+		}))
+	}
+	foot := texts.cardLife.fill("{minutes}", minutes, translated{})
+	if c.privacy != "" {
+		foot = foot.join(texts.privacy.fill("{url}", escapeURL(c.privacy), translated{}))
+	}
+	return encodeCard("blue", title, append(elements, foot.markdown()))
+}
+
+// closed is the card of a consent that is over.
+func (c *cards) closed(app string, p *session.Pending) []byte {
+	color, k := "grey", texts.expired
+	switch {
+	case p.State == session.ConsentDone:
+		color, k = "green", texts.done
+	case p.State == session.ConsentDeclined:
+		k = texts.declined
+	case p.State == session.ConsentSuperseded:
+		k = texts.superseded
+	case p.State == session.ConsentFailed && p.Reason == reasonWrongAccount:
+		color, k = "red", texts.wrongAccount
+	case p.State == session.ConsentFailed:
+		color, k = "orange", texts.failed
+	}
+	return c.final(color, k, app)
+}
+
+// revoked is the card of a consent whose session was ended later.
+func (c *cards) revoked(app string) []byte { return c.final("grey", texts.revoked, app) }
+
+func (c *cards) final(color string, m message, app string) []byte {
+	text := m.card.fill("{app}", escape(app), texts.thisApp)
+	return encodeCard(color, m.title, []any{text.markdown()})
+}
+
+func encodeCard(color string, title translated, elements []any) []byte {
+	heading := title.text()
+	heading.Tag = "plain_text"
+	card, err := json.Marshal(cardJSON{
+		Schema: "2.0",
+		Config: cardConfig{UpdateMulti: true, Summary: title.text()},
+		Header: cardHeader{Title: heading, Template: color},
+		Body:   cardBody{Elements: elements},
+	})
+	if err != nil {
+		return nil // only strings are in it
+	}
+	return card
+}
+
+func button(kind string, label translated, b cardBehavior) cardButton {
+	text := label.text()
+	text.Tag = "plain_text"
+	return cardButton{Tag: "button", Type: kind, Width: "fill", Text: text, Behaviors: []cardBehavior{b}}
+}
+
+// scopeList says what is asked for, in words where there are some.
+func scopeList(list scopes) translated {
+	all := texts.cardScopes
+	for i, scope := range list {
+		if i == maxListed {
+			return all.join(texts.more.fill("{n}", strconv.Itoa(len(list)-maxListed), translated{}))
+		}
+		line, ok := words[scope]
+		if !ok {
+			line = same(scope) // nothing that markdown knows is in it
+		}
+		all = all.join(same("\n- ")).join(line)
+	}
+	return all
+}
+
+// text is the form that Lark's clients pick a language from.
+func (t translated) text() cardText {
+	return cardText{Content: t.en, I18n: map[string]string{"zh_cn": t.zh, "en_us": t.en, "ja_jp": t.ja}}
+}
+
+func (t translated) markdown() cardText {
+	text := t.text()
+	text.Tag = "markdown"
+	return text
+}
+
+// markdownEscapes are the HTML entities that Lark shows as the character
+// itself. Source: Lark "rich text component", special characters.
+var markdownEscapes = strings.NewReplacer(
+	"&", "&amp;", "<", "&#60;", ">", "&#62;", "*", "&#42;", "_", "&#95;", "~", "&#126;", "`", "&#96;",
+	"[", "&#91;", "]", "&#93;", "(", "&#40;", ")", "&#41;", "#", "&#35;", "!", "&#33;", "\\", "&#92;", "|", "&#124;",
+)
+
+// escape makes text that is shown as it stands.
+func escape(text string) string { return markdownEscapes.Replace(text) }
+
+// escapeURL keeps an address from ending its markdown link.
+func escapeURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return ""
+	}
+	return strings.NewReplacer("(", "%28", ")", "%29", "[", "%5B", "]", "%5D", "<", "%3C", ">", "%3E", " ", "%20").Replace(u.String())
+}
+
+// clip cuts text to n characters.
+func clip(text string, n int) string {
+	if r := []rune(text); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return text
+}

@@ -1,0 +1,188 @@
+package consent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"larkside/session"
+	"larkside/session/lark"
+)
+
+// ErrNotTheirs: the consent is another user's.
+var ErrNotTheirs = errors.New("not this user's consent")
+
+// Decline ends an open consent because its user said no, by the card's button.
+// operatorOpenID is who clicked, as Lark signed it: [ErrNotTheirs] for anyone
+// else. [session.ErrNotFound], [session.ErrConflict] when it is over already.
+// Nothing is sent to the user until the next Ask.
+func (f *Flow) Decline(ctx context.Context, id, operatorOpenID string) error {
+	p, err := f.store.Consent(ctx, id)
+	if err != nil {
+		return err
+	}
+	if p.OpenID != operatorOpenID {
+		return fmt.Errorf("declining a consent: %w", ErrNotTheirs)
+	}
+	_, err = f.close(ctx, p, session.ConsentDeclined, "")
+	return err
+}
+
+// close ends an open consent and has its card show so.
+func (f *Flow) close(ctx context.Context, p *session.Pending, state session.ConsentState, reason string) (*session.Pending, error) {
+	closed, err := f.store.CloseConsent(ctx, p.ID, state, reason)
+	if err != nil {
+		return nil, err
+	}
+	f.closed(ctx, closed)
+	return closed, nil
+}
+
+// closed counts a consent that this process has ended and brings its card up
+// to date.
+func (f *Flow) closed(ctx context.Context, p *session.Pending) {
+	f.count(p, p.State)
+	if p.CardMessageID != "" {
+		f.task(ctx, func(ctx context.Context) { f.updateCard(ctx, p) })
+	}
+}
+
+// expire closes a consent whose time is over, unless someone is just finishing
+// it: a grant that came in time is worth waiting for. errAgain when it is
+// closed, by whomever.
+func (f *Flow) expire(ctx context.Context, id string) error {
+	p, err := f.store.ClaimConsent(ctx, id, startLease)
+	switch {
+	case errors.Is(err, session.ErrLeased):
+		now, err := f.store.Consent(ctx, id)
+		if err == nil && now.State == session.ConsentPending {
+			return nil
+		}
+		return errors.Join(errAgain, err)
+	case err != nil:
+		return err
+	}
+	if _, err = f.close(ctx, p, session.ConsentExpired, ""); err != nil && !errors.Is(err, session.ErrConflict) {
+		return err
+	}
+	return errAgain
+}
+
+// expireLogged is for those to whom it makes no difference how that ends.
+func (f *Flow) expireLogged(ctx context.Context, p *session.Pending) {
+	if err := f.expire(ctx, p.ID); err != nil && !errors.Is(err, errAgain) {
+		f.grumble(ctx, "can't close a consent", p.Key, err)
+	}
+}
+
+const (
+	// cardLease is how long one replica has to update a card, and after how
+	// long a failed update is tried again.
+	cardLease   = 30 * time.Second
+	cardTimeout = 10 * time.Second
+	// cardsTriedFor is how long a card is tried to be brought up to date.
+	cardsTriedFor = 24 * time.Hour
+)
+
+// updateCard makes the card of a closed consent show what became of it. What
+// fails is tried again by Run, until Lark says that it is pointless.
+func (f *Flow) updateCard(ctx context.Context, p *session.Pending) {
+	claimed, err := f.store.ClaimCard(ctx, p.ID, cardLease)
+	if err != nil || !claimed {
+		return
+	}
+	bounded, cancel := context.WithTimeout(ctx, cardTimeout)
+	defer cancel()
+	app, ok := f.apps[p.AppID]
+	if !ok {
+		return
+	}
+	err = app.UpdateCard(bounded, p.CardMessageID, f.cards.closed(f.names[p.AppID], p))
+	var e *lark.Error
+	if errors.As(err, &e) && (e.Class == lark.Retry || e.Class == lark.Unknown || e.Class == lark.Misconfigured) {
+		f.grumble(ctx, "can't update a card; trying again", p.Key, err)
+		return
+	}
+	if err != nil {
+		f.log.InfoContext(ctx, "a card can't be updated any more", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
+	}
+	if err := f.store.SetConsentShows(ctx, p.ID, p.State); err != nil {
+		f.grumble(ctx, "can't record a card", p.Key, err)
+	}
+}
+
+// Revoke ends the session of key for reason, here at once and at Lark as soon as
+// Lark answers, and has the card of the latest consent show so.
+// [session.ErrNotFound] when there is none.
+func (f *Flow) Revoke(ctx context.Context, key session.Key, reason session.Reason) error {
+	var before *session.Session
+	err := retry(ctx, 10*time.Millisecond, 5, func() (again bool, err error) {
+		// A refresh may win the row between the look and the write.
+		before, err = f.store.Revoke(ctx, key, reason)
+		return errors.Is(err, session.ErrConflict), err
+	})
+	if err != nil {
+		return err
+	}
+	f.revokeTokens(ctx, key, before.AccessToken, before.RefreshToken)
+	f.task(ctx, func(ctx context.Context) { f.showRevoked(ctx, key) })
+	return nil
+}
+
+func (f *Flow) showRevoked(ctx context.Context, key session.Key) {
+	p, err := f.store.LatestConsent(ctx, key)
+	app, ok := f.apps[key.AppID]
+	if err != nil || !ok || p.State != session.ConsentDone || p.CardMessageID == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, cardTimeout)
+	defer cancel()
+	if err := app.UpdateCard(ctx, p.CardMessageID, f.cards.revoked(f.names[key.AppID])); err != nil {
+		f.log.InfoContext(ctx, "can't update the card of a revoked session", "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
+	}
+}
+
+const (
+	revokeTimeout = 5 * time.Second
+	revokeTries   = 8 // over about half a minute
+)
+
+// revokeTokens ends tokens at Lark that must not be used: the refresh token
+// first, since it is the one that lasts. The first try is made before it
+// returns, the others behind it.
+func (f *Flow) revokeTokens(ctx context.Context, key session.Key, access, refresh session.Secret) {
+	app, ok := f.apps[key.AppID]
+	if !ok {
+		return
+	}
+	for _, one := range []struct {
+		token session.Secret
+		hint  string
+	}{{refresh, "refresh_token"}, {access, "access_token"}} {
+		if one.token.Empty() {
+			continue
+		}
+		try := func(ctx context.Context) (again bool, err error) {
+			ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
+			defer cancel()
+			err = app.Revoke(ctx, one.token, one.hint)
+			var e *lark.Error
+			// Reauthorize: the token is dead already.
+			if errors.As(err, &e) && e.Class == lark.Reauthorize {
+				return false, nil
+			}
+			return true, err
+		}
+		if _, err := try(ctx); err == nil {
+			continue
+		}
+		f.task(ctx, func(ctx context.Context) {
+			err := retry(ctx, 250*time.Millisecond, revokeTries, func() (bool, error) { return try(ctx) })
+			if err != nil {
+				f.log.ErrorContext(ctx, "can't revoke a token at Lark; it lives until it expires",
+					"token", one.hint, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
+			}
+		})
+	}
+}

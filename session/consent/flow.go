@@ -1,0 +1,319 @@
+package consent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"larkside/session"
+	"larkside/session/lark"
+	"larkside/telemetry"
+)
+
+// Lark is what a consent needs of Lark for one app. [lark.Client] is one; its
+// methods say what each error means.
+type Lark interface {
+	StartDevice(ctx context.Context, scopes []string) (lark.DeviceAuthorization, error)
+	PollDevice(ctx context.Context, deviceCode session.Secret) (lark.Token, error)
+	Exchange(ctx context.Context, code session.Secret, redirectURI string, verifier session.Secret) (lark.Token, error)
+	AuthorizeURL(redirectURI, state, challenge string, scopes []string) string
+	UserInfo(ctx context.Context, accessToken session.Secret) (lark.UserInfo, error)
+	Revoke(ctx context.Context, token session.Secret, hint string) error
+	SendCard(ctx context.Context, openID, uuid string, card []byte) (messageID string, err error)
+	UpdateCard(ctx context.Context, messageID string, card []byte) error
+}
+
+// Config is what a [Flow] needs.
+type Config struct {
+	// Store keeps consents and sessions; required.
+	Store *session.Store
+	// Apps are Lark's clients by app id (cli_…); required. The map is not
+	// changed after New.
+	Apps map[string]Lark
+	// AppNames are the names that users know the apps by, by app id. An app
+	// without one is "this app" in texts; the chat shows the bot's name anyway.
+	AppNames map[string]string
+	// Flow is how consents are obtained. Empty: the redirect flow when
+	// PublicURL is set, else the device flow.
+	Flow session.Flow
+	// Scopes are asked for when an Ask names none. offline_access is always
+	// added.
+	Scopes []string
+	// PublicURL is under which browsers reach Handler, without a trailing slash.
+	// The redirect flow needs it. Plain http is accepted on loopback only.
+	PublicURL string
+	// ConsentTTL is the life of one open consent. 0: ten minutes. The device
+	// flow's is shorter where Lark says so.
+	ConsentTTL time.Duration
+	// Rate is how many consents may be started for one user. Zero: 5 a minute.
+	Rate session.Limit
+	// CardOff: answer with the link, send nothing.
+	CardOff bool
+	// CardTitle and CardMessage replace the built-in texts of the waiting card,
+	// in all languages; at most 100 and 2,000 characters are shown. Markdown in
+	// them is shown as it stands.
+	CardTitle, CardMessage string
+	// PrivacyURL is linked from the waiting card; http(s), or empty.
+	PrivacyURL string
+	// Events: card clicks reach [Flow.Decline], so the card gets the button.
+	Events bool
+	// MaxPending bounds the open consents of all users. 0: 10,000.
+	MaxPending int
+	// MaxStarting bounds how many consents this process starts at once. 0: 16.
+	MaxStarting int
+	// Users writes user ids into spans and logs.
+	Users telemetry.Users
+	// Now judges the life of tokens. Nil: time.Now. Consents are judged by the
+	// database's clock.
+	Now func() time.Time
+	// Log receives what an operator can act on. Nil: nowhere.
+	Log *slog.Logger
+}
+
+const (
+	// startLease is how long a replica has to start a consent before another
+	// takes over; startTimeout is shorter, so that it has stopped by then.
+	startLease   = 20 * time.Second
+	startTimeout = 12 * time.Second
+	// storeTimeout bounds one write that must not be lost for want of time.
+	storeTimeout = 5 * time.Second
+	// lingering is how long work that holds tokens may go on after Shutdown's
+	// context is done.
+	lingering = 2 * time.Second
+)
+
+// Flow obtains consents. Its methods may be called concurrently.
+type Flow struct {
+	store       *session.Store
+	apps        map[string]Lark
+	names       map[string]string
+	flow        session.Flow
+	scopes      scopes
+	publicURL   string
+	cookie      cookieKind
+	ttl         time.Duration
+	rate        session.Limit
+	cards       *cards
+	cardOff     bool
+	pages       *pages
+	maxPending  int
+	slots       chan struct{} // holds one value per start under way
+	polls       chan struct{} // likewise for polls
+	users       telemetry.Users
+	now         func() time.Time
+	log         *slog.Logger
+	grumbles    grumbles
+	asks        session.Group[outcome]
+	refusals    *lru.Cache[session.Key, refusal]
+	wakeUp      chan struct{}
+	tracer      trace.Tracer
+	consents    metric.Int64Counter
+	cardResults metric.Int64Counter
+
+	// life ends when Shutdown gives up waiting for tasks.
+	life    context.Context
+	endLife context.CancelFunc
+	mu      sync.Mutex
+	closing bool
+	tasks   sync.WaitGroup
+}
+
+// New checks c and returns a Flow. It asks nobody anything.
+func New(c Config) (*Flow, error) {
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("consent: %w", err)
+	}
+	f := &Flow{
+		store: c.Store, apps: c.Apps, names: c.AppNames, flow: c.Flow,
+		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
+		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
+		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
+		slots: make(chan struct{}, orDefault(c.MaxStarting, 16)), polls: make(chan struct{}, maxPolls),
+		users: c.Users, now: c.Now, log: c.Log, wakeUp: make(chan struct{}, 1),
+		tracer: otel.Tracer("larkside/session/consent"),
+	}
+	f.cards = &cards{title: c.CardTitle, message: c.CardMessage, privacy: c.PrivacyURL, decline: c.Events}
+	f.cookie = cookieFor(c.PublicURL)
+	if f.flow == "" {
+		f.flow = session.DeviceFlow
+		if c.PublicURL != "" {
+			f.flow = session.RedirectFlow
+		}
+	}
+	if f.now == nil {
+		f.now = time.Now
+	}
+	if f.log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	f.life, f.endLife = context.WithCancel(context.Background())
+	var err error
+	if f.refusals, err = lru.New[session.Key, refusal](10_000); err != nil {
+		return nil, fmt.Errorf("consent: %w", err)
+	}
+	if f.pages, err = newPages(); err != nil {
+		return nil, fmt.Errorf("consent: %w", err)
+	}
+	return f, f.instruments()
+}
+
+func (c Config) check() error {
+	if c.Store == nil || len(c.Apps) == 0 {
+		return errors.New("a store and at least one app are required")
+	}
+	if c.Flow != "" && c.Flow != session.DeviceFlow && c.Flow != session.RedirectFlow {
+		return fmt.Errorf("unknown flow %q", c.Flow)
+	}
+	if c.Flow == session.RedirectFlow && c.PublicURL == "" {
+		return errors.New("the redirect flow needs a public URL")
+	}
+	if c.PublicURL != "" {
+		if err := checkPublicURL(c.PublicURL); err != nil {
+			return err
+		}
+	}
+	if c.PrivacyURL != "" && !isWebURL(c.PrivacyURL) {
+		return errors.New("the privacy URL is not an http(s) address")
+	}
+	return nil
+}
+
+func checkPublicURL(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || !isWebURL(s) || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(s, "/"):
+		return errors.New("the public URL is not http(s)://host[/path] without a trailing slash")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return errors.New("the public URL is plain http and not loopback: authorization codes and the browser's cookie would travel in clear")
+	}
+	return nil
+}
+
+func isWebURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
+}
+
+func orDefault[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
+}
+
+func (f *Flow) instruments() error {
+	meter := otel.Meter("larkside/session/consent")
+	var err1, err2 error
+	f.consents, err1 = meter.Int64Counter("larkside.consents",
+		metric.WithDescription("Consents by what became of them; pending: started."))
+	f.cardResults, err2 = meter.Int64Counter("larkside.cards",
+		metric.WithDescription("What callers were told about the auth card."))
+	return errors.Join(err1, err2)
+}
+
+func (f *Flow) count(p *session.Pending, state session.ConsentState) {
+	f.consents.Add(context.Background(), 1, metric.WithAttributes(
+		telemetry.Flow.String(string(p.Flow)), telemetry.State.String(string(state))))
+}
+
+// errClosing: the process is going down.
+var errClosing = errors.New("shutting down")
+
+// task runs work on a context of its own: it keeps parent's values but lives
+// until Shutdown gives up on it, not until the caller hangs up. It reports
+// false, and runs nothing, once Shutdown has begun.
+func (f *Flow) task(parent context.Context, work func(context.Context)) bool {
+	if !f.enter() {
+		return false
+	}
+	go func() {
+		defer f.tasks.Done()
+		ctx, cancel := f.detach(parent)
+		defer cancel()
+		work(ctx)
+	}()
+	return true
+}
+
+func (f *Flow) enter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.closing {
+		f.tasks.Add(1)
+	}
+	return !f.closing
+}
+
+func (f *Flow) detach(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
+	stop := context.AfterFunc(f.life, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// Shutdown waits for what is under way (a consent being started, tokens being
+// stored) until ctx is done, then cuts it off. Nothing new is begun after it;
+// end Run first.
+func (f *Flow) Shutdown(ctx context.Context) error {
+	f.mu.Lock()
+	f.closing = true
+	f.mu.Unlock()
+	idle := make(chan struct{})
+	go func() { f.tasks.Wait(); close(idle) }()
+	defer f.endLife()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+	}
+	f.endLife()
+	select {
+	case <-idle:
+		return nil
+	case <-time.After(lingering):
+		return fmt.Errorf("stopping consents: %w", context.Cause(ctx))
+	}
+}
+
+// grumbles lets one log line of a kind through a minute: when Lark is down,
+// every 401 would write one. What is keyed is the kind, a constant.
+type grumbles struct {
+	mu   sync.Mutex
+	next map[string]time.Time
+}
+
+func (g *grumbles) due(kind string, now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now.Before(g.next[kind]) {
+		return false
+	}
+	if g.next == nil {
+		g.next = make(map[string]time.Time)
+	}
+	g.next[kind] = now.Add(time.Minute)
+	return true
+}
+
+// grumble logs an error that may come a thousand times.
+func (f *Flow) grumble(ctx context.Context, kind string, key session.Key, err error) {
+	if f.grumbles.due(kind+" "+key.AppID, f.now()) {
+		f.log.ErrorContext(ctx, kind, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
+	}
+}

@@ -1,0 +1,101 @@
+package consent
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func newTestPages(t *testing.T) *pages {
+	t.Helper()
+	p, err := newPages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func shown(p *pages, g page, accept string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodGet, callbackPath, nil)
+	r.Header.Set("Accept-Language", accept)
+	w := httptest.NewRecorder()
+	p.secure(w.Header())
+	p.show(w, r, g)
+	return w
+}
+
+func TestPageLanguages(t *testing.T) {
+	p := newTestPages(t)
+	for accept, want := range map[string]string{
+		"":                                 "en",
+		"de-DE,de;q=0.9":                   "en",
+		"en-GB":                            "en",
+		"zh":                               "zh",
+		"zh-CN,zh;q=0.9,en;q=0.8":          "zh",
+		"zh-TW":                            "zh",
+		"zh-Hant-HK, en;q=0.5":             "zh",
+		"ja-JP,en;q=0.5":                   "ja",
+		"fr;q=0.9, ja;q=0.8, en;q=0.7":     "ja",
+		"en;q=0.2, ja":                     "ja",
+		"<script>alert(1)</script>":        "en",
+		strings.Repeat("zh-CN,", 1000):     "en",
+		"zh-CN;q=1000000000000000000,;;;,": "en",
+	} {
+		if w := shown(p, malformedPage, accept); w.Header().Get("Content-Language") != want ||
+			!strings.Contains(w.Body.String(), `<html lang="`+want+`">`) {
+			t.Errorf("Accept-Language %.40q: %s", accept, w.Header().Get("Content-Language"))
+		}
+	}
+}
+
+// The policy allows the page's own style and nothing else.
+func TestPagePolicy(t *testing.T) {
+	p := newTestPages(t)
+	for _, g := range []page{{200, texts.done, good}, malformedPage, larkFailedPage} {
+		w := shown(p, g, "zh")
+		_, style, _ := strings.Cut(w.Body.String(), "<style>")
+		style, _, _ = strings.Cut(style, "</style>")
+		sum := sha256.Sum256([]byte(style))
+		want := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+			"'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+		if got := w.Header().Get("Content-Security-Policy"); got != want {
+			t.Errorf("policy %q, want %q", got, want)
+		}
+		for _, forbidden := range []string{"<script", " style=", "http://", "https://", "<img", "<link"} {
+			if strings.Contains(strings.ToLower(strings.ReplaceAll(w.Body.String(), style, "")), forbidden) {
+				t.Errorf("page %d has %q", g.status, forbidden)
+			}
+		}
+	}
+}
+
+func TestPageGolden(t *testing.T) {
+	p := newTestPages(t)
+	golden(t, "page-done-zh.html", shown(p, page{200, texts.done, good}, "zh-CN").Body.Bytes())
+	golden(t, "page-wrong-account-en.html", shown(p, page{403, texts.wrongAccount, bad}, "en").Body.Bytes())
+}
+
+// Every text is there in every language.
+func TestTexts(t *testing.T) {
+	check := func(name string, all ...translated) {
+		for _, one := range all {
+			if one.zh == "" || one.en == "" || one.ja == "" {
+				t.Errorf("%s lacks a language: %+v", name, one)
+			}
+		}
+	}
+	check("card", texts.thisApp, texts.cardTitle, texts.cardIntro, texts.cardRenew, texts.cardScopes, texts.more,
+		texts.cardLife, texts.privacy, texts.authorize, texts.decline)
+	for _, m := range []message{texts.done, texts.declined, texts.expired, texts.superseded, texts.failed, texts.wrongAccount} {
+		check(m.title.en, m.title, m.card, m.page)
+	}
+	for _, m := range []message{texts.malformed, texts.otherBrowser, texts.larkFailed, texts.unavailable, texts.notFound, texts.method} {
+		check(m.title.en, m.title, m.page)
+	}
+	for scope, w := range words {
+		check(scope, w)
+	}
+}

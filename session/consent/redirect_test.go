@@ -1,0 +1,405 @@
+package consent
+
+import (
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"larkside/session"
+	"larkside/test/larktest"
+)
+
+// atCallback is a redirect flow as far as Lark's consent: back is the callback
+// with a good code and state.
+func (s *stage) atCallback(openID string) (f *Flow, b *browser, link, back string) {
+	s.t.Helper()
+	f = s.flow(redirect)
+	link = s.ask(f, alice).AuthorizeURL
+	b = s.browser(f)
+	return f, b, link, b.consent(b.open(link), openID)
+}
+
+func with(t *testing.T, link, name, value string) string {
+	t.Helper()
+	u, err := url.Parse(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set(name, value)
+	if value == "" {
+		q.Del(name)
+	}
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+func exchanges(s *stage) int { return len(s.lark.Calls(larktest.To(larktest.TokenEndpoint))) }
+
+func TestRedirectWrongAccount(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, b, link, back := s.atCallback(larktest.Bob)
+		wantPage(t, b.get(back), http.StatusForbidden, texts.wrongAccount)
+		synctest.Wait()
+		s.noSession(alice)
+		s.noSession(bob)
+		s.allRevoked(larktest.Bob)
+		s.awaitCard(alice, texts.wrongAccount.title.en)
+		wantPage(t, b.get(back), http.StatusForbidden, texts.wrongAccount)
+		wantPage(t, b.get(link), http.StatusGone, texts.failed)
+		if c := s.ask(f, alice); c.Card != session.CardSent || c.AuthorizeURL == link {
+			t.Errorf("the next call: %+v", c)
+		}
+	})
+}
+
+func TestRedirectDeclined(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f := s.flow(redirect)
+		link := s.ask(f, alice).AuthorizeURL
+		b := s.browser(f)
+		back, err := s.lark.Refuse(b.open(link), larktest.Alice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantPage(t, s.browser(f).get(back), http.StatusBadRequest, texts.otherBrowser)
+		wantPage(t, b.get(back), http.StatusOK, texts.declined)
+		wantPage(t, b.get(back), http.StatusOK, texts.declined)
+		s.awaitCard(alice, texts.declined.title.en)
+		if p := s.latest(alice); p.State != session.ConsentDeclined {
+			t.Errorf("consent is %s", p.State)
+		}
+		s.noSession(alice)
+	})
+}
+
+// Each way in which a callback may be wrong: its page, nothing stored, Lark not
+// asked, and the consent as good as before.
+func TestRedirectGuards(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(t *testing.T, back string) string
+		status int
+		text   message
+	}{
+		"forged state":     {func(t *testing.T, back string) string { return with(t, back, "state", newSecret().Expose()) }, 400, texts.malformed},
+		"truncated state":  {func(t *testing.T, back string) string { return with(t, back, "state", "abc") }, 400, texts.malformed},
+		"no state":         {func(t *testing.T, back string) string { return with(t, back, "state", "") }, 400, texts.malformed},
+		"state twice":      {func(_ *testing.T, back string) string { return back + "&state=x" }, 400, texts.malformed},
+		"no code":          {func(t *testing.T, back string) string { return with(t, back, "code", "") }, 400, texts.malformed},
+		"code twice":       {func(_ *testing.T, back string) string { return back + "&code=x" }, 400, texts.malformed},
+		"code with markup": {func(t *testing.T, back string) string { return with(t, back, "code", "<b>x</b>") }, 400, texts.malformed},
+		"enormous code":    {func(t *testing.T, back string) string { return with(t, back, "code", strings.Repeat("a", 5000)) }, 400, texts.malformed},
+		"broken query":     {func(_ *testing.T, back string) string { return back + "&x=%zz" }, 400, texts.malformed},
+		"undocumented error": {func(t *testing.T, back string) string {
+			return with(t, with(t, back, "code", ""), "error", "server_error")
+		}, 502, texts.larkFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := newStage(t, nil)
+				_, b, _, back := s.atCallback(larktest.Alice)
+				wantPage(t, b.get(c.change(t, back)), c.status, c.text)
+				if n := exchanges(s); n != 0 {
+					t.Errorf("Lark was asked %d times", n)
+				}
+				s.noSession(alice)
+				wantPage(t, b.get(back), http.StatusOK, texts.done)
+			})
+		})
+	}
+}
+
+// The browser that comes back is not the one that started: an attacker's link,
+// or a victim's. Nothing happens, and the right browser can go on.
+func TestRedirectOtherBrowser(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, b, _, back := s.atCallback(larktest.Alice)
+		other := s.browser(f)
+		wantPage(t, other.get(back), http.StatusBadRequest, texts.otherBrowser)
+		other.cookies["x"] = &http.Cookie{Name: "__Host-larkside", Value: newSecret().Expose()}
+		wantPage(t, other.get(back), http.StatusBadRequest, texts.otherBrowser)
+		if exchanges(s) != 0 {
+			t.Error("Lark was asked")
+		}
+		wantPage(t, b.get(back), http.StatusOK, texts.done)
+	})
+}
+
+// Opening the link elsewhere takes over; opening it twice in one browser does not.
+func TestRedirectLinkOpenedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, b, link, back := s.atCallback(larktest.Alice)
+		b.open(link)
+		b.open(link)
+		phone := s.browser(f)
+		phonePage := phone.open(link)
+		wantPage(t, b.get(back), http.StatusBadRequest, texts.malformed)
+		wantPage(t, phone.get(phone.consent(phonePage, larktest.Alice)), http.StatusOK, texts.done)
+	})
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		_, b, link, back := s.atCallback(larktest.Alice)
+		b.open(link)
+		b.open(link)
+		wantPage(t, b.get(back), http.StatusOK, texts.done)
+	})
+}
+
+// Link previews look at links; nobody has clicked then.
+func TestRedirectPreviewsAreHarmless(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, b, link, back := s.atCallback(larktest.Alice)
+		bot := s.browser(f)
+		for _, target := range []string{link, back} {
+			if resp := bot.do(http.MethodHead, target); resp.StatusCode != http.StatusNoContent || len(resp.Cookies()) != 0 {
+				t.Errorf("HEAD: %s, %v", resp.Status, resp.Cookies())
+			}
+		}
+		if resp := bot.do(http.MethodPost, link); resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") == "" {
+			t.Errorf("POST: %s", resp.Status)
+		}
+		bot.prefetch = true
+		bot.get(link)
+		wantPage(t, b.get(back), http.StatusOK, texts.done)
+	})
+}
+
+// Two callbacks at the same moment: the code is redeemed once, both see "done".
+func TestRedirectDoubleCallback(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		_, b, _, back := s.atCallback(larktest.Alice)
+		slow := s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+		var gone sync.WaitGroup
+		for range 2 {
+			gone.Go(func() { wantPage(t, b.clone().get(back), http.StatusOK, texts.done) })
+		}
+		s.awaitHit(slow)
+		synctest.Wait()
+		slow.Release()
+		gone.Wait()
+		if n := exchanges(s); n != 1 {
+			t.Errorf("the code was sent %d times", n)
+		}
+	})
+}
+
+func TestRedirectExpired(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, b, link, back := s.atCallback(larktest.Alice)
+		time.Sleep(10 * time.Minute)
+		wantPage(t, b.get(back), http.StatusGone, texts.expired)
+		wantPage(t, s.browser(f).get(link), http.StatusGone, texts.expired)
+		if exchanges(s) != 0 {
+			t.Error("Lark was asked")
+		}
+		s.noSession(alice)
+		s.awaitCard(alice, texts.expired.title.en)
+	})
+}
+
+func TestRedirectSuperseded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, b, link, back := s.atCallback(larktest.Alice)
+		wider := s.ask(f, alice, "im:message").AuthorizeURL
+		wantPage(t, b.get(back), http.StatusGone, texts.superseded)
+		wantPage(t, b.get(link), http.StatusGone, texts.superseded)
+		s.noSession(alice)
+		if exchanges(s) != 0 {
+			t.Error("Lark was asked")
+		}
+		wantPage(t, b.get(b.consent(b.open(wider), larktest.Alice)), http.StatusOK, texts.done)
+	})
+}
+
+// Superseded while the code is being redeemed: what comes of it is revoked.
+func TestRedirectSupersededMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, b, _, back := s.atCallback(larktest.Alice)
+		held := s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
+		page := make(chan struct{})
+		go func() {
+			wantPage(t, b.get(back), http.StatusGone, texts.superseded)
+			close(page)
+		}()
+		s.awaitHit(held)
+		s.ask(f, alice, "im:message")
+		held.Release()
+		<-page
+		synctest.Wait()
+		s.noSession(alice)
+		s.allRevoked(larktest.Alice)
+	})
+}
+
+// A code that Lark does not take, or the like, leaves the link as good as
+// before.
+func TestRedirectExchangeFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault  larktest.Fault
+		status int
+		text   message
+	}{
+		"refused code": {larktest.Fault{Code: 20003}, 410, texts.malformed},
+		"PKCE":         {larktest.Fault{Code: 20049}, 410, texts.malformed},
+		"app disabled": {larktest.Fault{Code: 20069}, 502, texts.larkFailed},
+		"Lark is down": {larktest.Fault{Drop: true, Times: 3}, 502, texts.larkFailed},
+		"not JSON":     {larktest.Fault{Status: 502, Body: "<html>bad gateway</html>", Times: 3}, 502, texts.larkFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := newStage(t, nil)
+				_, b, link, back := s.atCallback(larktest.Alice)
+				c.fault.Endpoint = larktest.TokenEndpoint
+				s.lark.Fault(c.fault)
+				wantPage(t, b.get(back), c.status, c.text)
+				s.noSession(alice)
+				s.lark.ClearFaults()
+				wantPage(t, b.get(b.consent(b.open(link), larktest.Alice)), http.StatusOK, texts.done)
+			})
+		})
+	}
+}
+
+// Lark is away for a moment while the browser waits.
+func TestRedirectExchangeRetried(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		_, b, _, back := s.atCallback(larktest.Alice)
+		s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20072})
+		wantPage(t, b.get(back), http.StatusOK, texts.done)
+	})
+}
+
+// Somebody else's valid code, slipped into a callback, is refused by PKCE.
+func TestRedirectInjectedCode(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, b, _, back := s.atCallback(larktest.Alice)
+		other := s.browser(f)
+		injected, err := url.Parse(other.consent(other.open(s.ask(f, bob).AuthorizeURL), larktest.Alice))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantPage(t, b.get(with(t, back, "code", injected.Query().Get("code"))), http.StatusGone, texts.malformed)
+		s.noSession(alice)
+		s.noSession(bob)
+	})
+}
+
+// A browser that leaves does not stop what it began.
+func TestRedirectBrowserLeaves(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		_, b, _, back := s.atCallback(larktest.Alice)
+		slow := s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+		leave := b.leavable()
+		left := make(chan struct{})
+		go func() { b.get(back); close(left) }()
+		s.awaitHit(slow)
+		leave()
+		<-left
+		slow.Release()
+		s.awaitState(alice, session.ConsentDone)
+	})
+}
+
+func TestCookie(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f := s.flow(redirect)
+		resp := s.browser(f).get(s.ask(f, alice).AuthorizeURL)
+		c := resp.Cookies()[0]
+		if c.Name != "__Host-larkside" || !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Path != "/" || c.Domain != "" || len(c.Value) != 43 {
+			t.Errorf("cookie: %s", resp.Header.Get("Set-Cookie"))
+		}
+	})
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f := s.flow(func(c *Config) { c.PublicURL = "http://127.0.0.1:8082" })
+		resp := s.browser(f).get(s.ask(f, alice).AuthorizeURL)
+		if c := resp.Cookies()[0]; c.Name != "larkside" || c.Secure || !c.HttpOnly {
+			t.Errorf("cookie on plain http: %s", resp.Header.Get("Set-Cookie"))
+		}
+	})
+}
+
+// Nothing of a request comes back in a page, and no secret gets into the log.
+func TestNothingReflected(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		_, b, link, back := s.atCallback(larktest.Alice)
+		const canary = "canary0123"
+		for _, target := range []string{
+			public + "/" + canary, public + startPath + "?t=" + canary, public + callbackPath + "?state=" + canary,
+			with(t, back, "state", newSecret().Expose()[:33]+canary), back + "&error_description=" + canary, link + canary,
+			with(t, with(t, back, "code", ""), "error", canary), back + "&error=" + canary + "&error=x",
+		} {
+			resp := b.get(target)
+			body, _ := io.ReadAll(resp.Body)
+			if strings.Contains(string(body), canary) {
+				t.Errorf("%s comes back in page %d", canary, resp.StatusCode)
+			}
+		}
+		q, _ := url.Parse(back)
+		ticket, _ := url.Parse(link)
+		for name, secret := range map[string]string{
+			"code": q.Query().Get("code"), "state": q.Query().Get("state"), "ticket": ticket.Query().Get("t"),
+			"cookie": b.cookies["__Host-larkside"].Value,
+		} {
+			if secret == "" || strings.Contains(s.logged(), secret) {
+				t.Errorf("%s %q is in the log", name, secret)
+			}
+		}
+	})
+}
+
+func TestStartGuards(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f := s.flow(redirect)
+		b := s.browser(f)
+		link := s.ask(f, alice).AuthorizeURL
+		for name, target := range map[string]string{
+			"no ticket": public + startPath, "unknown ticket": public + startPath + "?t=" + newSecret().Expose(),
+			"truncated": link[:len(link)-1], "twice": link + "&t=x", "empty": public + startPath + "?t=",
+		} {
+			resp := b.get(target)
+			if len(resp.Cookies()) != 0 {
+				t.Errorf("%s: a cookie is set", name)
+			}
+			wantPage(t, resp, http.StatusBadRequest, texts.malformed)
+		}
+		wantPage(t, b.get(public+"/consent/events"), http.StatusNotFound, texts.notFound)
+		wantPage(t, b.get(public+"/"), http.StatusNotFound, texts.notFound)
+	})
+}
+
+// While the database is away, browsers are told to come back.
+func TestRedirectStoreDown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		_, b, link, back := s.atCallback(larktest.Alice)
+		s.store.Close()
+		for _, target := range []string{link, back} {
+			resp := b.get(target)
+			if resp.Header.Get("Retry-After") == "" {
+				t.Error("no Retry-After")
+			}
+			wantPage(t, resp, http.StatusServiceUnavailable, texts.unavailable)
+		}
+	})
+}

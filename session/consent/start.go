@@ -1,0 +1,169 @@
+package consent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"time"
+
+	"larkside/session"
+	"larkside/session/lark"
+)
+
+// Why a consent ended, beside its state. They are for operators and pick the
+// words of cards and pages.
+const (
+	reasonScopes       = "more_scopes"
+	reasonStartFailed  = "start_failed"
+	reasonUnknownUser  = "unknown_user"
+	reasonWrongAccount = "wrong_account"
+	reasonTokenType    = "unsupported_token_type"
+	reasonRefused      = "refused_by_lark"
+	reasonUserInfo     = "user_info_failed"
+)
+
+// start gives a consent that is ours to start its link, and sends the card.
+func (f *Flow) start(ctx context.Context, p *session.Pending, reason session.Reason) (outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err := f.giveLink(ctx, p)
+	switch {
+	case errors.Is(err, session.ErrConflict):
+		return outcome{}, errAgain
+	case errors.Is(err, session.ErrUnavailable):
+		return outcome{}, err
+	case err != nil:
+		return f.startFailed(ctx, p, err)
+	}
+	card, nobody := f.sendCard(ctx, p, reason)
+	if nobody {
+		return without(session.CardFailed, retryNobody), nil
+	}
+	if p.Flow == session.DeviceFlow {
+		f.wakeAfter(p.PollInterval)
+	}
+	return linked(p, card), nil
+}
+
+// giveLink starts the flow of p, stores its link and fills it in.
+func (f *Flow) giveLink(ctx context.Context, p *session.Pending) error {
+	if p.Flow == session.RedirectFlow {
+		ticket := newSecret()
+		p.Link = session.NewSecret(f.publicURL + startPath + "?t=" + ticket.Expose())
+		if f.publicURL == "" {
+			return errors.New("starting a redirect flow: there is no public URL any more")
+		}
+		return f.store.SetConsentLink(ctx, p, p.Link, session.Secret{}, session.Hash(ticket.Expose()), 0, p.Left)
+	}
+	d, err := f.apps[p.AppID].StartDevice(ctx, parseScopes(p.Scopes))
+	if err != nil {
+		return fmt.Errorf("starting a device flow: %w", err)
+	}
+	p.Link = session.NewSecret(d.VerificationURIComplete)
+	p.Left, p.PollInterval = min(p.Left, d.ExpiresIn), d.Interval
+	return f.store.SetConsentLink(ctx, p, p.Link, d.DeviceCode, "", d.Interval, p.Left)
+}
+
+// newSecret returns 256 random bits, 43 characters that can stand in a URL.
+func newSecret() session.Secret {
+	b := make([]byte, 32)
+	rand.Read(b) // never fails
+	return session.NewSecret(base64.RawURLEncoding.EncodeToString(b))
+}
+
+// startFailed closes a consent that has no link, so that the next call may try
+// again, and tells a Lark that is down from one that refuses the app.
+func (f *Flow) startFailed(ctx context.Context, p *session.Pending, cause error) (outcome, error) {
+	f.grumble(ctx, "can't start a consent", p.Key, cause)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	if _, err := f.close(closing, p, session.ConsentFailed, reasonStartFailed); err != nil && !errors.Is(err, session.ErrConflict) {
+		f.grumble(ctx, "can't close a consent", p.Key, err)
+	}
+	var e *lark.Error
+	if errors.As(cause, &e) && e.Class == lark.Misconfigured {
+		return outcome{}, &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, cause), After: retryFailed}
+	}
+	return without(session.CardFailed, retryFailed), nil
+}
+
+// sendCard sends the card of p and records what became of it. nobody: Lark
+// knows no such user; the consent is closed then.
+func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.Reason) (result session.CardResult, nobody bool) {
+	if f.cardOff {
+		f.recordCard(ctx, p, session.CardOff, "")
+		return session.CardOff, false
+	}
+	if _, muted := f.refused(p.Key); muted {
+		f.recordCard(ctx, p, session.CardFailed, "")
+		return session.CardFailed, false
+	}
+	messageID, err := f.deliver(ctx, p, f.cards.waiting(f.names[p.AppID], p, reason))
+	if err == nil {
+		f.recordCard(ctx, p, session.CardSent, messageID)
+		return session.CardSent, false
+	}
+	var e *lark.Error
+	errors.As(err, &e)
+	switch {
+	case e != nil && e.Class == lark.InvalidID:
+		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForNobody), unknown: true})
+		if _, err := f.close(ctx, p, session.ConsentFailed, reasonUnknownUser); err != nil {
+			f.grumble(ctx, "can't close a consent", p.Key, err)
+		}
+		return session.CardFailed, true
+	case e != nil && (e.Class == lark.Undeliverable || e.Class == lark.UserDisabled):
+		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForCard)})
+		f.log.InfoContext(ctx, "the card can't be delivered to this user", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
+	default:
+		f.grumble(ctx, "can't send a card", p.Key, err)
+	}
+	f.recordCard(ctx, p, session.CardFailed, "")
+	return session.CardFailed, false
+}
+
+// deliver sends the card, again if Lark asks for patience. Lark delivers one
+// message per uuid.
+func (f *Flow) deliver(ctx context.Context, p *session.Pending, card []byte) (messageID string, err error) {
+	err = retry(ctx, 300*time.Millisecond, 3, func() (again bool, err error) {
+		messageID, err = f.apps[p.AppID].SendCard(ctx, p.OpenID, "larkside-"+p.ID, card)
+		var e *lark.Error
+		return errors.As(err, &e) && e.Class == lark.Retry, err
+	})
+	return messageID, err
+}
+
+// recordCard may find the caller's time used up by a slow Lark; the message id
+// is worth some more, since a card without one can't be updated.
+func (f *Flow) recordCard(ctx context.Context, p *session.Pending, result session.CardResult, messageID string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	err := retry(ctx, 100*time.Millisecond, 4, func() (bool, error) {
+		err := f.store.SetConsentCard(ctx, p.ID, result, messageID, session.ConsentPending)
+		return errors.Is(err, session.ErrUnavailable), err
+	})
+	if err != nil {
+		f.grumble(ctx, "can't record a card", p.Key, err)
+	}
+}
+
+// retry calls try until it succeeds, says that again is pointless, has been
+// called the given number of times (0: no limit), or ctx is done. Pauses double
+// from first to eight seconds.
+func retry(ctx context.Context, first time.Duration, times int, try func() (again bool, err error)) error {
+	for n, pause := 1, first; ; n, pause = n+1, min(2*pause, 8*time.Second) {
+		again, err := try()
+		if err == nil || !again || n == times {
+			return err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package consent
+
+import "strings"
+
+// translated is one text in each language that users are spoken to in.
+type translated struct{ zh, en, ja string }
+
+// same is a text that is not translated.
+func same(s string) translated { return translated{s, s, s} }
+
+// fill puts value for name, or fallback in each language when value is empty.
+func (t translated) fill(name, value string, fallback translated) translated {
+	v := same(value)
+	if value == "" {
+		v = fallback
+	}
+	return translated{
+		strings.ReplaceAll(t.zh, name, v.zh), strings.ReplaceAll(t.en, name, v.en), strings.ReplaceAll(t.ja, name, v.ja),
+	}
+}
+
+func (t translated) join(u translated) translated {
+	return translated{t.zh + u.zh, t.en + u.en, t.ja + u.ja}
+}
+
+// message is what is said about a consent that is over: the title and text of
+// its card, and of the page that a browser gets.
+type message struct{ title, card, page translated }
+
+// texts is every built-in text. {app} is the app's name.
+var texts = struct {
+	thisApp, cardTitle, cardIntro, cardRenew, cardScopes, more, cardLife, privacy, authorize, decline translated
+
+	done, declined, expired, superseded, failed, wrongAccount, revoked message
+
+	// Pages only.
+	malformed, otherBrowser, larkFailed, unavailable, notFound, method message
+}{
+	thisApp:   translated{"此应用", "This app", "このアプリ"},
+	cardTitle: translated{"需要你的授权", "Your authorization is needed", "認可が必要です"},
+	cardIntro: translated{
+		"**{app}** 想以你的身份访问飞书数据。点击下面的按钮授权，只需一次。",
+		"**{app}** would like to act for you in Lark. One click on the button authorizes it.",
+		"**{app}** があなたの代わりに Lark を利用しようとしています。下のボタンで許可してください。",
+	},
+	cardRenew: translated{
+		"你之前给 **{app}** 的授权已失效。点击下面的按钮重新授权，它就能继续为你工作。",
+		"Your earlier authorization of **{app}** has ended. One click on the button renews it.",
+		"**{app}** への以前の許可は無効になりました。下のボタンで更新してください。",
+	},
+	cardScopes: translated{"它将可以：", "It will be able to:", "許可される内容:"},
+	more:       translated{"\n- 以及另外 {n} 项", "\n- and {n} more", "\n- ほか {n} 件"},
+	cardLife: translated{
+		"链接 {minutes} 分钟内有效，仅限你本人使用。如果你没有请求过，可以忽略这条消息。",
+		"The link works for {minutes} minutes and for you alone. If you did not expect this, ignore it.",
+		"リンクは {minutes} 分間、あなただけが使えます。心当たりがなければ無視してください。",
+	},
+	privacy:   translated{" [隐私政策]({url})", " [Privacy policy]({url})", " [プライバシーポリシー]({url})"},
+	authorize: translated{"授权", "Authorize", "許可する"},
+	decline:   translated{"拒绝", "Decline", "拒否する"},
+
+	done: message{
+		title: translated{"授权成功", "Authorized", "許可しました"},
+		card: translated{
+			"**{app}** 现在可以以你的身份工作了。", "**{app}** can act for you now.", "**{app}** があなたの代わりに動作できるようになりました。",
+		},
+		page: translated{
+			"你可以关闭此页面，返回聊天。", "You can close this page and go back to the chat.", "このページを閉じて、チャットに戻ってください。",
+		},
+	},
+	declined: message{
+		title: translated{"你已拒绝授权", "You declined", "拒否しました"},
+		card: translated{
+			"**{app}** 没有获得任何权限。", "**{app}** was given no access.", "**{app}** には何も許可されていません。",
+		},
+		page: translated{
+			"没有授予任何权限。如果改变主意，请再次使用该应用，会收到新的链接。",
+			"Nothing was granted. Should you change your mind, use the app again and you will get a new link.",
+			"何も許可されていません。気が変わったら、もう一度アプリを使うと新しいリンクが届きます。",
+		},
+	},
+	expired: message{
+		title: translated{"链接已过期", "This link has expired", "リンクの有効期限が切れました"},
+		card: translated{
+			"授权链接已过期。再次使用 **{app}** 即可收到新的链接。",
+			"The link has expired. Use **{app}** again to get a new one.",
+			"リンクの有効期限が切れました。もう一度 **{app}** を使うと新しいリンクが届きます。",
+		},
+		page: translated{
+			"请再次使用该应用，会收到新的链接。", "Use the app again and you will get a new one.", "もう一度アプリを使うと新しいリンクが届きます。",
+		},
+	},
+	superseded: message{
+		title: translated{"已被新的请求取代", "Replaced by a newer request", "新しいリクエストに置き換えられました"},
+		card: translated{
+			"**{app}** 发送了新的授权请求，请使用最新的卡片。",
+			"There is a newer request from **{app}**; use the latest card.",
+			"**{app}** から新しいリクエストがあります。最新のカードを使ってください。",
+		},
+		page: translated{
+			"请在聊天中打开最新的卡片。", "Open the latest card in the chat.", "チャットで最新のカードを開いてください。",
+		},
+	},
+	failed: message{
+		title: translated{"授权未完成", "Authorization was not completed", "許可は完了しませんでした"},
+		card: translated{
+			"授权未能完成，没有保存任何内容。再次使用 **{app}** 即可重试。",
+			"Something went wrong and nothing was stored. Use **{app}** again to retry.",
+			"問題が発生し、何も保存されていません。もう一度 **{app}** を使ってお試しください。",
+		},
+		page: translated{
+			"没有保存任何内容。请再次使用该应用，会收到新的链接。",
+			"Nothing was stored. Use the app again and you will get a new link.",
+			"何も保存されていません。もう一度アプリを使うと新しいリンクが届きます。",
+		},
+	},
+	wrongAccount: message{
+		title: translated{"账号不符", "Wrong account", "アカウントが違います"},
+		card: translated{
+			"有人用另一个账号打开了你的链接。没有保存任何内容，该授权已撤销。再次使用 **{app}** 即可收到新的链接。",
+			"Someone else's account was used with your link. Nothing was stored and what was granted is revoked. Use **{app}** again to get a new link.",
+			"別のアカウントでリンクが使われました。何も保存されず、許可は取り消されました。もう一度 **{app}** を使うと新しいリンクが届きます。",
+		},
+		page: translated{
+			"此链接是发给另一位用户的。没有保存任何内容，你刚才的授权已撤销。",
+			"This link was meant for someone else. Nothing was stored, and what you granted is revoked.",
+			"このリンクは別のユーザー宛てです。何も保存されず、今回の許可は取り消されました。",
+		},
+	},
+	revoked: message{
+		title: translated{"授权已撤销", "Authorization revoked", "許可は取り消されました"},
+		card: translated{
+			"**{app}** 不再能以你的身份访问。", "**{app}** can no longer act for you.", "**{app}** はあなたの代わりに動作できなくなりました。",
+		},
+	},
+
+	malformed: message{
+		title: translated{"链接无效", "This link is not valid", "無効なリンクです"},
+		page: translated{
+			"请从聊天中的卡片重新打开。", "Open it again from the card in the chat.", "チャットのカードからもう一度開いてください。",
+		},
+	},
+	otherBrowser: message{
+		title: translated{"请在同一个浏览器中继续", "Go on in the browser you started in", "開始したブラウザで続けてください"},
+		page: translated{
+			"授权是在另一个浏览器中开始的。请从聊天中的卡片重新打开。",
+			"This authorization was started in another browser. Open it again from the card in the chat.",
+			"この手続きは別のブラウザで始められました。チャットのカードからもう一度開いてください。",
+		},
+	},
+	larkFailed: message{
+		title: translated{"飞书暂时没有响应", "Lark did not answer as it should", "Lark から応答がありません"},
+		page: translated{
+			"没有保存任何内容。请稍后从聊天中的卡片重试。",
+			"Nothing was stored. Try again from the card in the chat in a moment.",
+			"何も保存されていません。しばらくしてからチャットのカードでもう一度お試しください。",
+		},
+	},
+	unavailable: message{
+		title: translated{"暂时不可用", "Not available right now", "現在利用できません"},
+		page: translated{
+			"请稍后从聊天中的卡片重试。", "Try again from the card in the chat in a moment.", "しばらくしてからチャットのカードでもう一度お試しください。",
+		},
+	},
+	notFound: message{
+		title: translated{"页面不存在", "There is no such page", "ページが見つかりません"},
+		page: translated{
+			"请从聊天中的卡片打开链接。", "Open the link from the card in the chat.", "チャットのカードからリンクを開いてください。",
+		},
+	},
+	method: message{
+		title: translated{"不支持此请求方式", "This kind of request is not supported", "このリクエストはサポートされていません"},
+		page: translated{
+			"请从聊天中的卡片打开链接。", "Open the link from the card in the chat.", "チャットのカードからリンクを開いてください。",
+		},
+	},
+}
