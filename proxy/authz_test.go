@@ -1,0 +1,94 @@
+package proxy_test
+
+import (
+	"slices"
+	"testing"
+
+	"larkside/proxy"
+	"larkside/session"
+)
+
+// Contract 8.
+func TestForwardAuth(t *testing.T) {
+	const authz = "/-/larkside/authz"
+	user := "X-Lark-User-Id: ou_1"
+	for name, c := range map[string]struct {
+		target string
+		header []string
+		status int
+		want   string // Authorization, or the name of the error
+	}{
+		"Traefik, Caddy":              {authz, []string{"X-Forwarded-Uri: " + table + "?x=/../", user}, 200, user1},
+		"nginx":                       {authz, []string{"X-Original-URI: " + table, user}, 200, user1},
+		"Envoy":                       {authz + table + "?a=b", []string{user}, 200, user1},
+		"Envoy, escaped slash":        {authz + "/open-apis/sheets/v2/a%2Fb", []string{user}, 200, user1},
+		"sources agree":               {authz + table, []string{"X-Forwarded-Uri: " + table + "?q", "X-Original-URI: " + table, user}, 200, user1},
+		"own token":                   {authz + mail, []string{"Authorization: Bearer own"}, 200, "Bearer own"},
+		"own token beside a user":     {authz + table, []string{"Authorization: Bearer own", user}, 200, user1},
+		"tenant path":                 {authz + pathIM, nil, 200, "Bearer t-cli_a"},
+		"original method":             {authz + table, []string{"X-Forwarded-Method: DELETE", user}, 200, user1},
+		"no source":                   {authz, []string{user}, 400, "ambiguous_path"},
+		"no source but a slash":       {authz + "/", []string{user}, 403, "path_not_allowed"},
+		"rest and header contradict":  {authz + table, []string{"X-Forwarded-Uri: " + pathIM, user}, 400, "ambiguous_path"},
+		"headers contradict":          {authz, []string{"X-Forwarded-Uri: " + table, "X-Original-URI: " + pathIM, user}, 400, "ambiguous_path"},
+		"one header contradicts":      {authz, []string{"X-Forwarded-Uri: " + table, "X-Forwarded-Uri: " + pathIM, user}, 400, "ambiguous_path"},
+		"only spelled differently":    {authz, []string{"X-Forwarded-Uri: " + table, "X-Original-URI: /open-apis/%61paas/v1/workspaces/w/tables", user}, 400, "ambiguous_path"},
+		"dot segment":                 {authz, []string{"X-Forwarded-Uri: /open-apis/apaas/../im", user}, 400, "ambiguous_path"},
+		"encoded dot segment":         {authz, []string{"X-Original-URI: /open-apis/apaas/%252e%252e/im", user}, 400, "ambiguous_path"},
+		"dot segment in the rest":     {authz + "/open-apis/apaas/../im", []string{user}, 400, "ambiguous_path"},
+		"fragment":                    {authz, []string{"X-Forwarded-Uri: " + table + "#/../im", user}, 400, "ambiguous_path"},
+		"absolute":                    {authz, []string{"X-Forwarded-Uri: http://evil.example" + table, user}, 400, "ambiguous_path"},
+		"not an inject path":          {authz + mail, []string{user}, 403, "path_not_allowed"},
+		"allowed only in the query":   {authz, []string{"X-Forwarded-Uri: /x?" + table, user}, 403, "path_not_allowed"},
+		"itself":                      {authz + authz + table, []string{user}, 403, "path_not_allowed"},
+		"itself with a token":         {authz + authz + table, []string{"Authorization: Bearer own"}, 403, "path_not_allowed"},
+		"nobody":                      {authz + table, nil, 400, "user_id_required"},
+		"malformed user":              {authz + table, []string{user, "X-Lark-User-Id: ou_2"}, 400, "invalid_user_id"},
+		"unknown user":                {authz + table, []string{"X-Lark-User-Id: ou_new"}, 401, "authorization_required"},
+		"unknown app":                 {authz + table, []string{user, "X-Lark-App-Id: x"}, 400, "unknown_app"},
+		"original TRACE":              {authz + table, []string{"X-Forwarded-Method: TRACE", user}, 405, "method_not_allowed"},
+		"original methods contradict": {authz + table, []string{"X-Forwarded-Method: GET", "X-Original-Method: POST", user}, 405, "method_not_allowed"},
+		"a page's request":            {authz + table, []string{"Origin: https://evil.example", user}, 403, "host_not_allowed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, nil)
+			for _, method := range []string{"GET", "POST"} {
+				a := b.raw(append([]string{method + " " + c.target + " HTTP/1.1", "Content-Length: 0"}, c.header...)...)
+				if c.status != 200 {
+					a.isError(t, c.status, c.want)
+					if a.Header.Get("Authorization") != "" {
+						t.Error("a token beside an error")
+					}
+					continue
+				}
+				if a.StatusCode != 200 || a.body != "" || !slices.Equal(a.Header["Authorization"], []string{c.want}) {
+					t.Errorf("answer %d %q, Authorization %q", a.StatusCode, a.body, a.Header["Authorization"])
+				}
+				if a.Header.Get("Cache-Control") != "no-store" {
+					t.Error("a token that may be cached")
+				}
+			}
+			b.lark.none(t)
+		})
+	}
+}
+
+func TestForwardAuthWaits(t *testing.T) {
+	b := start(t, nil)
+	answer := b.hold("GET /-/larkside/authz"+table+" HTTP/1.1", "X-Lark-User-Id: ou_new", "Prefer: wait=30")
+	b.tokens.grant("ou_new")
+	if a := answer(); a.StatusCode != 200 || a.Header.Get("Authorization") != "Bearer "+token("ou_new", 1) || a.Header.Get("Preference-Applied") != "wait" {
+		t.Errorf("answer %d, header %v", a.StatusCode, a.Header)
+	}
+}
+
+func TestForwardAuthChecksTheToken(t *testing.T) {
+	fake := newTokens()
+	other := fake.access(session.Key{AppID: "cli_b", OpenID: "ou_1"}, fake.grant("ou_1"))
+	b := start(t, func(c *proxy.Config) { c.Tokens = stranger{other} })
+	a := b.get("/-/larkside/authz" + table)
+	a.isError(t, 503, "store_unavailable")
+	if a.Header.Get("Authorization") != "" {
+		t.Error("another app's token was handed out")
+	}
+}

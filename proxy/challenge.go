@@ -1,0 +1,65 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"larkside/session"
+)
+
+// defaultRetry is Retry-After of a challenge that doesn't say: about as long
+// as a person needs for a click.
+const defaultRetry = 10 * time.Second
+
+// challenge asks the user of x for consent and returns the 401 that tells the
+// caller, or the error that stands in the way of asking.
+func (p *proxy) challenge(x *exchange, reason session.Reason) error {
+	f := &failure{Failure: authorizationRequired, reason: reason, challenge: session.Challenge{Card: session.CardFailed}}
+	switch {
+	case x.key.OpenID == "":
+		// A union_id or user_id of someone who never consented. Only an
+		// open_id can be asked.
+		f.detail = "This user is not known by that id yet: name the user by open_id (ou_…) until the app is authorized."
+	case p.cfg.Asker == nil:
+		f.challenge.Card = session.CardOff
+	default:
+		c, err := p.cfg.Asker.Ask(x, x.key, reason, nil)
+		switch {
+		case err == nil:
+			f.challenge = c
+		case x.Err() != nil, errors.Is(err, session.ErrUnavailable),
+			errors.Is(err, session.ErrAppMisconfigured), errors.Is(err, session.ErrUserDisabled):
+			return err
+		default:
+			p.log.WarnContext(x, "asking for consent failed", "error", err)
+		}
+	}
+	f.retryAfter = f.challenge.RetryAfter
+	if f.retryAfter <= 0 {
+		f.retryAfter = defaultRetry
+	}
+	return f
+}
+
+// challengeHeaders: RFC 6750 section 3, with the error name of a token that
+// "is expired, revoked, malformed, or invalid for other reasons".
+func challengeHeaders(h http.Header, f *failure) {
+	h.Set("WWW-Authenticate", `Bearer realm="lark", error="invalid_token"`)
+	if f.challenge.AuthorizeURL != "" {
+		h.Set("X-Larkside-Authorize-Url", f.challenge.AuthorizeURL)
+	}
+}
+
+// reasonOf returns why the user must be asked, and false if err says no such
+// thing.
+func reasonOf(err error) (session.Reason, bool) {
+	var required *session.ConsentRequiredError
+	switch {
+	case errors.As(err, &required):
+		return required.Reason, true
+	case errors.Is(err, session.ErrConsentRequired), errors.Is(err, session.ErrNotFound):
+		return session.NoSession, true
+	}
+	return "", false
+}

@@ -1,0 +1,188 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"larkside/session"
+)
+
+// TokenSource has the users' access tokens.
+type TokenSource interface {
+	// Token returns an access token of key that is valid now. Errors:
+	// session.ErrConsentRequired (with its reason), ErrRefreshUnavailable,
+	// ErrUnavailable, ErrAppMisconfigured, ErrUserDisabled. It may block for a
+	// refresh, and returns when ctx ends without ending the refresh.
+	Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error)
+	// Refused is told that Lark refused the token of that version, and returns
+	// one that is newer. When the version has already moved it doesn't refresh
+	// again. Errors as for Token.
+	Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error)
+}
+
+// Asker asks a user for consent.
+type Asker interface {
+	// Ask starts a consent, or finds the one that is open, and returns what the
+	// caller may be told. No scopes means the configured ones.
+	Ask(ctx context.Context, key session.Key, reason session.Reason, scopes []string) (session.Challenge, error)
+}
+
+// Resolver knows users by their other names.
+type Resolver interface {
+	// Resolve returns the user whom id, a union_id (on_…) or a tenant's
+	// user_id, names in the app; session.ErrNotFound if nobody with that name
+	// has consented yet.
+	Resolve(ctx context.Context, appID, id string) (session.Key, error)
+}
+
+// Tenant has the apps' own tokens.
+type Tenant interface {
+	TenantAccessToken(ctx context.Context, appID string) (session.Secret, error)
+}
+
+// Waiter waits for a consent.
+type Waiter interface {
+	// Wait returns nil as soon as the session of key changes, on whichever
+	// replica, and ctx's error when ctx ends before that.
+	Wait(ctx context.Context, key session.Key) error
+}
+
+// Caller is one of those who may use the proxy.
+type Caller struct {
+	// Name stands on metrics, traces and the access log.
+	Name string
+	// Key is what the caller sends in X-Larkside-Key.
+	Key session.Secret
+}
+
+// Config is what a proxy is made of. Upstream, Apps and Tokens are required.
+type Config struct {
+	// Upstream is the Open Platform: scheme and host, and a path to put before
+	// every request's, usually none. Nothing is ever sent elsewhere.
+	Upstream *url.URL
+	// Transport speaks to Upstream; nil: NewTransport with UpstreamTimeout.
+	// It must not decompress, follow redirects or read the environment.
+	Transport http.RoundTripper
+	// UpstreamTimeout is the time from the last byte of a request to the
+	// header of its answer; 0: 30 s. A Transport given here must be made with
+	// the same value: it tells which failures are a timeout of Lark's.
+	UpstreamTimeout time.Duration
+
+	// Apps are the ids that X-Lark-App-Id may name. The first is the default.
+	Apps []string
+	// InjectPaths are where a user's token may go: a prefix when it ends in
+	// "/", else one path. nil: none. The OAuth and app token endpoints are
+	// never among them, whatever it says.
+	InjectPaths []string
+	// TenantPaths, in the same form, are where a request without user and
+	// without token gets the app's tenant_access_token.
+	TenantPaths []string
+
+	// Tokens, required.
+	Tokens TokenSource
+	// Asker may be nil: the 401 then carries no link.
+	Asker Asker
+	// Resolver may be nil: users then go by open_id only.
+	Resolver Resolver
+	// Tenant may be nil only without TenantPaths.
+	Tenant Tenant
+	// Waiter may be nil: Prefer: wait is then ignored.
+	Waiter Waiter
+	// MaxWait bounds Prefer: wait; 0: 60 s.
+	MaxWait time.Duration
+	// MaxWaiters bounds how many requests are held at once; the next one gets
+	// its 401 at once. 0: 1024.
+	MaxWaiters int
+
+	// ReplayBuffer is the largest request body, in bytes, that is kept so that
+	// the request can be sent again after a forced refresh. 0: no body is kept.
+	ReplayBuffer int
+
+	// AllowHosts are the Host values accepted: a name, which admits any port,
+	// or name:port, or "*". nil: loopback names. Requests that come over a Unix
+	// socket are not asked: no browser gets there.
+	AllowHosts []string
+	// CallerKeys returns who may call, and is asked on each request, from many
+	// goroutines, so that keys can change while the proxy runs; it must not
+	// block. nil: everybody. A function that returns no one admits no one.
+	CallerKeys func() []Caller
+
+	// PropagateTrace sends traceparent and tracestate on to Upstream.
+	PropagateTrace bool
+	// AccessLog writes one line per request at info. It has no query and no
+	// user in it.
+	AccessLog bool
+	// Route maps a method and a path in canonical form to a template out of a
+	// bounded set, for metrics and traces. nil: the inject path that matched,
+	// else "other". Called once per request.
+	Route func(method, path string) string
+	// UserAttr says how a user appears in spans; nil or "": not at all. Called
+	// for recorded spans only.
+	UserAttr func(session.Key) string
+
+	// Draining reports whether the process is about to stop: new requests get
+	// 503. Called on each request. nil: never.
+	Draining func() bool
+	// Log gets what an operator acts on. nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// withDefaults returns c with its zero values replaced.
+func (c Config) withDefaults() Config {
+	if c.UpstreamTimeout == 0 {
+		c.UpstreamTimeout = 30 * time.Second
+	}
+	if c.MaxWait == 0 {
+		c.MaxWait = time.Minute
+	}
+	if c.MaxWaiters == 0 {
+		c.MaxWaiters = 1024
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Draining == nil {
+		c.Draining = func() bool { return false }
+	}
+	if c.Transport == nil {
+		c.Transport = NewTransport(TransportConfig{ResponseHeaderTimeout: c.UpstreamTimeout})
+	}
+	return c
+}
+
+// check says what is missing or impossible, all of it at once.
+func (c Config) check() error {
+	var problems []error
+	fail := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	switch u := c.Upstream; {
+	case u == nil:
+		fail("no upstream")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Opaque != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		fail("upstream %q: want http(s)://host[/path]", u.Redacted())
+	}
+	if len(c.Apps) == 0 || slices.Contains(c.Apps, "") {
+		fail("apps: want at least one app id, none empty")
+	}
+	if c.Tokens == nil {
+		fail("no token source")
+	}
+	if len(c.TenantPaths) > 0 && c.Tenant == nil {
+		fail("tenant paths without a source of tenant tokens")
+	}
+	for _, path := range slices.Concat(c.InjectPaths, c.TenantPaths) {
+		if !strings.HasPrefix(path, "/") || !plain(path) || !clean(path) {
+			fail("path %q: want it to begin with / and to be in its simplest form, without escapes", path)
+		}
+	}
+	if c.ReplayBuffer < 0 || c.MaxWait < 0 || c.MaxWaiters < 0 || c.UpstreamTimeout < 0 {
+		fail("sizes and times must not be negative")
+	}
+	return errors.Join(problems...)
+}

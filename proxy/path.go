@@ -1,0 +1,224 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+	"unicode/utf8"
+)
+
+// A path is judged in canonical form and forwarded as it came. Upstream may
+// decode it, clean it, or do neither; so that this can't matter, a path whose
+// meaning depends on it is refused, and what may be done with a path (its
+// class) must be the same at every stage of decoding.
+
+// class is what may be done with a path. Two forms of one path that differ in
+// it make the path ambiguous.
+type class struct {
+	// inject and tenant: a user's token, the tenant's token may be added.
+	inject, tenant bool
+	// tokenCall: one of the calls by which SDKs fetch their app's token.
+	tokenCall bool
+	// own: reserved for Larkside, never forwarded.
+	own bool
+}
+
+const (
+	ownPrefix = "/-/larkside/"
+	authzPath = "/-/larkside/authz"
+	// tokenPrefix is where SDKs fetch tenant and app tokens.
+	tokenPrefix = "/open-apis/auth/v3/"
+	// userInfoPath is the one path of /open-apis/authen/ that hands out no
+	// token.
+	userInfoPath = "/open-apis/authen/v1/user_info"
+)
+
+// requestTarget returns the path and query of r byte by byte as they came. It
+// is false for what is not a path: "*", an authority, an absolute URL of
+// another host. An absolute URL that names this proxy loses its origin, as RFC
+// 9112 section 3.2.2 asks; where it goes is not for it to say.
+func (p *proxy) requestTarget(r *http.Request) (string, bool) {
+	raw := r.RequestURI
+	if !strings.HasPrefix(raw, "/") {
+		_, rest, found := strings.Cut(raw, "://")
+		if !found || r.URL.User != nil || !p.hosts.allow(r.URL.Host) {
+			return "", false
+		}
+		switch i := strings.IndexAny(rest, "/?"); {
+		case i < 0:
+			raw = "/"
+		case rest[i] == '?':
+			raw = "/" + rest[i:]
+		default:
+			raw = rest[i:]
+		}
+	}
+	// A fragment is never sent (RFC 9112 section 3.2.1); some parsers cut one
+	// off all the same.
+	return raw, !strings.Contains(raw, "#")
+}
+
+// pathOf returns raw without its query.
+func pathOf(raw string) string {
+	if i := strings.IndexByte(raw, '?'); i >= 0 {
+		return raw[:i]
+	}
+	return raw
+}
+
+// judge returns the canonical form and the class of a raw path, or false when
+// the path means one thing to one reader and another to the next.
+func (p *proxy) judge(path string) (canonical string, c class, ok bool) {
+	if plain(path) {
+		return path, p.classify(path), clean(path)
+	}
+	if !wellEscaped(path) {
+		return "", class{}, false
+	}
+	once := unescape(path, false)
+	twice := unescape(once, false)
+	if !clean(once) || !clean(twice) {
+		return "", class{}, false
+	}
+	// %2F within a segment is data: a sheet's range, a name.
+	canonical = unescape(path, true)
+	c = p.classify(canonical)
+	ok = c == p.classify(once) && c == p.classify(twice)
+	return canonical, c, ok
+}
+
+func (p *proxy) classify(path string) class {
+	closed := closedPath(path)
+	return class{
+		inject:    !closed && matchAny(p.cfg.InjectPaths, path) >= 0,
+		tenant:    !closed && matchAny(p.cfg.TenantPaths, path) >= 0,
+		tokenCall: strings.HasPrefix(path, tokenPrefix),
+		own:       path == strings.TrimSuffix(ownPrefix, "/") || strings.HasPrefix(path, ownPrefix),
+	}
+}
+
+// matchAny returns the index of the first pattern that path is under, or -1.
+func matchAny(patterns []string, path string) int {
+	for i, pattern := range patterns {
+		if path == pattern || strings.HasSuffix(pattern, "/") && strings.HasPrefix(path, pattern) {
+			return i
+		}
+	}
+	return -1
+}
+
+// closedPath reports whether no setting opens path to a user's token: where
+// tokens are made and exchanged. Spelled in another case, or with a parameter
+// behind a semicolon, it is still closed, since upstream might not care.
+func closedPath(path string) bool {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if segmentIs(first, "oauth") {
+		return true
+	}
+	second, _, _ := strings.Cut(rest, "/")
+	return segmentIs(first, "open-apis") && path != userInfoPath &&
+		(segmentIs(second, "auth") || segmentIs(second, "authen"))
+}
+
+func segmentIs(segment, name string) bool {
+	if i := strings.IndexByte(segment, ';'); i >= 0 {
+		segment = segment[:i]
+	}
+	return strings.EqualFold(segment, name)
+}
+
+// plain reports whether path has nothing to decode: ASCII without escapes.
+func plain(path string) bool {
+	for i := range len(path) {
+		if path[i] == '%' || path[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// clean reports whether a decoded path has one reading only: no empty segment,
+// no dot segment, also none that some servers make by dropping a parameter
+// ("..;x"), no backslash, no control character, valid UTF-8.
+func clean(path string) bool {
+	if !utf8.ValidString(path) {
+		return false
+	}
+	start := 1
+	for i := 1; i <= len(path); i++ {
+		if i == len(path) || path[i] == '/' {
+			if i == start && i != len(path) || dotSegment(path[start:i]) {
+				return false
+			}
+			start = i + 1
+			continue
+		}
+		switch c := path[i]; {
+		case c < ' ', c == '\\', c == 0x7f:
+			return false
+		case c == 0xc2 && path[i+1] < 0xa0: // U+0080 to U+009F
+			return false
+		}
+	}
+	return true
+}
+
+func dotSegment(s string) bool {
+	return strings.HasPrefix(s, ".") && (isDots(s) || isDots(s[:max(0, strings.IndexByte(s, ';'))]))
+}
+
+func isDots(s string) bool { return s == "." || s == ".." }
+
+// wellEscaped reports whether every % begins an escape.
+func wellEscaped(path string) bool {
+	for i := range len(path) {
+		if path[i] == '%' {
+			if _, ok := escaped(path, i); !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// unescape decodes each escape of s once, and leaves a % alone that begins
+// none. With keepSlash %2F stays, in that spelling.
+func unescape(s string, keepSlash bool) string {
+	var b strings.Builder
+	b.Grow(len(s))
+	for i := 0; i < len(s); i++ {
+		c, ok := escaped(s, i)
+		switch {
+		case !ok:
+			b.WriteByte(s[i])
+			continue
+		case c == '/' && keepSlash:
+			b.WriteString("%2F")
+		default:
+			b.WriteByte(c)
+		}
+		i += 2
+	}
+	return b.String()
+}
+
+// escaped decodes the escape that begins at s[i], if one does.
+func escaped(s string, i int) (byte, bool) {
+	if s[i] != '%' || i+2 >= len(s) {
+		return 0, false
+	}
+	hi, ok1 := unhex(s[i+1])
+	lo, ok2 := unhex(s[i+2])
+	return hi<<4 | lo, ok1 && ok2
+}
+
+func unhex(c byte) (byte, bool) {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0', true
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10, true
+	case 'A' <= c && c <= 'F':
+		return c - 'A' + 10, true
+	}
+	return 0, false
+}
