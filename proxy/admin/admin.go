@@ -1,0 +1,167 @@
+// Package admin serves the admin listener: health for the kubelet, metrics for
+// Prometheus, and the API by which operators see and change sessions.
+//
+// [New] makes the handler from a [Config] whose parts may be missing: what is
+// not there answers 404. No answer ever holds a token, nor a link that is meant
+// for a user. /healthz, /readyz and /metrics are open to all; everything else
+// refuses web pages and unknown Host values, and asks for the key when there is
+// one. With the database down the API answers 503 and the health endpoints go
+// on.
+package admin
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+
+	"larkside/session"
+)
+
+// Config is what the handler is made of. The zero value serves /healthz and
+// /readyz.
+type Config struct {
+	// Ready returns every condition of readiness, in the order to show. It is
+	// called for each /readyz, concurrently, and must not block for long. nil:
+	// always ready.
+	Ready func(ctx context.Context) []Check
+	// Metrics serves /metrics.
+	Metrics http.Handler
+	// Quit begins the shutdown that SIGTERM would begin. It is called at least
+	// once, from POST /quitquitquit, and must not wait for the shutdown.
+	Quit func()
+
+	// Key returns the bearer key of the API; it is asked for each request, so
+	// it can change. nil, or an empty key: none is needed.
+	Key func() session.Secret
+	// AllowHosts are Host values beside the loopback names: a name, which admits
+	// any port, name:port, or "*". Requests over a Unix socket are not asked.
+	AllowHosts []string
+
+	// Apps are the ids of the configured apps. The first is meant where a
+	// request names none.
+	Apps []string
+	// Sessions is what is stored.
+	Sessions Sessions
+	// Refresh renews a session's tokens now. Errors: those of
+	// [session.ErrNotFound] and its neighbours.
+	Refresh func(ctx context.Context, key session.Key, by Actor) error
+	// Revoke ends a session here and at Lark.
+	Revoke func(ctx context.Context, key session.Key, by Actor) error
+
+	// Consents is what users were asked.
+	Consents Consents
+	// Ask starts a consent by hand, or finds the one that is open. No scopes:
+	// the configured ones.
+	Ask func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Pending, error)
+
+	// SyncUsers reads the profiles of all known users from Lark now and says
+	// what came of it.
+	SyncUsers func(ctx context.Context, by Actor) (UserSync, error)
+	// Audit returns up to limit entries older than the one with id before
+	// (empty: from the newest), the newest first.
+	Audit func(ctx context.Context, before string, f AuditFilter, limit int) ([]AuditEntry, error)
+
+	// Console serves / for people.
+	Console http.Handler
+
+	// Log gets what an operator acts on. nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// Actor is who asked for a change, for the audit trail.
+type Actor struct {
+	// Name is "admin".
+	Name string
+	// Address is the peer's IP address and port; "@" or empty over a Unix socket.
+	Address string
+}
+
+// New returns the handler. It is safe for concurrent use.
+func New(c Config) http.Handler {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	a := &admin{Config: c}
+	mux := http.NewServeMux()
+	for path, methods := range a.routes() {
+		mux.Handle(path, a.dispatch(methods))
+	}
+	mux.Handle("/", a.dispatch(methods{http.MethodGet: a.console}))
+	return a.guard(mux)
+}
+
+type admin struct{ Config }
+
+// handler answers, or returns an error that [admin.fail] turns into an answer;
+// then it has written nothing.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+type methods map[string]handler
+
+// routes are the paths that are there: a part that is missing in Config has none.
+func (a *admin) routes() map[string]methods {
+	routes := map[string]methods{
+		"/healthz": {http.MethodGet: a.healthz},
+		"/readyz":  {http.MethodGet: a.readyz},
+	}
+	add := func(there bool, path, method string, h handler) {
+		if !there {
+			return
+		}
+		if routes[path] == nil {
+			routes[path] = methods{}
+		}
+		routes[path][method] = h
+	}
+	const one = "/api/v1/sessions/{app}/{user}"
+	stored := a.Sessions != nil
+	add(a.Metrics != nil, "/metrics", http.MethodGet, a.metrics)
+	add(a.Quit != nil, "/quitquitquit", http.MethodPost, a.quit)
+	add(stored, "/api/v1/sessions", http.MethodGet, a.listSessions)
+	add(stored, one, http.MethodGet, a.getSession)
+	add(stored && a.Revoke != nil, one, http.MethodDelete, a.revokeSession)
+	add(stored && a.Refresh != nil, one+"/refresh", http.MethodPost, a.refreshSession)
+	add(a.Consents != nil, "/api/v1/consents", http.MethodGet, a.listConsents)
+	add(stored && a.Ask != nil, "/api/v1/consents", http.MethodPost, a.startConsent)
+	add(a.SyncUsers != nil, "/api/v1/users/sync", http.MethodPost, a.syncUsers)
+	add(a.Audit != nil, "/api/v1/audit", http.MethodGet, a.listAudit)
+	return routes
+}
+
+// dispatch picks the method's handler. ServeMux would do the same with an
+// answer in plain text.
+func (a *admin) dispatch(m methods) http.Handler {
+	var allow []string
+	for method := range m {
+		allow = append(allow, method)
+		if method == http.MethodGet {
+			allow = append(allow, http.MethodHead)
+		}
+	}
+	slices.Sort(allow)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		method := r.Method
+		if method == http.MethodHead {
+			method = http.MethodGet
+		}
+		h, ok := m[method]
+		if !ok {
+			w.Header().Set("Allow", strings.Join(allow, ", "))
+			a.fail(w, r, methodNotAllowed)
+			return
+		}
+		if err := h(w, r); err != nil {
+			a.fail(w, r, err)
+		}
+	})
+}
+
+func (a *admin) console(w http.ResponseWriter, r *http.Request) error {
+	if a.Console == nil {
+		return notFound
+	}
+	a.Console.ServeHTTP(w, r)
+	return nil
+}

@@ -1,0 +1,84 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"larkside/session"
+)
+
+// Consents is what users were asked; [session.Store] is one.
+type Consents interface {
+	// ListConsents returns up to limit consents older than the one with id
+	// before (empty: from the newest), the newest first.
+	ListConsents(ctx context.Context, before string, f session.ConsentFilter, limit int) ([]session.Pending, error)
+}
+
+// consentView is a consent as the API shows it. The link is for the user only.
+type consentView struct {
+	ID        string               `json:"id"`
+	AppID     string               `json:"app_id"`
+	OpenID    string               `json:"open_id"`
+	Flow      session.Flow         `json:"flow"`
+	State     session.ConsentState `json:"state"`
+	Scopes    []string             `json:"scopes"`
+	Card      session.CardResult   `json:"card"`
+	CreatedAt *string              `json:"created_at"`
+	ExpiresAt *string              `json:"expires_at"`
+}
+
+func viewConsent(p *session.Pending) consentView {
+	return consentView{
+		ID: p.ID, AppID: p.AppID, OpenID: p.OpenID, Flow: p.Flow, State: p.State,
+		Scopes: append([]string{}, strings.Fields(p.Scopes)...), Card: p.Card,
+		CreatedAt: instant(p.CreatedAt), ExpiresAt: instant(p.ExpiresAt),
+	}
+}
+
+// listConsents answers GET /api/v1/consents?app_id=&open_id=&state=&limit=&cursor=.
+func (a *admin) listConsents(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	limit, before, err := paging(query, 1)
+	if err != nil {
+		return err
+	}
+	state, err := oneOf(query, "state", session.ConsentPending, session.ConsentDone, session.ConsentDeclined,
+		session.ConsentExpired, session.ConsentSuperseded, session.ConsentFailed)
+	if err != nil {
+		return err
+	}
+	filter := session.ConsentFilter{Key: session.Key{AppID: query.Get("app_id"), OpenID: query.Get("open_id")}, State: state}
+	found, err := a.Consents.ListConsents(r.Context(), before[0], filter, limit+1)
+	if err != nil {
+		return err
+	}
+	position := func(p *session.Pending) []string { return []string{p.ID} }
+	return writeJSON(w, http.StatusOK, newPage(found, limit, viewConsent, position))
+}
+
+// startConsent answers POST /api/v1/consents with
+// {"app_id": "", "open_id": "ou_…", "scopes": []}. Only open_id is required; a
+// union_id or user_id may stand there for a user who has consented before.
+func (a *admin) startConsent(w http.ResponseWriter, r *http.Request) error {
+	var want struct {
+		AppID  string   `json:"app_id"`
+		OpenID string   `json:"open_id"`
+		Scopes []string `json:"scopes"`
+	}
+	if err := readJSON(w, r, &want); err != nil {
+		return err
+	}
+	if want.OpenID == "" {
+		return detailed{invalidRequest, "open_id is required."}
+	}
+	key, err := a.key(r.Context(), want.AppID, want.OpenID)
+	if err != nil {
+		return err
+	}
+	p, err := a.Ask(r.Context(), key, want.Scopes, actor(r))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, viewConsent(p))
+}

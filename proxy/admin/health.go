@@ -1,0 +1,57 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+)
+
+// Check is one condition of readiness.
+type Check struct {
+	// Name is a word or two: "schema", "keys".
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	// Detail says what is wrong and what to do; no secret, no user's id.
+	Detail string `json:"detail,omitempty"`
+}
+
+// healthz says that the process answers, nothing more: a restart mends neither
+// a database nor Lark.
+func (a *admin) healthz(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+func (a *admin) readyz(w http.ResponseWriter, r *http.Request) error {
+	ready, checks := a.ready(r.Context())
+	status := http.StatusOK
+	if !ready {
+		status = http.StatusServiceUnavailable
+	}
+	return writeJSON(w, status, map[string]any{"ready": ready, "checks": checks})
+}
+
+func (a *admin) ready(ctx context.Context) (ready bool, checks []Check) {
+	ready, checks = true, []Check{}
+	if a.Ready == nil {
+		return ready, checks
+	}
+	for _, c := range a.Ready(ctx) {
+		ready = ready && c.OK
+		checks = append(checks, c)
+	}
+	return ready, checks
+}
+
+func (a *admin) metrics(w http.ResponseWriter, r *http.Request) error {
+	a.Metrics.ServeHTTP(w, r)
+	return nil
+}
+
+// quit ends the process, for Jobs: the sidecar of a finished main container
+// must not keep the pod.
+func (a *admin) quit(w http.ResponseWriter, r *http.Request) error {
+	by := actor(r)
+	a.Log.InfoContext(r.Context(), "asked to quit", "address", by.Address)
+	err := writeJSON(w, http.StatusOK, map[string]string{"status": "stopping"})
+	a.Quit()
+	return err
+}
