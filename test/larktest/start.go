@@ -1,0 +1,26 @@
+package larktest
+
+import (
+	"net/http/httptest"
+	"testing"
+)
+
+// Start serves an emulator on a loopback port until the test ends. A nil
+// config is the zero one. The test fails when a path is asked for that the
+// emulator doesn't know, unless Config.AllowUnknown.
+func Start(t testing.TB, config *Config) *Platform {
+	t.Helper()
+	if config == nil {
+		config = &Config{}
+	}
+	p := New(*config)
+	p.unknown = func(method, path string) { t.Errorf("larktest: unknown path: %s %s", method, path) }
+	server := httptest.NewServer(p)
+	p.URL = server.URL
+	t.Cleanup(func() {
+		p.Close()
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return p
+}
