@@ -260,6 +260,8 @@ func (s *Store) finishConsent(ctx context.Context, id string, g Session) (*row, 
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	tx, err := s.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return nil, unavailable(err, "finishing a consent")

@@ -47,7 +47,11 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s := &server{cfg: cfg, log: log, secrets: secrets, clients: clients, metrics: metrics, quit: quit}
+	users, err := telemetry.NewUsers(telemetry.UserMode(cfg.TraceUsers), nil)
+	if err != nil {
+		return err
+	}
+	s := &server{cfg: cfg, log: log, secrets: secrets, clients: clients, users: users, metrics: metrics, quit: quit}
 	return s.serve(ctx)
 }
 
@@ -98,12 +102,14 @@ type server struct {
 	log     *slog.Logger
 	secrets *secrets
 	clients map[string]*lark.Client
+	users   telemetry.Users
 	metrics http.Handler
 	quit    context.CancelFunc
 
 	// parts is nil until the store is open.
 	parts    atomic.Pointer[parts]
 	draining atomic.Bool
+	app      accepted
 }
 
 // parts is what needs the store.
@@ -118,10 +124,11 @@ func (s *server) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.app.next = handler
 	// The consent pages of a store that is still to come are not found yet.
 	pages, operators := &late{}, &late{}
 	operators.set(s.newAdmin(nil))
-	servers, err := s.listenAll(ctx, handler, operators, pages)
+	servers, err := s.listenAll(ctx, &s.app, operators, pages)
 	if err != nil {
 		return err
 	}
@@ -162,6 +169,7 @@ func (s *server) stop(servers []*listener, p *parts, stopBackground context.Canc
 	s.log.Info("stopping", "grace", s.cfg.ShutdownGrace.String())
 	grace, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
 	defer cancel()
+	s.app.wait(grace)
 	var g errgroup.Group
 	for _, l := range servers {
 		if l.name != "admin" {
@@ -216,11 +224,10 @@ func (s *server) openParts(ctx context.Context) (*parts, error) {
 
 // keyring is nil where SQLite is to use its key file.
 func (s *server) keyring() (*session.Keyring, error) {
-	keys := s.secrets.EncryptionKeys.Get()
-	if keys.Empty() {
+	if s.secrets.EncryptionKeys.Get().Empty() {
 		return nil, nil
 	}
-	ring, err := session.ParseKeyring(keys)
+	ring, err := session.ParseKeyring(s.secrets.EncryptionKeys.Get())
 	if err != nil {
 		return nil, err
 	}
@@ -253,10 +260,6 @@ func (s *server) openStore(ctx context.Context, c session.Config) (*session.Stor
 }
 
 func (s *server) newParts(store *session.Store) (*parts, error) {
-	users, err := telemetry.NewUsers(telemetry.UserMode(s.cfg.TraceUsers), nil)
-	if err != nil {
-		return nil, err
-	}
 	toRefresh := make(map[string]refresh.Lark)
 	for id, client := range s.clients {
 		toRefresh[id] = client
@@ -276,7 +279,7 @@ func (s *server) newParts(store *session.Store) (*parts, error) {
 		Store: store, Apps: toAsk, Flow: s.flow(), Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
 		ConsentTTL: s.cfg.ConsentTTL, Rate: limits(s.cfg.ConsentRate)[0], CardOff: !bool(s.cfg.Card),
 		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL),
-		Users: users, Log: s.log,
+		Users: s.users, Log: s.log,
 	})
 	return &parts{store, source, flow}, err
 }
@@ -324,10 +327,6 @@ func (s *server) newProxy() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	users, err := telemetry.NewUsers(telemetry.UserMode(s.cfg.TraceUsers), nil)
-	if err != nil {
-		return nil, err
-	}
 	doors := &doors{s}
 	return proxy.New(proxy.Config{
 		Upstream: upstream, Transport: transport, UpstreamTimeout: s.cfg.UpstreamTimeout,
@@ -335,7 +334,7 @@ func (s *server) newProxy() (http.Handler, error) {
 		Tokens: doors, Asker: doors, Resolver: doors, Tenant: doors, Waiter: doors,
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
 		CallerKeys: s.callers(), PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
-		UserAttr: func(k session.Key) string { return users.Show(k.OpenID) },
+		UserAttr: func(k session.Key) string { return s.users.Show(k.OpenID) },
 		Draining: s.draining.Load, Log: s.log,
 	})
 }
@@ -503,6 +502,35 @@ func (l *late) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Retry-After", "1")
 	http.Error(w, "starting", http.StatusServiceUnavailable)
+}
+
+// accepted counts the app's running requests. At the stop they are waited for
+// with the listener still open, so that who comes meanwhile is told that this
+// instance is draining, and is not refused. It is one atomic counter rather
+// than a WaitGroup and its lock, since every request passes here.
+type accepted struct {
+	next    http.Handler
+	running atomic.Int64
+}
+
+func (a *accepted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.running.Add(1)
+	defer a.running.Add(-1)
+	a.next.ServeHTTP(w, r)
+}
+
+// wait returns when nothing runs, or ctx ends. A request that slips in behind
+// its back is http.Server.Shutdown's to wait for.
+func (a *accepted) wait(ctx context.Context) {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for a.running.Load() > 0 {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // listener is one of the three.

@@ -242,6 +242,9 @@ func TestAskUndeliverable(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.awaitState(alice, session.ConsentDone)
+		if again := s.ask(f, alice); again.AuthorizeURL == "" || again.Card != session.CardFailed {
+			t.Errorf("the next consent: %+v", again)
+		}
 		if n := len(s.lark.Calls(larktest.To(larktest.MessageSend))); n != 1 {
 			t.Errorf("%d tries to send", n)
 		}

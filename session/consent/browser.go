@@ -23,6 +23,8 @@ const (
 	// cookieLife outlives a consent, so that a page that is loaded again says
 	// again what became of it.
 	cookieLife = time.Hour
+	// endPoll is for the end that wakes no watcher: giving up.
+	endPoll = 500 * time.Millisecond
 )
 
 // cookieKind is how the browser that started is recognised. With https it is a
@@ -47,11 +49,10 @@ func cookieFor(publicURL string) cookieKind {
 func (f *Flow) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.pages.secure(w.Header())
-		known := r.URL.Path == startPath || r.URL.Path == callbackPath
 		switch {
-		case !known:
+		case r.URL.Path != startPath && r.URL.Path != callbackPath:
 			f.pages.show(w, r, notFoundPage)
-		case r.Method == http.MethodHead, known && isPrefetch(r):
+		case r.Method == http.MethodHead, isPrefetch(r):
 			w.WriteHeader(http.StatusNoContent) // a link preview: nothing happens
 		case r.Method != http.MethodGet:
 			w.Header().Set("Allow", "GET, HEAD")
@@ -109,7 +110,7 @@ func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 // startable returns the open consent whose ticket r has, or nil and what to
 // show instead.
 func (f *Flow) startable(r *http.Request) (*session.Pending, page) {
-	ticket, ok := f.param(r, "t")
+	ticket, ok := param(r, "t")
 	if !ok || !isSecret(ticket) {
 		return nil, malformedPage
 	}
@@ -132,7 +133,7 @@ func (f *Flow) startable(r *http.Request) (*session.Pending, page) {
 }
 
 // param returns a query parameter that is there exactly once.
-func (f *Flow) param(r *http.Request, name string) (string, bool) {
+func param(r *http.Request, name string) (string, bool) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil || len(q[name]) != 1 {
 		return "", false
@@ -179,18 +180,25 @@ func challengeOf(verifier session.Secret) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
+// errGivenUp: whoever had the consent in hand let go of it, and it is open still.
+var errGivenUp = errors.New("another gave the consent up")
+
 // awaitEnd waits for another that has p in hand.
 func (f *Flow) awaitEnd(ctx context.Context, p *session.Pending) (*session.Pending, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageWait)
 	defer cancel()
 	changed, stop := f.store.Watch(p.Key)
 	defer stop()
-	tick := time.NewTicker(linkPoll)
+	tick := time.NewTicker(endPoll)
 	defer tick.Stop()
 	for {
 		now, err := f.store.Consent(ctx, p.ID)
 		if err != nil || now.State != session.ConsentPending {
 			return now, err
+		}
+		if _, err := f.store.ClaimConsent(ctx, p.ID, callbackLease); err == nil {
+			f.release(ctx, p)
+			return nil, errGivenUp
 		}
 		select {
 		case <-changed:

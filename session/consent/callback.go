@@ -25,7 +25,7 @@ const (
 // that started can end it.
 // Source: RFC 6749 section 4.1.2; Lark "obtain OAuth code", 2026-03-19.
 func (f *Flow) callback(r *http.Request) page {
-	state, ok := f.param(r, "state")
+	state, ok := param(r, "state")
 	if !ok || !isSecret(state) {
 		return malformedPage
 	}
@@ -46,10 +46,10 @@ func (f *Flow) callback(r *http.Request) page {
 		f.expireLogged(r.Context(), p)
 		return replayedPage
 	}
-	if denied, ok := f.param(r, "error"); ok {
+	if denied, ok := param(r, "error"); ok {
 		return f.denied(r.Context(), p, denied)
 	}
-	code, ok := f.param(r, "code")
+	code, ok := param(r, "code")
 	if !ok || code == "" || len(code) > maxCode || !isOpaque(code) {
 		return malformedPage
 	}
@@ -81,7 +81,10 @@ func (f *Flow) redeem(r *http.Request, p *session.Pending, code session.Secret) 
 	switch {
 	case errors.Is(err, session.ErrLeased):
 		now, err := f.awaitEnd(ctx, p)
-		if err != nil {
+		switch {
+		case errors.Is(err, errGivenUp):
+			return larkFailedPage
+		case err != nil:
 			return unavailablePage
 		}
 		return resultPage(now)
@@ -121,6 +124,7 @@ func (f *Flow) exchange(ctx context.Context, p *session.Pending, code session.Se
 		return errors.As(err, &e) && e.Class == lark.Retry, err
 	})
 	if err != nil {
+		f.release(ctx, p)
 		var e *lark.Error
 		if errors.As(err, &e) && e.Class == lark.Reauthorize {
 			f.log.InfoContext(ctx, "Lark refused an authorization code", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)

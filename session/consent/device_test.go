@@ -2,6 +2,7 @@ package consent
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -369,6 +370,31 @@ func TestRevoke(t *testing.T) {
 		s.awaitCard(alice, texts.revoked.title.en)
 		if err := f.Revoke(t.Context(), bob, session.Revoked); err == nil {
 			t.Error("revoking nobody: no error")
+		}
+	})
+}
+
+// A commit whose answer was lost is recognised when it is tried again; another
+// grant for a consent that is done is not.
+func TestFinishRepeated(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		store := db.Open(t, nil)
+		p, _, err := store.BeginConsent(t.Context(), alice, session.DeviceFlow, "offline_access", time.Minute, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		grant := session.Session{Key: alice, AccessToken: session.NewSecret("first"), TokenType: "Bearer", GrantedAt: time.Now()}
+		for range 2 {
+			if got, err := store.FinishConsent(t.Context(), p.ID, grant); err != nil || got.State != session.Active {
+				t.Errorf("%+v, %v", got, err)
+			}
+		}
+		grant.AccessToken = session.NewSecret("second")
+		if _, err := store.FinishConsent(t.Context(), p.ID, grant); !errors.Is(err, session.ErrConflict) {
+			t.Errorf("a second grant: %v", err)
+		}
+		if got, err := store.Load(t.Context(), alice); err != nil || got.AccessToken.Expose() != "first" {
+			t.Errorf("stored: %v", err)
 		}
 	})
 }

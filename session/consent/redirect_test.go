@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
 
@@ -191,6 +192,28 @@ func TestRedirectDoubleCallback(t *testing.T) {
 		if n := exchanges(s); n != 1 {
 			t.Errorf("the code was sent %d times", n)
 		}
+	})
+}
+
+// The first of two callbacks fails: the other does not wait for ever.
+func TestRedirectDoubleCallbackFails(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		_, b, _, back := s.atCallback(larktest.Alice)
+		held := s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20003, Hang: true})
+		var gone sync.WaitGroup
+		gone.Go(func() { wantPage(t, b.clone().get(back), http.StatusGone, texts.malformed) })
+		s.awaitHit(held)
+		began := time.Now()
+		gone.Go(func() {
+			wantPage(t, b.clone().get(back), http.StatusBadGateway, texts.larkFailed)
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("the second waited for %s", took)
+			}
+		})
+		synctest.Wait()
+		held.Release()
+		gone.Wait()
 	})
 }
 
@@ -402,4 +425,29 @@ func TestRedirectStoreDown(t *testing.T) {
 			wantPage(t, resp, http.StatusServiceUnavailable, texts.unavailable)
 		}
 	})
+}
+
+// The link is opened at one replica, and two more get the callback at once.
+func TestRedirectOverReplicas(t *testing.T) {
+	db := dbtest.Postgres(t)
+	s := newStageOn(t, db, nil)
+	replica := func() *Flow {
+		store := db.Open(t, nil)
+		return s.flow(func(c *Config) { redirect(c); c.Store = store })
+	}
+	b := s.browser(replica())
+	back := b.consent(b.open(s.ask(replica(), alice).AuthorizeURL), larktest.Alice)
+	var gone sync.WaitGroup
+	for range 4 {
+		one := b.clone()
+		one.handler = replica().Handler()
+		gone.Go(func() { wantPage(t, one.get(back), http.StatusOK, texts.done) })
+	}
+	gone.Wait()
+	if n := exchanges(s); n != 1 {
+		t.Errorf("the code was sent %d times", n)
+	}
+	if _, err := s.store.Load(t.Context(), alice); err != nil {
+		t.Error(err)
+	}
 }

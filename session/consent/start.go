@@ -50,11 +50,11 @@ func (f *Flow) start(ctx context.Context, p *session.Pending, reason session.Rea
 // giveLink starts the flow of p, stores its link and fills it in.
 func (f *Flow) giveLink(ctx context.Context, p *session.Pending) error {
 	if p.Flow == session.RedirectFlow {
+		if f.publicURL == "" { // taken over from a replica that had one
+			return errors.New("starting a redirect flow: no public URL is configured")
+		}
 		ticket := newSecret()
 		p.Link = session.NewSecret(f.publicURL + startPath + "?t=" + ticket.Expose())
-		if f.publicURL == "" {
-			return errors.New("starting a redirect flow: there is no public URL any more")
-		}
 		return f.store.SetConsentLink(ctx, p, p.Link, session.Secret{}, session.Hash(ticket.Expose()), 0, p.Left)
 	}
 	d, err := f.apps[p.AppID].StartDevice(ctx, parseScopes(p.Scopes))

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// adminTimeout bounds one request to the admin listener.
+const adminTimeout = 5 * time.Second
+
+// maxAdminAnswer is more than any of its answers.
+const maxAdminAnswer = 16 << 20
+
+// adminClient speaks to the admin listener of a running instance.
+type adminClient struct {
+	base string // without trailing slash
+	http *http.Client
+}
+
+// newAdminClient speaks to where, "http(s)://host:port" or "unix:/path.sock", or
+// to ADMIN_LISTEN of the environment when where is empty.
+func newAdminClient(in invocation, where string) (*adminClient, error) {
+	if where == "" {
+		a, err := adminAddress(in.environ)
+		if err != nil {
+			return nil, err
+		}
+		if a.port() == "0" {
+			return nil, usageError(prefix + "ADMIN_LISTEN has port 0, so the port is known to the running instance only; name it with --admin")
+		}
+		return clientFor(a), nil
+	}
+	if strings.HasPrefix(where, "unix:") {
+		a, err := parseAddress(where)
+		if err != nil {
+			return nil, usageError(fmt.Sprintf("--admin %q: %v", where, err))
+		}
+		return clientFor(a), nil
+	}
+	u, err := url.Parse(where)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, usageError("--admin takes http://host:port or unix:/path.sock")
+	}
+	return &adminClient{strings.TrimRight(where, "/"), newHTTPClient(nil)}, nil
+}
+
+// adminAddress reads ADMIN_LISTEN alone: the container that asks need not have
+// the other settings of the one that serves.
+func adminAddress(environ []string) (address, error) {
+	s, _ := findSetting("ADMIN_LISTEN")
+	p := newParser(environ, nil)
+	a, err := parseAddress(cmp.Or(p.set[s.Name], s.Default))
+	if err != nil || a.off() {
+		p.invalid(s.Name, err)
+	}
+	return a, p.err([]string{s.Name})
+}
+
+// clientFor speaks to a listener of this machine.
+func clientFor(a address) *adminClient {
+	if a.network == "unix" {
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", a.addr)
+		}
+		return &adminClient{"http://localhost", newHTTPClient(dial)}
+	}
+	host, port, _ := net.SplitHostPort(a.addr) // was parsed before
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost" // listens on every address, so on this one
+	}
+	return &adminClient{"http://" + net.JoinHostPort(host, port), newHTTPClient(nil)}
+}
+
+// newHTTPClient never goes through a proxy of the environment: the admin
+// listener is near, and its answers are nobody else's business.
+func newHTTPClient(dial func(context.Context, string, string) (net.Conn, error)) *http.Client {
+	return &http.Client{Timeout: adminTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+}
+
+// get returns the status and body of one request.
+func (c *adminClient) get(ctx context.Context, path string) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
+	return resp.StatusCode, body, err
+}
+
+func newHealthcheck(in invocation) *cobra.Command {
+	var where string
+	c := &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask the running instance whether it lives; exit 1 if not",
+		Long: `Ask GET /healthz of the admin listener (LARKSIDE_ADMIN_LISTEN, or --admin). For
+the HEALTHCHECK of a container; Kubernetes asks by HTTP itself.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := newAdminClient(in, where)
+			if err != nil {
+				return err
+			}
+			status, _, err := client.get(c.Context(), "/healthz")
+			if err == nil && status != http.StatusOK {
+				err = fmt.Errorf("GET %s/healthz: status %d", client.base, status)
+			}
+			return err
+		},
+	}
+	adminFlag(c, &where)
+	return c
+}
+
+func adminFlag(c *cobra.Command, where *string) {
+	c.Flags().StringVar(where, "admin", "", "admin listener, http://host:port or unix:/path.sock (default: LARKSIDE_ADMIN_LISTEN)")
+}
+
+// waitPoll is the time between two questions of "larkside wait".
+const waitPoll = 200 * time.Millisecond
+
+func newWait(in invocation) *cobra.Command {
+	var where string
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "wait",
+		Short: "Wait until the running instance is ready; exit 1 if it is not in time",
+		Long: `Wait until GET /readyz of the admin listener says ready. For the entrypoint of
+the app beside it:
+
+    larkside wait && exec my-app`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := newAdminClient(in, where)
+			if err != nil {
+				return err
+			}
+			ctx := c.Context()
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, timeout)
+				defer cancel()
+			}
+			return client.waitReady(ctx)
+		},
+	}
+	adminFlag(c, &where)
+	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait; 0: for ever")
+	return c
+}
+
+// waitReady asks until the instance is ready. When ctx ends first, the error
+// says what was missing last.
+func (c *adminClient) waitReady(ctx context.Context) error {
+	ticker := time.NewTicker(waitPoll)
+	defer ticker.Stop()
+	last := "nothing was asked"
+	for {
+		status, body, err := c.get(ctx, "/readyz")
+		switch {
+		case err == nil && status == http.StatusOK:
+			return nil
+		case err == nil:
+			last = notReady(status, body)
+		case ctx.Err() == nil:
+			last = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not ready (%s): %w", last, ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
+
+// notReady names the checks that fail in an answer of /readyz.
+func notReady(status int, body []byte) string {
+	var answer struct {
+		Checks []struct {
+			Name, Detail string
+			OK           bool
+		}
+	}
+	failing := []string{fmt.Sprintf("status %d", status)}
+	if json.Unmarshal(body, &answer) == nil {
+		for _, check := range answer.Checks {
+			if !check.OK {
+				failing = append(failing, strings.TrimSuffix(check.Name+": "+check.Detail, ": "))
+			}
+		}
+	}
+	return strings.Join(failing, "; ")
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"larkside/session"
+)
+
+func newMigrate(in invocation) *cobra.Command {
+	return &cobra.Command{
+		Use:   "migrate",
+		Short: "Bring the database's schema up to this version and stop",
+		Long: `Bring the database's schema up to this version and stop. "larkside serve" does
+so by itself; this is for who wants it as a step of its own. It needs
+LARKSIDE_DATABASE_URL only, and refuses a schema that is newer than itself.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := parseConfig(in.environ, "DATABASE_URL", "LOG_LEVEL", "LOG_FORMAT")
+			if err != nil {
+				return err
+			}
+			log, err := newLog(cfg, in.errOut)
+			if err != nil {
+				return err
+			}
+			return session.Migrate(c.Context(), session.Config{URL: cfg.DatabaseURL, Log: log})
+		},
+	}
+}

@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"larkside/proxy/admin"
+	"larkside/session"
+)
+
+type result struct {
+	status   int
+	out, err string
+}
+
+// larkside runs a command line in the process.
+func larkside(t *testing.T, environ []string, args ...string) result {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	status := execute(t.Context(), invocation{args, environ, &out, &errOut})
+	return result{status, out.String(), errOut.String()}
+}
+
+func TestWrongUse(t *testing.T) {
+	for _, tc := range []struct {
+		sentence string
+		args     []string
+		want     string
+	}{
+		{"a misspelt command", []string{"srve"}, `unknown command "srve", the nearest known one is "larkside serve"`},
+		{"a misspelt command of a group", []string{"keys", "enw"}, `unknown command "enw", the nearest known one is "larkside keys new"`},
+		{"a group without command", []string{"keys"}, `"larkside keys" needs a command`},
+		{"a shell we have no completion for", []string{"completion", "fsh"}, `the nearest known one is "larkside completion fish"`},
+		{"an unknown flag", []string{"env", "--jsn"}, "unknown flag: --jsn"},
+		{"an argument too many", []string{"version", "2"}, `unknown command "2" for "larkside version"`},
+		{"a flag's value", []string{"wait", "--timeout", "soon"}, `invalid argument "soon" for "--timeout"`},
+		{"an unknown format", []string{"env", "-o", "yaml"}, `output format "yaml": want text, json or markdown`},
+		{"an admin address without scheme", []string{"healthcheck", "--admin", "localhost:1"}, "--admin takes http://host:port or unix:/path.sock"},
+	} {
+		t.Run(tc.sentence, func(t *testing.T) {
+			got := larkside(t, nil, tc.args...)
+			if got.status != exitUsage || !strings.Contains(got.err, tc.want) || got.out != "" {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+// Settings problems are one line each, on standard error, and nothing else.
+func TestServeWithWrongSettings(t *testing.T) {
+	for _, args := range [][]string{nil, {"serve"}} {
+		got := larkside(t, []string{"LARKSIDE_APP_SECRET=" + canary, "LARKSIDE_BRAND=x"}, args...)
+		lines := strings.Split(strings.TrimSuffix(got.err, "\n"), "\n")
+		if got.status != exitUsage || len(lines) != 2 || !strings.HasPrefix(lines[0], "LARKSIDE_APP_ID: ") || strings.Contains(got.err, canary) {
+			t.Errorf("larkside %q: %+v", args, got)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	got := larkside(t, nil, "--help")
+	if got.status != exitDone {
+		t.Errorf("%+v", got)
+	}
+	for _, command := range []string{"serve", "env", "version", "healthcheck", "wait", "migrate", "keys", "completion"} {
+		if !regexp.MustCompile(`(?m)^  ` + command + ` +\S`).MatchString(got.out) {
+			t.Errorf("help does not have %s:\n%s", command, got.out)
+		}
+		if sub := larkside(t, nil, command, "--help"); sub.status != exitDone || !strings.Contains(sub.out, "Usage:") {
+			t.Errorf("%s --help: %+v", command, sub)
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if got := larkside(t, nil, "completion", shell); got.status != exitDone || !strings.Contains(got.out, "larkside") {
+			t.Errorf("completion %s: %d", shell, got.status)
+		}
+	}
+}
+
+// "larkside env" says everything, also when the settings are wrong, and no value.
+func TestEnv(t *testing.T) {
+	environ := []string{"LARKSIDE_APP_SECRET=" + canary, "LARKSIDE_NOPE=1"}
+	text := larkside(t, environ, "env")
+	markdown := larkside(t, environ, "env", "-o", "markdown")
+	for _, s := range settings {
+		if !strings.Contains(text.out, prefix+s.Name+" (") || !strings.Contains(markdown.out, "| `"+s.Name+"` |") {
+			t.Errorf("%s is missing", s.Name)
+		}
+	}
+	if strings.Contains(text.out, canary) || text.status != exitDone {
+		t.Errorf("%+v", text)
+	}
+	for _, want := range []string{
+		"LARKSIDE_APP_ID (required)\n", "LARKSIDE_CACHE_TTL (default: 60s)\n", "LARKSIDE_LOG_FORMAT (default: json (text on a terminal))\n",
+		"APP_SECRET_FILE names", "(not available yet)",
+	} {
+		if !strings.Contains(text.out, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+
+	var views []settingView
+	if err := json.Unmarshal([]byte(larkside(t, nil, "env", "-o", "json").out), &views); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(views, func(v settingView) bool { return v.Name == "LARKSIDE_DATABASE_URL" })
+	if v := views[i]; len(views) != len(settings) || v.Default != "sqlite:larkside.db" || v.FileFrom != "LARKSIDE_DATABASE_URL_FILE" || !v.Available {
+		t.Errorf("%+v", v)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	got := larkside(t, nil, "version")
+	if !regexp.MustCompile(`^larkside \S+ \(commit \S+, go1\.\S+, \w+/\w+\)\n$`).MatchString(got.out) {
+		t.Errorf("%+v", got)
+	}
+	recorded := []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}}
+	if got := vcsRevision(recorded); got != "abc+dirty" {
+		t.Errorf("revision %q", got)
+	}
+}
+
+// What it prints is what ENCRYPTION_KEYS takes, and never twice the same.
+func TestKeysNew(t *testing.T) {
+	first, second := larkside(t, nil, "keys", "new"), larkside(t, nil, "keys", "new")
+	if first.status != exitDone || first.out == second.out {
+		t.Errorf("%+v, %+v", first, second)
+	}
+	if _, err := session.ParseKeyring(session.NewSecret(first.out + "," + second.out)); err != nil {
+		t.Error(err)
+	}
+	if got := newKey(time.Date(2026, 3, 4, 23, 0, 0, 0, time.FixedZone("", -3600*5))); !regexp.MustCompile(`^20260305-[0-9a-f]{4}:`).MatchString(got) {
+		t.Errorf("id of %s", got)
+	}
+}
+
+func TestMigrate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	for range 2 {
+		if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=sqlite:" + path}, "migrate"); got.status != exitDone {
+			t.Errorf("%+v", got)
+		}
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=x"}, "migrate"); got.status != exitUsage {
+		t.Errorf("%+v", got)
+	}
+	if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=sqlite:" + filepath.Join(path, "no", "x.db")}, "migrate"); got.status != exitFailed || got.err == "" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// serveAdmin serves an admin listener and returns its --admin.
+func serveAdmin(t *testing.T, cfg admin.Config) string {
+	t.Helper()
+	server := httptest.NewServer(admin.New(cfg))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func TestHealthcheck(t *testing.T) {
+	url := serveAdmin(t, admin.Config{})
+	if got := larkside(t, nil, "healthcheck", "--admin", url); got != (result{}) {
+		t.Errorf("%+v", got)
+	}
+	listen := "LARKSIDE_ADMIN_LISTEN=" + strings.TrimPrefix(url, "http://")
+	if got := larkside(t, []string{listen}, "healthcheck"); got != (result{}) {
+		t.Errorf("by the setting, without the app's own: %+v", got)
+	}
+	// No variable of the environment may send the question elsewhere.
+	t.Setenv("http_proxy", "http://127.0.0.1:1")
+	if got := larkside(t, []string{strings.Replace(listen, "127.0.0.1", "0.0.0.0", 1)}, "healthcheck"); got != (result{}) {
+		t.Errorf("a listener on all addresses: %+v", got)
+	}
+	if got := larkside(t, []string{"LARKSIDE_ADMIN_LISTEN=x"}, "healthcheck"); got.status != exitUsage || !strings.HasPrefix(got.err, `LARKSIDE_ADMIN_LISTEN: got "x"`) {
+		t.Errorf("a setting that is no address: %+v", got)
+	}
+	if got := larkside(t, []string{"LARKSIDE_ADMIN_LISTEN=127.0.0.1:0"}, "healthcheck"); got.status != exitUsage {
+		t.Errorf("port 0: %+v", got)
+	}
+	if got := larkside(t, nil, "healthcheck", "--admin", "http://127.0.0.1:1"); got.status != exitFailed || !strings.Contains(got.err, "refused") {
+		t.Errorf("nobody there: %+v", got)
+	}
+	broken := httptest.NewServer(http.NotFoundHandler())
+	defer broken.Close()
+	if got := larkside(t, nil, "healthcheck", "--admin", broken.URL); got.status != exitFailed || !strings.Contains(got.err, "status 404") {
+		t.Errorf("something else there: %+v", got)
+	}
+}
+
+func TestHealthcheckOverUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin.sock")
+	l := mustListen(t, address{"unix", path})
+	server := httptest.NewUnstartedServer(admin.New(admin.Config{}))
+	server.Listener.Close()
+	server.Listener = l
+	server.Start()
+	t.Cleanup(server.Close)
+	for _, args := range [][]string{{"healthcheck", "--admin", "unix:" + path}, {"wait", "--admin", "unix:" + path}} {
+		if got := larkside(t, nil, args...); got != (result{}) {
+			t.Errorf("%q: %+v", args, got)
+		}
+	}
+	if got := larkside(t, []string{"LARKSIDE_ADMIN_LISTEN=unix:" + path}, "healthcheck"); got != (result{}) {
+		t.Errorf("by the setting: %+v", got)
+	}
+}
+
+func TestWait(t *testing.T) {
+	var asked atomic.Int32
+	url := serveAdmin(t, admin.Config{Ready: func(context.Context) []admin.Check {
+		return []admin.Check{{Name: "schema", OK: true}, {Name: "app cli_a1", OK: asked.Add(1) > 2, Detail: "refused by Lark"}}
+	}})
+	if got := larkside(t, nil, "wait", "--admin", url, "--timeout", "1m"); got != (result{}) || asked.Load() != 3 {
+		t.Errorf("%+v after %d questions", got, asked.Load())
+	}
+	asked.Store(-1000)
+	got := larkside(t, nil, "wait", "--admin", url, "--timeout", "50ms")
+	if got.status != exitFailed || !strings.Contains(got.err, "not ready (status 503; app cli_a1: refused by Lark)") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestSignalChild is the child process of TestSecondSignal.
+func TestSignalChild(t *testing.T) {
+	if os.Getenv("TEST_SIGNAL_CHILD") == "" {
+		t.Skip("runs as the child of TestSecondSignal")
+	}
+	ctx, cancel := untilSignal(context.Background())
+	defer cancel()
+	fmt.Println("ready")
+	<-ctx.Done()
+	fmt.Println("draining")
+	select {} // a drain that never ends
+}
+
+// Who presses Ctrl-C twice does not want to wait.
+func TestSecondSignal(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSignalChild$")
+	cmd.Env = append(os.Environ(), "TEST_SIGNAL_CHILD=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for _, want := range []string{"ready", "draining"} {
+		if !lines.Scan() || lines.Text() != want {
+			t.Fatalf("child says %q, want %q", lines.Text(), want)
+		}
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd.Wait()
+	if status := cmd.ProcessState.ExitCode(); status != exitFailed {
+		t.Errorf("exit status %d", status)
+	}
+}

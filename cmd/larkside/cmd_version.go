@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// version and revision can be set at link time, as the Dockerfile does:
+// -ldflags "-X main.version=v1.2.3 -X main.revision=abc123".
+var version, revision string
+
+// build is what this binary was made of.
+type build struct {
+	Version  string // v1.2.3, or devel
+	Revision string // the commit; with "+dirty" when the tree had changes; or unknown
+	Go       string // go1.26.8
+}
+
+// buildInfo takes what was set at link time, else what the go command recorded.
+func buildInfo() build {
+	b := build{Version: version, Revision: revision, Go: runtime.Version()}
+	info, ok := debug.ReadBuildInfo()
+	if ok && b.Version == "" && info.Main.Version != "(devel)" {
+		b.Version = info.Main.Version
+	}
+	if ok && b.Revision == "" {
+		b.Revision = vcsRevision(info.Settings)
+	}
+	if b.Version == "" {
+		b.Version = "devel"
+	}
+	if b.Revision == "" {
+		b.Revision = "unknown"
+	}
+	return b
+}
+
+func vcsRevision(recorded []debug.BuildSetting) string {
+	var commit, dirty string
+	for _, s := range recorded {
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "+dirty"
+		}
+	}
+	if commit == "" {
+		return ""
+	}
+	return commit + dirty
+}
+
+func newVersion(in invocation) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version, the commit and the Go version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b := buildInfo()
+			_, err := fmt.Fprintf(in.out, "larkside %s (commit %s, %s, %s/%s)\n", b.Version, b.Revision, b.Go, runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// socketMode lets the owner and the group of the process connect.
+const socketMode = 0o660
+
+// listen opens the listener that setting (without LARKSIDE_) names. Its error
+// names the variable and says what to do. The listener of a Unix socket removes
+// its file when it is closed.
+func listen(ctx context.Context, setting string, a address) (net.Listener, error) {
+	if a.network == "unix" {
+		if err := removeStaleSocket(ctx, a.addr); err != nil {
+			return nil, fmt.Errorf("%s%s: %w", prefix, setting, err)
+		}
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, a.network, a.addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s%s: %s is in use by another process; stop that or choose another address", prefix, setting, a)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("%s%s: no permission to listen on %s", prefix, setting, a)
+	case err != nil:
+		return nil, fmt.Errorf("%s%s: %w", prefix, setting, err)
+	}
+	if a.network == "unix" {
+		if err := os.Chmod(a.addr, socketMode); err != nil {
+			l.Close()
+			return nil, fmt.Errorf("%s%s: %w", prefix, setting, err)
+		}
+	}
+	return l, nil
+}
+
+// removeStaleSocket removes what a process that was killed left behind: a
+// socket on which nobody answers, never a file of another kind.
+func removeStaleSocket(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("%s exists and is not a socket", path)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err == nil {
+		conn.Close()
+		return fmt.Errorf("%s is in use by another process; stop that or choose another path", path)
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%s exists, and whether another process uses it can't be told: %w", path, err)
+	}
+	return os.Remove(path)
+}

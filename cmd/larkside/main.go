@@ -1,0 +1,225 @@
+// Larkside is a sidecar that calls Lark (Feishu) with each user's own token: it
+// stands between an app and Lark, adds the token of the user whom the app names,
+// renews it, and asks the user in chat when there is none.
+//
+// Usage:
+//
+//	larkside [serve]                     serve until SIGTERM or SIGINT
+//	larkside env [-o text|json|markdown] print every setting
+//	larkside version                     print what this binary was made of
+//	larkside healthcheck [--admin URL]   exit 1 unless the instance lives
+//	larkside wait [--timeout 1m]         return when the instance is ready
+//	larkside migrate                     bring the database's schema up and stop
+//	larkside keys new                    print a key for ENCRYPTION_KEYS
+//	larkside completion SHELL            print completions for bash, zsh or fish
+//
+// The exit status is 0 when it is done, 1 when it failed, and 2 for wrong use or
+// settings, with one line per problem. A second signal stops at once.
+//
+// Settings are environment variables. Durations are written as 90s, 10m or 24h,
+// sizes as 65536, 64KiB or 1MiB. An empty variable counts as not set. A file that
+// is named by a variable ending in _FILE is read again when it changes and on
+// SIGHUP. Export of traces and metrics follows the standard OTEL_* variables.
+//
+//	LARKSIDE_APP_ID (required)
+//	    the Lark app (self-built)
+//	LARKSIDE_APP_SECRET (required)
+//	    its secret; or from the file that APP_SECRET_FILE names
+//	LARKSIDE_APPS (default: none)
+//	    further apps, app_id:secret,…; or from the file that APPS_FILE names
+//	LARKSIDE_BRAND (default: feishu)
+//	    feishu or lark: selects the hosts
+//	LARKSIDE_OPEN_URL (default: by brand)
+//	    base URL of the Open Platform (emulator, private deployment)
+//	LARKSIDE_ACCOUNTS_URL (default: by brand)
+//	    base URL of accounts (emulator, private deployment)
+//	LARKSIDE_TOKEN_URL (default: feishu: {accounts}/oauth/v3/token; lark: {open}/open-apis/authen/v2/oauth/token)
+//	    the OAuth token endpoint; kept with each grant, since a v2 endpoint may
+//	    refuse what v3 issued
+//	LARKSIDE_LISTEN (default: 127.0.0.1:8080)
+//	    the proxy listener, for the app beside it: host:port (port 0: any, the
+//	    chosen one is logged) or unix:/path.sock (mode 0660)
+//	LARKSIDE_ADMIN_LISTEN (default: 127.0.0.1:8081)
+//	    the admin listener, for operators, kubelet and Prometheus
+//	LARKSIDE_CONSENT_LISTEN (default: off)
+//	    the consent listener, for users' browsers, through an ingress
+//	LARKSIDE_DATABASE_URL (default: sqlite:larkside.db)
+//	    postgres://… (any number of replicas) or sqlite:PATH (one process; a
+//	    second one is refused); or from the file that DATABASE_URL_FILE names
+//	LARKSIDE_DATABASE_LISTEN_URL (default: DATABASE_URL)
+//	    direct connection for LISTEN when DATABASE_URL goes through PgBouncer;
+//	    off: poll; or from the file that DATABASE_LISTEN_URL_FILE names
+//	LARKSIDE_ENCRYPTION_KEYS (default: SQLite: made at the first start)
+//	    keys for the tokens at rest, id:base64(32 bytes), comma separated; the
+//	    first seals, all open; required for PostgreSQL. SQLite without it makes
+//	    PATH.key; or from the file that ENCRYPTION_KEYS_FILE names
+//	LARKSIDE_ENCRYPTION_KEYS_COMMAND (default: none)
+//	    a command whose output is the key list (KMS, Vault); run without a
+//	    shell, at the start and on SIGHUP
+//	LARKSIDE_INJECT_PATHS (default: /open-apis/apaas/,/open-apis/spark/)
+//	    path prefixes on which a user token may be injected; one that ends in /
+//	    is a prefix, any other is matched whole
+//	LARKSIDE_TENANT_PATHS (default: none)
+//	    path prefixes on which a request that names no user and brings no token
+//	    of its own gets the app's tenant_access_token, so that an app needs no
+//	    secret at all
+//	LARKSIDE_SCOPES (default: offline_access)
+//	    scopes asked of the user; offline_access is always added
+//	LARKSIDE_CACHE_SIZE (default: 100000)
+//	    users' access tokens in the in-process LRU
+//	LARKSIDE_CACHE_TTL (default: 60s)
+//	    an entry is checked against the database at the latest after this long
+//	LARKSIDE_REFRESH_THRESHOLD (default: 0.1)
+//	    refresh when less than this fraction of the access token's life is left
+//	LARKSIDE_REFRESH_SWEEP (default: 1m)
+//	    how often idle sessions are looked through; each is renewed before a
+//	    fifth of its refresh token's life is left; 0 off
+//	LARKSIDE_REFRESH_RATE (default: 40/1s,900/1m)
+//	    ceiling on calls to the token endpoint per app over all replicas (Lark
+//	    allows 50/s and 1000/min); a user who waits goes before the sweep
+//	LARKSIDE_USER_SYNC (default: 24h)
+//	    how often name, email, mobile and status of known users are read; 0 off
+//	LARKSIDE_AUDIT_RETENTION (default: 2160h)
+//	    how long audit entries are kept
+//	LARKSIDE_CONSENT_FLOW (default: auto)
+//	    device, redirect, or auto: redirect when PUBLIC_URL is set
+//	LARKSIDE_PUBLIC_URL (default: none)
+//	    base URL under which browsers reach the consent listener
+//	LARKSIDE_CONSENT_TTL (default: 10m)
+//	    life of one pending consent
+//	LARKSIDE_CONSENT_RATE (default: 5/1m)
+//	    consents started per user
+//	LARKSIDE_CARD (default: on)
+//	    off: answer 401, send nothing
+//	LARKSIDE_CARD_TITLE (default: built in)
+//	    title of the card; the built-in text is zh-CN, en, ja
+//	LARKSIDE_CARD_MESSAGE (default: built in)
+//	    text of the card
+//	LARKSIDE_PRIVACY_URL (default: none)
+//	    link to the privacy policy on the card and the consent pages
+//	LARKSIDE_EVENTS (default: off)
+//	    http: card clicks and revocation events at /consent/events, verified;
+//	    websocket: over Lark's long connection. Lark hands each event to one of
+//	    an app's connections, so websocket takes events away from an app that
+//	    has its own (not available yet)
+//	LARKSIDE_EVENT_TOKEN (default: none)
+//	    Verification Token of the app's event settings, for EVENTS=http; or from
+//	    the file that EVENT_TOKEN_FILE names (not available yet)
+//	LARKSIDE_EVENT_ENCRYPT_KEY (default: none)
+//	    Encrypt Key of the app's event settings, for EVENTS=http; or from the
+//	    file that EVENT_ENCRYPT_KEY_FILE names (not available yet)
+//	LARKSIDE_MAX_WAIT (default: 60s)
+//	    upper bound of Prefer: wait; 0: never wait
+//	LARKSIDE_REPLAY_BUFFER (default: 64KiB)
+//	    largest request body that can be sent again after a forced refresh
+//	LARKSIDE_CALLER_KEYS (default: none)
+//	    name:key,…: every proxied request must prove itself with
+//	    X-Larkside-Key; a name may stand twice while its key is changed; or from
+//	    the file that CALLER_KEYS_FILE names
+//	LARKSIDE_CALLER_LIMITS (default: none)
+//	    per caller: users, path prefixes, requests per second (not available
+//	    yet)
+//	LARKSIDE_ADMIN_KEY (default: none)
+//	    bearer key of the admin API and console; or from the file that
+//	    ADMIN_KEY_FILE names
+//	LARKSIDE_ALLOW_HOSTS (default: loopback names)
+//	    Host values accepted on the proxy listener (DNS rebinding) and, beside
+//	    the loopback names, on the admin listener
+//	LARKSIDE_ALLOW_REMOTE (default: false)
+//	    true: something else guards a proxy or admin listener on a non-loopback
+//	    address, so it needs no CALLER_KEYS or ADMIN_KEY
+//	LARKSIDE_UPSTREAM_TIMEOUT (default: 30s)
+//	    time to the upstream's response header
+//	LARKSIDE_UPSTREAM_CA_FILE (default: none)
+//	    extra root certificates
+//	LARKSIDE_UPSTREAM_PROXY (default: none)
+//	    an outbound proxy (the environment's HTTPS_PROXY is not used)
+//	LARKSIDE_PROPAGATE_TRACE (default: false)
+//	    send traceparent on to Lark
+//	LARKSIDE_TRACE_USERS (default: hash)
+//	    hash, id or off: how users appear in spans and logs
+//	LARKSIDE_SHUTDOWN_GRACE (default: 30s)
+//	    how long running requests may finish after SIGTERM
+//	LARKSIDE_LOG_LEVEL (default: info)
+//	    the least severe lines that are written
+//	LARKSIDE_LOG_FORMAT (default: json (text on a terminal))
+//	    json or text, one line each, on standard error
+//	LARKSIDE_ACCESS_LOG (default: false)
+//	    a line per proxied request
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// The exit statuses.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2 // wrong use or settings
+)
+
+func main() {
+	ctx, cancel := untilSignal(context.Background())
+	defer cancel()
+	os.Exit(execute(ctx, invocation{os.Args[1:], os.Environ(), os.Stdout, os.Stderr}))
+}
+
+// untilSignal ends the context at the first SIGTERM or SIGINT, and the process
+// at the second.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		fmt.Fprintln(os.Stderr, "larkside: second signal, stopping at once")
+		os.Exit(exitFailed)
+	}()
+	return ctx, cancel
+}
+
+// invocation is what the process was started with.
+type invocation struct {
+	args    []string
+	environ []string // NAME=value
+	out     io.Writer
+	errOut  io.Writer
+}
+
+// execute runs one command and returns the exit status.
+func execute(ctx context.Context, in invocation) int {
+	root := newRoot(in)
+	err := root.ExecuteContext(ctx)
+	var wrong settingsError
+	var use usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &wrong):
+		fmt.Fprintln(in.errOut, wrong)
+		return exitUsage
+	case errors.As(err, &use):
+		fmt.Fprintf(in.errOut, "larkside: %v\nRun \"larkside help\" for what there is.\n", err)
+		return exitUsage
+	case !errors.Is(err, errLogged):
+		fmt.Fprintf(in.errOut, "larkside: %v\n", err)
+	}
+	return exitFailed
+}
+
+// usageError is a command line that can't be meant.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+// errLogged is a failure that is in the log already.
+var errLogged = errors.New("see the log")

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"larkside/session"
+)
+
+const (
+	// secretPoll is the time between two looks at the files. A new content is
+	// taken when two looks in a row saw the same, so that a file that is being
+	// written in place is not taken half.
+	secretPoll = time.Second
+	// maxSecretFile is more than any secret or list of secrets needs.
+	maxSecretFile = 1 << 20
+	// keysCommandTimeout bounds ENCRYPTION_KEYS_COMMAND.
+	keysCommandTimeout = 30 * time.Second
+)
+
+// secretFile is where a value came from and what stood there at the start.
+type secretFile struct{ path, content string }
+
+// secrets are the present values of the secret settings. A value that came from
+// a file changes when the file does; [secrets.Run] watches. Everything here is
+// safe for concurrent use.
+type secrets struct {
+	AppSecret         *secret[session.Secret]
+	Apps              *secret[namedSecrets] // always the app ids of the start
+	DatabaseURL       *secret[session.Secret]
+	DatabaseListenURL *secret[session.Secret]
+	// EncryptionKeys is the list as [session.ParseKeyring] takes it, from the
+	// setting, its file or the command. Empty: SQLite's own key file.
+	EncryptionKeys  *secret[session.Secret]
+	CallerKeys      *secret[namedSecrets]
+	AdminKey        *secret[session.Secret]
+	EventToken      *secret[session.Secret]
+	EventEncryptKey *secret[session.Secret]
+
+	appID string
+	log   *slog.Logger
+	all   []watched
+}
+
+type watched interface {
+	poll(ctx context.Context, now bool, log *slog.Logger)
+}
+
+// newSecrets takes the values that c was parsed with, and runs
+// ENCRYPTION_KEYS_COMMAND when there is one.
+func newSecrets(ctx context.Context, c *config, log *slog.Logger) (*secrets, error) {
+	keys := newSecret(c, "ENCRYPTION_KEYS", c.EncryptionKeys, parseKeys)
+	if c.EncryptionKeysCommand != "" {
+		keys.command = strings.Fields(c.EncryptionKeysCommand)
+		output, err := keys.read(ctx)
+		if err == nil {
+			err = keys.take(output)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%sENCRYPTION_KEYS_COMMAND: %w", prefix, err)
+		}
+	}
+	ids := c.appIDs()
+	s := &secrets{
+		AppSecret:         newSecret(c, "APP_SECRET", c.AppSecret, parseSecret),
+		Apps:              newSecret(c, "APPS", c.Apps, func(v string) (namedSecrets, error) { return parseSameApps(v, ids) }),
+		DatabaseURL:       newSecret(c, "DATABASE_URL", c.DatabaseURL, parseDatabaseURL),
+		DatabaseListenURL: newSecret(c, "DATABASE_LISTEN_URL", c.DatabaseListenURL, parseListenURL),
+		EncryptionKeys:    keys,
+		CallerKeys:        newSecret(c, "CALLER_KEYS", c.CallerKeys, parseNamedSecrets),
+		AdminKey:          newSecret(c, "ADMIN_KEY", c.AdminKey, parseSecret),
+		EventToken:        newSecret(c, "EVENT_TOKEN", c.EventToken, parseSecret),
+		EventEncryptKey:   newSecret(c, "EVENT_ENCRYPT_KEY", c.EventEncryptKey, parseSecret),
+		appID:             c.AppID,
+		log:               log,
+	}
+	s.all = []watched{s.AppSecret, s.Apps, s.DatabaseURL, s.DatabaseListenURL, s.EncryptionKeys,
+		s.CallerKeys, s.AdminKey, s.EventToken, s.EventEncryptKey}
+	return s, nil
+}
+
+// App returns the present secret of the app, empty for an unknown one.
+func (s *secrets) App(appID string) session.Secret {
+	if appID == s.appID {
+		return s.AppSecret.Get()
+	}
+	return s.Apps.Get().get(appID)
+}
+
+// Run follows the files until ctx ends, and reads them at once on SIGHUP. A
+// changed file counts within three seconds. Content that is not valid is logged
+// once and the value before it stays. Run returns nil.
+func (s *secrets) Run(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	s.follow(ctx, hangup)
+	return nil
+}
+
+func (s *secrets) follow(ctx context.Context, hangup <-chan os.Signal) {
+	ticker := time.NewTicker(secretPoll)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.poll(ctx, false)
+		case <-hangup:
+			s.log.Info("SIGHUP: reading secret files again")
+			s.poll(ctx, true)
+		}
+	}
+}
+
+func (s *secrets) poll(ctx context.Context, now bool) {
+	for _, w := range s.all {
+		w.poll(ctx, now, s.log)
+	}
+}
+
+// secret is one setting's present value.
+type secret[T any] struct {
+	name    string // without LARKSIDE_
+	path    string // empty: the value does not come from a file
+	command []string
+	parse   func(string) (T, error) // errors are fit for the log
+
+	value atomic.Pointer[T]
+
+	mu       sync.Mutex
+	onChange []func(T) // guarded by mu
+
+	// What follows belongs to the goroutine that polls.
+	taken   string // what value was made of
+	seen    string // what the last look saw
+	refused string // the last complaint, so as not to repeat it
+}
+
+func newSecret[T any](c *config, name string, value T, parse func(string) (T, error)) *secret[T] {
+	file := c.files[name]
+	s := &secret[T]{name: name, path: file.path, parse: parse, taken: file.content}
+	s.value.Store(&value)
+	return s
+}
+
+// Get returns the present value.
+func (s *secret[T]) Get() T { return *s.value.Load() }
+
+// OnChange calls f with each new value from now on, one call at a time, from
+// [secrets.Run].
+func (s *secret[T]) OnChange(f func(T)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onChange = append(s.onChange, f)
+}
+
+func (s *secret[T]) changed() {
+	s.mu.Lock()
+	all := slices.Clone(s.onChange)
+	s.mu.Unlock()
+	for _, f := range all {
+		f(s.Get())
+	}
+}
+
+func (s *secret[T]) poll(ctx context.Context, now bool, log *slog.Logger) {
+	if s.path == "" && (s.command == nil || !now) {
+		return
+	}
+	content, err := s.read(ctx)
+	settled := now || content == s.seen
+	s.seen = content
+	if err == nil && (content == s.taken || !settled) {
+		s.refused = ""
+		return
+	}
+	if err == nil {
+		err = s.take(content)
+	}
+	if err != nil {
+		if settled && s.refused != err.Error() {
+			log.Error("a secret could not be read again; the value before stays", "variable", prefix+s.name, "file", s.path, "error", err)
+			s.refused = err.Error()
+		}
+		return
+	}
+	s.refused = ""
+	log.Info("a secret has changed", "variable", prefix+s.name, "file", s.path)
+	s.changed()
+}
+
+// take makes content the value.
+func (s *secret[T]) take(content string) error {
+	value, err := s.parse(content)
+	if err != nil {
+		return err
+	}
+	s.value.Store(&value)
+	s.taken = content
+	return nil
+}
+
+func (s *secret[T]) read(ctx context.Context) (string, error) {
+	if s.command != nil {
+		return runKeysCommand(ctx, s.command)
+	}
+	return readBounded(s.path)
+}
+
+// readBounded returns a file's content, at most maxSecretFile, without
+// surrounding white space. Its errors are reasons that leave the path out.
+func readBounded(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", reason(fileProblem(err))
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	switch {
+	case err != nil:
+		return "", reason(fileProblem(err))
+	case len(content) > maxSecretFile:
+		return "", reason("larger than 1 MiB")
+	case len(bytes.TrimSpace(content)) == 0:
+		return "", reason("empty")
+	}
+	return string(bytes.TrimSpace(content)), nil
+}
+
+// runKeysCommand returns the standard output of a command. What it writes to
+// standard error is not passed on: it may hold anything.
+func runKeysCommand(ctx context.Context, command []string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, keysCommandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.WaitDelay = time.Second // a grandchild may hold the pipe open
+	output, err := cmd.Output()
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("no answer within %s", keysCommandTimeout)
+	}
+	if err != nil {
+		return "", fmt.Errorf("running %s: %w", command[0], err)
+	}
+	return string(bytes.TrimSpace(output)), nil
+}
+
+func parseSecret(v string) (session.Secret, error) { return session.NewSecret(v), nil }
+
+func parseKeys(v string) (session.Secret, error) {
+	keys := session.NewSecret(v)
+	_, err := session.ParseKeyring(keys)
+	return keys, err
+}
+
+func parseDatabaseURL(v string) (session.Secret, error) {
+	return session.NewSecret(v), checkDatabaseURL(v)
+}
+
+func parseListenURL(v string) (session.Secret, error) {
+	if v == "off" {
+		return session.NewSecret(v), nil
+	}
+	return parseDatabaseURL(v)
+}
+
+// parseSameApps takes new secrets, not other apps: each app has parts of its
+// own, which are made at the start.
+func parseSameApps(v string, ids []string) (namedSecrets, error) {
+	apps, err := parseNamedSecrets(v)
+	if err != nil {
+		return nil, err
+	}
+	now := (&config{AppID: ids[0], Apps: apps}).appIDs()
+	slices.Sort(now)
+	if !slices.Equal(now, slices.Sorted(slices.Values(ids))) {
+		return nil, errors.New("the apps are not those of the start; other apps need a restart")
+	}
+	return apps, nil
+}

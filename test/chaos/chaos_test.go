@@ -1,0 +1,400 @@
+package chaos
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"larkside/session"
+	"larkside/test/larktest"
+	"larkside/test/process"
+)
+
+var (
+	duration = flag.Duration("duration", 24*time.Second, "how long things are broken")
+	seed     = flag.Uint64("seed", 0, "seed of the fault schedule; 0: a new one, which is printed")
+)
+
+const (
+	replicaCount = 3
+	userCount    = 40
+	// lease is twice larkside's exchange timeout.
+	lease = 20 * time.Second
+	// accessLife is short so that a session is renewed every few seconds; each
+	// token lives for half of it up to the whole.
+	accessLife = 9 * time.Second
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(process.Main(m))
+}
+
+func TestChaos(t *testing.T) {
+	if *seed == 0 {
+		*seed = rand.Uint64N(1 << 32)
+	}
+	t.Logf("seed %d; replay with: go test -v ./test/chaos -seed %d -duration %v", *seed, *seed, *duration)
+	w := newWorld(t)
+	plan := schedule(rand.New(rand.NewPCG(*seed, 1)), *duration)
+	stop := w.startLoad()
+	w.play(plan)
+	w.settle()
+	stop()
+	j := newJudge(w)
+	j.judge()
+	t.Log(j.report(plan))
+	for _, failure := range j.failures {
+		t.Error(failure)
+	}
+}
+
+// world is everything that is there.
+type world struct {
+	t        *testing.T
+	lark     *larktest.Platform
+	pg       *cluster
+	token    *cutter // accounts and the token endpoint
+	api      *cutter
+	replicas []*replica
+	users    []string
+	store    *session.Store // the users' consents come this way
+
+	mu sync.Mutex // guards events and asked
+	// events are the faults that were in force, for the judge.
+	events []event
+	// asked are the calls that ended.
+	asked []call
+
+	// calls is what the emulator saw of them, by their id; seen the ledger's
+	// number of the last one taken, harvested the length of asked then.
+	calls           map[string]larktest.Call
+	seen, harvested int
+	// consented is how many of asked were looked through for users who need to
+	// consent, consents how many did.
+	consented, consents int
+	lastConsent         time.Time
+}
+
+// event is a fault while it was in force.
+type event struct {
+	kind     kind
+	replica  int // -1: all
+	from, to time.Time
+}
+
+// replica is one larkside; its process comes and goes.
+type replica struct {
+	database *cutter
+	process  *process.Process
+
+	mu      sync.Mutex
+	current life
+}
+
+// life is one process from start to end.
+type life struct {
+	n   int // counts them
+	url string
+	log *process.Log
+}
+
+func (l life) ready() bool {
+	return len(l.log.Find(func(l process.Line) bool { return l.Msg == "ready" })) > 0
+}
+
+// begin notes a process that has started.
+func (r *replica) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.current = life{r.current.n + 1, r.process.URL, r.process.Log()}
+}
+
+func (r *replica) life() life {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, pg: startCluster(t), calls: map[string]larktest.Call{}}
+	config := larktest.Config{AdHocUsers: true, AccessLife: accessLife, RandomLives: true, KeepCalls: 50_000}
+	w.serveLark(&config)
+	for i := range userCount {
+		w.users = append(w.users, fmt.Sprintf("ou_%032x", i+1))
+	}
+	w.store = w.pg.db().Open(t, nil)
+	for _, user := range w.users {
+		w.consent(user)
+	}
+	w.consents = 0
+	for range replicaCount {
+		r := &replica{database: newCutter(t, fmt.Sprintf("127.0.0.1:%d", w.pg.port))}
+		r.process = process.Start(t, w.options(r.database))
+		r.process.AwaitReady()
+		r.begin()
+		w.replicas = append(w.replicas, r)
+	}
+	return w
+}
+
+// serveLark serves the emulator behind two cutters: its own URL, which is in
+// each session's TokenURL, leads through one; OPEN_URL through the other.
+func (w *world) serveLark(c *larktest.Config) {
+	server := httptest.NewUnstartedServer(nil)
+	address := server.Listener.Addr().String()
+	w.token, w.api = newCutter(w.t, address), newCutter(w.t, address)
+	c.URL = "http://" + w.token.address()
+	w.lark = larktest.New(*c)
+	server.Config.Handler = w.lark
+	server.Start()
+	w.t.Cleanup(func() {
+		w.lark.Close()
+		server.CloseClientConnections()
+		server.Close()
+	})
+}
+
+func (w *world) options(database *cutter) process.Options {
+	return process.Options{
+		Lark: w.lark, DB: w.pg.through(database.address()), Unready: true,
+		Env: map[string]string{
+			"OPEN_URL": "http://" + w.api.address(), "CARD": "off", "LOG_LEVEL": "info",
+			"REFRESH_THRESHOLD": "0.3", "CACHE_TTL": "2s", "SHUTDOWN_GRACE": "5s",
+		},
+	}
+}
+
+// began notes a fault that has begun; the function returned, that it is over.
+func (w *world) began(k kind, replica int) (over func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := len(w.events)
+	w.events = append(w.events, event{k, replica, time.Now(), time.Time{}})
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.events[n].to = time.Now()
+	}
+}
+
+// kind of fault.
+type kind string
+
+const (
+	kill           kind = "kill -9"
+	pause          kind = "SIGSTOP"
+	longPause      kind = "SIGSTOP for longer than the lease"
+	restart        kind = "PostgreSQL restarted"
+	databaseCut    kind = "database connections of a replica cut"
+	databaseStall  kind = "database connections of a replica hang"
+	tokenCut       kind = "token endpoint cut off"
+	tokenStall     kind = "token endpoint hangs"
+	apiCut         kind = "API cut off"
+	slowAnswers    kind = "slow token answers"
+	lostRequests   kind = "token requests lost"
+	lostAnswers    kind = "token answers lost after the rotation"
+	spoiledAnswers kind = "token answers truncated after the rotation"
+	gateway        kind = "504 after the rotation"
+	busy           kind = "20050, 20072, 429"
+)
+
+// menu says how often a fault strikes, relative to the others, for how long, and
+// what must not be broken twice at a time.
+var menu = []struct {
+	kind        kind
+	weight      int
+	least, most time.Duration
+	resource    string
+}{
+	{kill, 4, 100 * time.Millisecond, 2 * time.Second, "process"},
+	{pause, 4, 50 * time.Millisecond, 3 * time.Second, "process"},
+	{longPause, 1, lease + time.Second, lease + 3*time.Second, "process"},
+	{restart, 2, 100 * time.Millisecond, 2 * time.Second, "postgres"},
+	{databaseCut, 3, 0, 2 * time.Second, "database"},
+	{databaseStall, 3, 200 * time.Millisecond, 4 * time.Second, "database"},
+	{tokenCut, 2, 0, time.Second, "token"},
+	{tokenStall, 2, 200 * time.Millisecond, 3 * time.Second, "token"},
+	{apiCut, 1, 0, time.Second, "api"},
+	{slowAnswers, 3, time.Second, 3 * time.Second, "lark"},
+	{lostRequests, 2, time.Second, 3 * time.Second, "lark"},
+	{lostAnswers, 1, time.Second, 2 * time.Second, "lark"},
+	{spoiledAnswers, 1, time.Second, 2 * time.Second, "lark"},
+	{gateway, 1, time.Second, 2 * time.Second, "lark"},
+	{busy, 3, time.Second, 3 * time.Second, "lark"},
+}
+
+// planned is one fault of the schedule. Times count from the start.
+type planned struct {
+	kind     kind
+	replica  int
+	from, to time.Duration
+	// n and delay are for faults of the emulator.
+	n     int
+	delay time.Duration
+}
+
+// schedule is the same for the same seed and length. One replica at least is
+// left alone at any time.
+func schedule(rng *rand.Rand, length time.Duration) []planned {
+	free := map[string]time.Duration{}
+	var plan []planned
+	// The longest one first, else a short run could not have it.
+	if length > lease+3*time.Second {
+		plan = append(plan, planned{kind: longPause, to: 500*time.Millisecond + lease + time.Second, from: 500 * time.Millisecond, replica: rng.IntN(replicaCount)})
+		free[fmt.Sprint("process", plan[0].replica)] = plan[0].to
+	}
+	total := 0
+	for _, m := range menu {
+		total += m.weight
+	}
+	for at := 500 * time.Millisecond; at < length; at += 100*time.Millisecond + upTo(rng, 700*time.Millisecond) {
+		i, pick := 0, rng.IntN(total)
+		for pick >= menu[i].weight {
+			pick -= menu[i].weight
+			i++
+		}
+		m := menu[i]
+		p := planned{kind: m.kind, replica: -1, from: at, to: at + m.least + upTo(rng, m.most-m.least), n: 1 + rng.IntN(3), delay: upTo(rng, 1500*time.Millisecond)}
+		resource, replica := m.resource, rng.IntN(replicaCount)
+		if resource == "process" || resource == "database" {
+			p.replica = replica
+			resource = fmt.Sprint(resource, replica)
+		}
+		if p.to > length || free[resource] > at || m.resource == "process" && othersBusy(free, replica, at) {
+			continue
+		}
+		free[resource] = p.to
+		plan = append(plan, p)
+	}
+	return plan
+}
+
+func upTo(rng *rand.Rand, d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
+
+// othersBusy is whether no other replica would be left at work.
+func othersBusy(free map[string]time.Duration, replica int, at time.Duration) bool {
+	for i := range replicaCount {
+		if i != replica && free[fmt.Sprint("process", i)] <= at {
+			return false
+		}
+	}
+	return true
+}
+
+// play lets the faults of the plan strike and end.
+func (w *world) play(plan []planned) {
+	start := time.Now()
+	type ending struct {
+		at   time.Duration
+		undo func()
+	}
+	var endings []ending
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for len(plan) > 0 || len(endings) > 0 {
+		<-tick.C
+		now := time.Since(start)
+		for len(plan) > 0 && plan[0].from <= now {
+			endings = append(endings, ending{now + plan[0].to - plan[0].from, w.strike(plan[0])})
+			plan = plan[1:]
+		}
+		due := endings
+		endings = nil
+		for _, e := range due {
+			if e.at > now {
+				endings = append(endings, e)
+			} else {
+				e.undo()
+			}
+		}
+		w.harvest(false)
+		w.consentAnew()
+	}
+}
+
+// strike begins a fault and returns what ends it.
+func (w *world) strike(p planned) (undo func()) {
+	var end func()
+	over := w.began(p.kind, p.replica)
+	switch p.kind {
+	case kill:
+		r := w.replicas[p.replica]
+		r.process.Kill()
+		end = func() { r.process.Restart(); r.begin() }
+	case pause, longPause:
+		r := w.replicas[p.replica]
+		r.process.Signal(syscall.SIGSTOP)
+		end = func() { r.process.Signal(syscall.SIGCONT) }
+	case restart:
+		w.pg.stop()
+		end = w.pg.start
+	case databaseCut, tokenCut, apiCut:
+		c := w.cutter(p)
+		c.cut(true)
+		end = func() { c.cut(false) }
+	case databaseStall, tokenStall:
+		c := w.cutter(p)
+		c.flow(false)
+		end = func() { c.flow(true) }
+	default:
+		end = w.spoil(p)
+	}
+	return func() { end(); over() }
+}
+
+func (w *world) cutter(p planned) *cutter {
+	switch p.kind {
+	case tokenCut, tokenStall:
+		return w.token
+	case apiCut:
+		return w.api
+	}
+	return w.replicas[p.replica].database
+}
+
+// spoil lets the emulator misbehave.
+func (w *world) spoil(p planned) (end func()) {
+	f := larktest.Fault{Endpoint: larktest.TokenEndpoint, Times: p.n}
+	switch p.kind {
+	case slowAnswers:
+		f.Delay, f.Times = p.delay, 10*p.n
+	case lostRequests:
+		f.Drop, f.Times = true, 3*p.n
+	case lostAnswers:
+		f.Drop, f.Processed = true, true
+	case spoiledAnswers:
+		f.Truncate = true
+	case gateway:
+		f.Status, f.Processed = 504, true
+	case busy:
+		f.Code, f.Times = []int{20050, 20072, 99991400}[p.n-1], 3*p.n
+	}
+	return w.lark.Fault(f).Remove
+}
+
+// settle waits until every user is served by every replica again.
+func (w *world) settle() {
+	over := w.began("after the faults", -1)
+	defer over()
+	for _, r := range w.replicas {
+		r.process.AwaitReady()
+	}
+	for _, user := range w.users {
+		for i := range w.replicas {
+			process.Eventually(w.t, fmt.Sprintf("%s is served by replica %d", user, i), func() bool {
+				w.harvest(false)
+				w.consentAnew()
+				return w.ask(w.t.Context(), user, i).status == 200
+			})
+		}
+	}
+	db := w.pg.db().SQL(w.t)
+	process.Eventually(w.t, "every session is active", func() bool { return count(w.t, db, "active") == userCount })
+}

@@ -1,0 +1,334 @@
+package chaos
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"larkside/test/larktest"
+)
+
+// judge holds the ledger and the callers' records against the promises.
+//
+// Never excused:
+//   - a refresh token that is answered with a pair twice
+//   - a token that reaches Lark with somebody else's request, one that was never
+//     issued, a header that must not reach it
+//   - an access token that left for Lark after its end
+//
+// A caller whose access token lived (a call had been served with it, and it had
+// life left when the answer came) is served. Excused are: 502 and 504 while the
+// API was cut off; 503 store_unavailable while the replica had no database (or
+// had only just been started) and had not had that token in its cache; no answer
+// at all from a process that was killed or stopped.
+//
+// A caller whose access token has ended may get 503; 401 only if the grant is
+// lost, with reason refresh_token_used. A grant is lost by a rotation whose answer
+// the ledger knows did not get out, or by one that was followed by a kill, a cut
+// or a stop of the process that had the answer in hand.
+//
+// A refresh token that was answered is sent again only after one of the same.
+type judge struct {
+	w       *world
+	tokens  map[string]larktest.Issued
+	refresh map[string][]larktest.Issued // by user, in the order of issue
+	served  map[string][]use             // by user, in order of time
+	events  []event
+
+	failures []string
+	counts   map[string]int
+	slow     []time.Duration
+}
+
+// use is a call that was served, and with which token.
+type use struct {
+	call
+	token string
+}
+
+const (
+	// early is how much before its end a token may count as ended: expires_in is
+	// in whole seconds, and counts from before Lark was asked.
+	early = 1500 * time.Millisecond
+	// late is how long after its end a token may arrive that left in time: the
+	// machine may be busy.
+	late = 250 * time.Millisecond
+	// around is how far an effect may be from the fault that caused it.
+	around = time.Second
+)
+
+func newJudge(w *world) *judge {
+	w.harvest(true)
+	j := &judge{
+		w: w, events: w.events, counts: map[string]int{},
+		tokens: map[string]larktest.Issued{}, refresh: map[string][]larktest.Issued{}, served: map[string][]use{},
+	}
+	for _, issued := range w.lark.Ledger("") {
+		j.tokens[issued.ID] = issued
+		if issued.Kind == larktest.RefreshToken {
+			j.refresh[issued.OpenID] = append(j.refresh[issued.OpenID], issued)
+		}
+	}
+	for _, c := range w.asked {
+		if seen, ok := w.calls[c.id]; ok && c.status == http.StatusOK {
+			j.served[c.user] = append(j.served[c.user], use{c, seen.TokenID})
+		}
+	}
+	for _, uses := range j.served {
+		slices.SortFunc(uses, func(a, b use) int { return a.to.Compare(b.to) })
+	}
+	return j
+}
+
+func (j *judge) fail(format string, args ...any) {
+	j.failures = append(j.failures, fmt.Sprintf(format, args...))
+}
+
+func (j *judge) judge() {
+	for _, issued := range j.tokens {
+		answered := 0
+		for _, r := range issued.Redemptions {
+			j.counts["redemptions "+string(r.Outcome)]++
+			if r.Outcome == larktest.Answered {
+				answered++
+			}
+		}
+		if answered > 1 {
+			j.fail("refresh token %s of %s was answered %d times", issued.ID, issued.OpenID, answered)
+		}
+	}
+	for _, v := range j.w.lark.Violations() {
+		j.violation(v)
+	}
+	for _, c := range j.w.asked {
+		j.call(c)
+	}
+}
+
+// violation judges what the emulator complains about.
+func (j *judge) violation(v larktest.Violation) {
+	switch v.Kind {
+	case larktest.Replayed:
+		id := strings.TrimPrefix(v.Detail, "refresh token ")
+		if cause := j.whyReplayed(j.tokens[id], v.At); cause != "" {
+			j.counts["replays excused by: "+string(cause)]++
+			return
+		}
+	case larktest.ExpiredToken:
+		for _, seen := range j.w.calls {
+			if seen.LogID != v.LogID {
+				continue
+			}
+			lateness := seen.At.Sub(j.tokens[seen.TokenID].Expiry)
+			switch {
+			case lateness <= late:
+				j.counts["tokens that ended on the way"]++
+				return
+			case j.during(v.At.Add(-around), v.At, -1, pause, longPause):
+				j.counts["tokens that ended in a stopped process"]++
+				return
+			}
+			j.fail("an access token was sent %v past its end at %s", lateness, j.clock(v.At))
+			return
+		}
+	}
+	j.fail("violation at %s: %s of %s: %s", j.clock(v.At), v.Kind, v.OpenID, v.Detail)
+}
+
+// whyReplayed is the fault after which a refresh token may be sent again.
+func (j *judge) whyReplayed(t larktest.Issued, at time.Time) kind {
+	for _, r := range t.Redemptions {
+		if r.Outcome == larktest.Answered {
+			return j.whyLost(r.At, at)
+		}
+	}
+	return ""
+}
+
+// whyLost is the fault by which the answer of a rotation at from may have got
+// lost, or lies in the hands of a stopped process at to.
+func (j *judge) whyLost(from, to time.Time) kind {
+	soon := from.Add(around)
+	switch {
+	case j.during(from, soon, -1, kill):
+		return kill
+	case j.during(from, soon, -1, tokenCut):
+		return tokenCut
+	case j.during(from.Add(-lease/2), to, -1, longPause):
+		return longPause
+	case j.during(from.Add(-around), soon, -1, databaseCut, databaseStall, restart, pause) && j.during(from, to, -1, kill):
+		return kill + " while the pair could not be stored"
+	}
+	return ""
+}
+
+// during is whether a fault of one of the kinds was in force between from and
+// to, for the replica or for all; -1: for any.
+func (j *judge) during(from, to time.Time, replica int, kinds ...kind) bool {
+	return slices.ContainsFunc(j.events, func(e event) bool {
+		ended := !e.to.IsZero() && e.to.Before(from)
+		return slices.Contains(kinds, e.kind) && !ended && !e.from.After(to) &&
+			(replica < 0 || e.replica < 0 || e.replica == replica)
+	})
+}
+
+// call judges what one caller saw.
+func (j *judge) call(c call) {
+	outcome := fmt.Sprint(c.status)
+	switch {
+	case c.hungUp:
+		j.counts["calls: hung up"]++
+		return
+	case c.status == 0:
+		outcome = "no answer"
+	case c.name != "":
+		outcome += " " + c.name
+	}
+	if c.reason != "" {
+		outcome += " " + c.reason
+	}
+	lived := j.lived(c)
+	if c.status == http.StatusOK {
+		j.slow = append(j.slow, c.to.Sub(c.from))
+		if seen, ok := j.w.calls[c.id]; !ok || seen.Owner != c.user {
+			j.fail("a call of %s was answered with a token of %q", c.user, seen.Owner)
+		}
+		j.counts["calls: 200"]++
+		return
+	}
+	excuse := j.excuse(c, lived)
+	switch {
+	case excuse == "":
+		j.fail("%s (life %d of replica %d, after %v): %s got %s %v; its access token lived: %v", j.clock(c.to), c.life, c.replica, c.to.Sub(c.from), c.user, outcome, c.err, lived != "")
+		j.counts["calls: "+outcome+", NOT EXCUSED"]++
+	default:
+		j.counts["calls: "+outcome+", "+excuse]++
+	}
+}
+
+// lived returns an access token of the caller's that larkside had and that
+// lived all through the call; empty: none.
+func (j *judge) lived(c call) string {
+	uses := j.served[c.user]
+	for i := len(uses) - 1; i >= 0; i-- {
+		u := uses[i]
+		if u.to.Before(c.from) && j.tokens[u.token].Expiry.Add(-j.margin(u.token)).After(c.to) {
+			return u.token
+		}
+		if u.to.Before(c.from.Add(-2 * accessLife)) {
+			break
+		}
+	}
+	return ""
+}
+
+// margin is how much before its end larkside may take a token for ended: longer
+// when Lark was slow to answer.
+func (j *judge) margin(token string) time.Duration {
+	issued := j.tokens[token].Issued
+	if j.during(issued.Add(-around), issued, -1, tokenStall, slowAnswers, pause, longPause) {
+		return early + 4*time.Second
+	}
+	return early
+}
+
+// excuse is why a call may have failed; empty: for no reason.
+func (j *judge) excuse(c call, lived string) string {
+	before := c.from.Add(-around)
+	switch {
+	case c.status == 0 && j.during(c.from.Add(-100*time.Millisecond), c.to, c.replica, kill, pause, longPause):
+		return "process killed or stopped"
+	case c.status == http.StatusBadGateway, c.status == http.StatusGatewayTimeout:
+		if j.during(before, c.to, c.replica, apiCut) {
+			return "API cut off"
+		}
+		return ""
+	case c.status == http.StatusServiceUnavailable && !c.ready:
+		return "process starting"
+	case c.name == "store_unavailable" && (lived == "" || !j.cached(c, lived)):
+		if j.during(before, c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause) {
+			return "no database, not cached"
+		}
+		return ""
+	case lived != "":
+		return ""
+	case c.status == http.StatusUnauthorized && c.reason == "refresh_token_used":
+		return j.lost(c)
+	case c.name == "refresh_unavailable", c.status == 0 && c.to.Sub(c.from) >= patience:
+		return "token ended"
+	}
+	return ""
+}
+
+// cached is whether this very process had served the token before, and no newer
+// one had been made, of which a notification would have told it.
+func (j *judge) cached(c call, token string) bool {
+	had := slices.ContainsFunc(j.served[c.user], func(u use) bool {
+		return u.token == token && u.replica == c.replica && u.life == c.life && u.to.Before(c.from)
+	})
+	newer := slices.ContainsFunc(j.refresh[c.user], func(t larktest.Issued) bool {
+		return t.Issued.After(j.tokens[token].Issued.Add(time.Millisecond)) && t.Issued.Before(c.to)
+	})
+	return had && !newer
+}
+
+// lost is how the grant was lost of which a 401 tells; empty: it was not.
+func (j *judge) lost(c call) string {
+	last := map[int]larktest.Issued{} // the chain's last rotation, by grant
+	grants := []int{}
+	for _, t := range j.refresh[c.user] {
+		if t.Issued.After(c.to) {
+			break
+		}
+		if !slices.Contains(grants, t.Grant) {
+			grants = append(grants, t.Grant)
+		}
+		if i := slices.IndexFunc(t.Redemptions, func(r larktest.Redemption) bool { return r.Outcome != larktest.Refused }); i >= 0 && t.Redemptions[i].At.Before(c.to) {
+			last[t.Grant] = t
+		}
+	}
+	// The newest grant may be one that is about to be stored.
+	for _, g := range grants[max(0, len(grants)-2):] {
+		for _, r := range last[g].Redemptions {
+			switch cause := j.whyLost(r.At, c.to); {
+			case r.Outcome == larktest.Unanswered:
+				return "grant lost: the answer did not get out"
+			case r.Outcome == larktest.Answered && cause != "":
+				return "grant lost: " + string(cause)
+			}
+		}
+	}
+	return ""
+}
+
+func (j *judge) clock(at time.Time) string {
+	return fmt.Sprintf("%+.2fs", at.Sub(j.events[0].from).Seconds())
+}
+
+// report is the counts.
+func (j *judge) report(plan []planned) string {
+	var b strings.Builder
+	faults := map[string]int{}
+	for _, p := range plan {
+		faults[string(p.kind)]++
+	}
+	slices.Sort(j.slow)
+	section := func(name string, counts map[string]int) {
+		fmt.Fprintf(&b, "%s\n", name)
+		for _, key := range slices.Sorted(maps.Keys(counts)) {
+			fmt.Fprintf(&b, "  %6d  %s\n", counts[key], key)
+		}
+	}
+	fmt.Fprintf(&b, "seed %d, %v\n", *seed, *duration)
+	section("faults", faults)
+	section("seen", j.counts)
+	fmt.Fprintf(&b, "  %6d  consents anew\n", j.w.consents)
+	if n := len(j.slow); n > 0 {
+		fmt.Fprintf(&b, "served calls took %v (median), %v (99%%), %v (longest)\n", j.slow[n/2].Round(time.Microsecond), j.slow[n*99/100].Round(time.Millisecond), j.slow[n-1].Round(time.Millisecond))
+	}
+	fmt.Fprintf(&b, "%d failures\n", len(j.failures))
+	return b.String()
+}

@@ -1,0 +1,142 @@
+package chaos
+
+import (
+	"bytes"
+	"database/sql"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"larkside/session"
+	"larkside/test/dbtest"
+	"larkside/test/process"
+)
+
+// cluster is a PostgreSQL server of our own, since this test restarts it.
+type cluster struct {
+	t       *testing.T
+	bin     string
+	dir     string
+	port    int
+	as      *syscall.Credential
+	running *exec.Cmd
+	log     bytes.Buffer
+}
+
+// startCluster skips the test where there is no server to start.
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{t: t, bin: serverBinaries(t), dir: dbtest.TempDir(t), port: freePort(t)}
+	if os.Getuid() == 0 {
+		c.become(t, "postgres") // initdb refuses to run as root
+	}
+	data := filepath.Join(c.dir, "data")
+	if out, err := c.command("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync").CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	c.start()
+	t.Cleanup(func() { c.stop() })
+	c.await()
+	return c
+}
+
+func serverBinaries(t *testing.T) string {
+	candidates, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if dir := os.Getenv("LARKSIDE_TEST_PGBIN"); dir != "" {
+		candidates = append(candidates, dir)
+	}
+	if path, err := exec.LookPath("initdb"); err == nil {
+		candidates = append(candidates, filepath.Dir(path))
+	}
+	for i := len(candidates) - 1; i >= 0; i-- {
+		if _, err := os.Stat(filepath.Join(candidates[i], "initdb")); err == nil {
+			return candidates[i]
+		}
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("no PostgreSQL server binaries; ./test/run sets LARKSIDE_TEST_PGBIN")
+	}
+	t.Skip("no PostgreSQL server binaries: set LARKSIDE_TEST_PGBIN")
+	return ""
+}
+
+func freePort(t *testing.T) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func (c *cluster) become(t *testing.T, name string) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Skipf("PostgreSQL does not run as root, and there is no user to run it as: %v", err)
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	c.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	if err := os.Chown(c.dir, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cluster) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(c.bin, name), args...)
+	cmd.Dir = c.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.as}
+	return cmd
+}
+
+func (c *cluster) start() {
+	c.t.Helper()
+	cmd := c.command("postgres", "-D", filepath.Join(c.dir, "data"), "-p", strconv.Itoa(c.port),
+		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off",
+		"-c", "max_connections=200", "-c", "shared_buffers=16MB")
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &c.log, &c.log, 5*time.Second
+	if err := cmd.Start(); err != nil {
+		c.t.Fatalf("starting PostgreSQL: %v", err)
+	}
+	c.running = cmd
+}
+
+// stop is pg_ctl -m immediate: what was committed is found again by recovery.
+func (c *cluster) stop() {
+	c.running.Process.Signal(syscall.SIGQUIT)
+	c.running.Wait()
+}
+
+// await returns when the server takes connections.
+func (c *cluster) await() {
+	c.t.Helper()
+	db := c.db().SQL(c.t)
+	process.Eventually(c.t, "PostgreSQL takes connections", func() bool { return db.Ping() == nil })
+}
+
+func (c *cluster) db() *dbtest.DB { return c.through(fmt.Sprintf("127.0.0.1:%d", c.port)) }
+
+// through is the database as it is reached by way of a cutter.
+func (c *cluster) through(address string) *dbtest.DB {
+	ring, err := session.ParseKeyring(session.NewSecret(process.Keys))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return &dbtest.DB{URL: "postgres://postgres@" + address + "/postgres?sslmode=disable", Postgres: true, Keys: ring}
+}
+
+// count is a look at the sessions, once the server is up.
+func count(t *testing.T, db *sql.DB, state string) (n int) {
+	t.Helper()
+	if err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM sessions WHERE state = $1", state).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

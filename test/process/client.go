@@ -1,0 +1,161 @@
+package process
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Answer is an HTTP answer, read whole.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   string
+	// Envelope is the body as far as it is Lark's envelope or the emulator's.
+	Envelope Envelope
+}
+
+// Envelope is what tests read of a body.
+type Envelope struct {
+	Code  int
+	Msg   string
+	Error struct {
+		Type, Reason, Card string
+		AuthorizeURL       string `json:"authorize_url"`
+		ExpiresIn          int    `json:"expires_in"`
+	}
+	// Owner is in the echo helper's answers, Data.Owner in all others.
+	Owner Owner
+	Data  struct {
+		Owner Owner
+		Items json.RawMessage
+	}
+}
+
+// Owner says whose token came to the emulator.
+type Owner struct {
+	Token  string // user_access_token, tenant_access_token
+	AppID  string `json:"app_id"`
+	OpenID string `json:"open_id"`
+}
+
+// Name is the name of one of larkside's own errors, empty for other answers.
+func (a *Answer) Name() string { return a.Header.Get("X-Larkside-Error") }
+
+// Owner is the open_id of whose token the emulator saw.
+func (a *Answer) Owner() string {
+	if id := a.Envelope.Owner.OpenID; id != "" {
+		return id
+	}
+	return a.Envelope.Data.Owner.OpenID
+}
+
+// client never follows redirects and uses no proxy of the environment.
+var client = &http.Client{
+	Transport:     &http.Transport{MaxIdleConnsPerHost: 100},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	Timeout:       2 * Patience,
+}
+
+// Do sends r as it is. The test fails when no answer comes.
+func Do(t testing.TB, r *http.Request) *Answer {
+	t.Helper()
+	a, err := Try(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// Try is Do for requests that may fail, and for other goroutines than the
+// test's.
+func Try(r *http.Request) (*Answer, error) {
+	res, err := client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	return read(res)
+}
+
+func read(res *http.Response) (*Answer, error) {
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	a := &Answer{Status: res.StatusCode, Header: res.Header, Body: string(body)}
+	json.Unmarshal(body, &a.Envelope) // tests look at what they need
+	return a, err
+}
+
+// Request is a request to the proxy listener for a user, or for none if openID
+// is empty. header is NAME, value, NAME, value, …; path may have a query.
+func (p *Process) Request(t testing.TB, method, path, openID, body string, header ...string) *http.Request {
+	t.Helper()
+	return NewRequest(t, method, p.URL+path, openID, body, header...)
+}
+
+// NewRequest is [Process.Request] for any URL.
+func NewRequest(t testing.TB, method, url, openID, body string, header ...string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if openID != "" {
+		r.Header.Set("X-Lark-User-Id", openID)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
+	if host := r.Header.Get("Host"); host != "" {
+		r.Host = host
+		r.Header.Del("Host")
+	}
+	return r
+}
+
+// Get asks through the proxy listener.
+func (p *Process) Get(t testing.TB, path, openID string, header ...string) *Answer {
+	t.Helper()
+	return Do(t, p.Request(t, http.MethodGet, path, openID, "", header...))
+}
+
+// Admin asks the admin listener.
+func (p *Process) Admin(t testing.TB, method, path string, header ...string) *Answer {
+	t.Helper()
+	return Do(t, NewRequest(t, method, p.AdminURL+path, "", "", header...))
+}
+
+// Raw sends a request line that no client would, and the headers given, as
+// NAME, value. Connection: close is added.
+func (p *Process) Raw(t testing.TB, line, openID string, header ...string) *Answer {
+	t.Helper()
+	host := strings.TrimPrefix(p.URL, "http://")
+	conn, err := net.DialTimeout("tcp", host, Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(Patience))
+	fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n", line, host)
+	if openID != "" {
+		fmt.Fprintf(conn, "X-Lark-User-Id: %s\r\n", openID)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		fmt.Fprintf(conn, "%s: %s\r\n", header[i], header[i+1])
+	}
+	fmt.Fprint(conn, "\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	a, err := read(res)
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	return a
+}
