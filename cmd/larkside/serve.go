@@ -487,7 +487,24 @@ func (d *doors) TenantAccessToken(ctx context.Context, appID string) (session.Se
 	if !ok {
 		return session.Secret{}, fmt.Errorf("app %q is not configured", appID)
 	}
-	return client.TenantAccessToken(ctx)
+	token, err := client.TenantAccessToken(ctx)
+	if p := d.s.parts.Load(); p != nil {
+		p.source.Report(appID, err)
+	}
+	return token, tenantError(err)
+}
+
+// tenantError gives what Lark says about the app's own token its meaning for a
+// caller.
+func tenantError(err error) error {
+	var e *lark.Error
+	switch {
+	case !errors.As(err, &e):
+		return err
+	case e.Class == lark.Misconfigured:
+		return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, err), After: 30 * time.Second}
+	}
+	return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrRefreshUnavailable, err), After: max(time.Second, e.RetryAfter)}
 }
 
 // late is a handler that is set when what it needs is there.

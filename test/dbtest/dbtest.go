@@ -115,6 +115,16 @@ func (d *DB) SQL(t testing.TB) *sql.DB {
 	return db
 }
 
+// SQLBinary opens PostgreSQL as the store does: a statement is one round trip.
+func (d *DB) SQLBinary(t testing.TB) *sql.DB {
+	db, err := sql.Open("postgres", d.URL+"&binary_parameters=yes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
 func keys(t testing.TB) *session.Keyring {
 	ring, err := session.ParseKeyring(session.NewKey("test"))
 	if err != nil {

@@ -1,0 +1,76 @@
+package test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mayExpose lists the files that may call Secret.Expose, with what for. A token
+// leaves its wrapping where it goes to Lark, to the database driver or into
+// AES, and nowhere else.
+var mayExpose = map[string]string{
+	"session/secret.go":          "Equal and Empty",
+	"session/seal.go":            "sealing, and reading the key list",
+	"session/session.go":         "the Authorization header of an Access",
+	"session/store.go":           "opening a sealed profile",
+	"session/open.go":            "the database's URL, the key file",
+	"session/notify.go":          "the listening connection's URL",
+	"session/lark/token.go":      "forms to the token endpoint",
+	"session/lark/device.go":     "forms to the device endpoints",
+	"session/lark/revoke.go":     "the form to the revocation endpoint",
+	"session/lark/userinfo.go":   "the Authorization header to user_info",
+	"session/lark/reply.go":      "scrubbing what was sent out of errors",
+	"session/lark/sdk.go":        "the SDK's configuration",
+	"session/consent/ask.go":     "the link, for the challenge",
+	"session/consent/card.go":    "the link, for the card's button",
+	"session/consent/browser.go": "the browser's cookie and the PKCE challenge",
+	"session/consent/start.go":   "the link of a device flow",
+	"proxy/upstream.go":          "the Authorization header of a tenant path",
+	"cmd/larkside/config.go":     "checking settings",
+	"cmd/larkside/cmd_keys.go":   "printing a new key, once, for its owner",
+	"cmd/larkside/serve.go":      "the upstream proxy's URL",
+}
+
+// Secrets are exposed only where they have to be.
+func TestExpose(t *testing.T) {
+	used := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		name := filepath.ToSlash(strings.TrimPrefix(path, "../"))
+		if strings.HasPrefix(name, "test/") {
+			return nil
+		}
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.SelectorExpr)
+			if !ok || call.Sel.Name != "Expose" {
+				return true
+			}
+			used[name] = true
+			if mayExpose[name] == "" {
+				t.Errorf("%s calls Expose and is not on the list", set.Position(call.Pos()))
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range mayExpose {
+		if !used[name] {
+			t.Errorf("%s is on the list and calls Expose nowhere", name)
+		}
+	}
+}
