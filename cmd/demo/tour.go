@@ -1,0 +1,355 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"larkside/test/larktest"
+)
+
+const (
+	appID  = "cli_demo0123456789ab"
+	secret = "the-demo-apps-secret"
+	// scopes is what the app wants to do for its users.
+	scopes = "app_engine:workspace.table:read app_engine:workspace.table.record:read"
+
+	// accessLife is two hours at Lark. Here it is so short that the tour sees
+	// tokens come to their end, and threshold has them renewed after less than
+	// a third of it.
+	accessLife = 15 * time.Second
+	threshold  = "0.7"
+
+	// patience bounds each step; on a quiet machine none takes a third of it.
+	patience = 45 * time.Second
+)
+
+// step is one station of the tour.
+type step struct {
+	// says is what happens, in a sentence.
+	says string
+	// act does it and shows it.
+	act func(ctx context.Context, t *tour) error
+	// check judges what was seen.
+	check func(t *tour) error
+	// holds is what has been shown then.
+	holds string
+}
+
+// tour is what the steps share.
+type tour struct {
+	out     *screen
+	lark    *larktest.Platform
+	server  *http.Server
+	child   *child
+	http    *http.Client
+	walked  int
+	answers []answer // of the present step
+	link    string   // to the page on which a user consents
+	run     calling  // of the present step
+	fault   *larktest.Injection
+}
+
+// start brings up the emulator and larkside.
+func start(ctx context.Context, out *screen, dir string) (_ *tour, err error) {
+	t := &tour{out: out, http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{}}}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	out.title("Larkside, a guided tour. Lark is an emulator here; larkside is the real program.")
+	if err := t.serveLark(ctx); err != nil {
+		return nil, err
+	}
+	out.note("building larkside (the first time this takes a minute or two) …")
+	began := time.Now()
+	binary, err := build(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	out.note("built in %.1f s", time.Since(began).Seconds())
+	out.began = time.Now()
+
+	settings := []string{
+		"LARKSIDE_APP_ID=" + appID,
+		"LARKSIDE_APP_SECRET=" + secret,
+		"LARKSIDE_OPEN_URL=" + t.lark.URL,
+		"LARKSIDE_ACCOUNTS_URL=" + t.lark.URL,
+		"LARKSIDE_LISTEN=127.0.0.1:0",
+		"LARKSIDE_ADMIN_LISTEN=127.0.0.1:0",
+		"LARKSIDE_DATABASE_URL=sqlite:" + filepath.Join(dir, "larkside.db"),
+		"LARKSIDE_SCOPES=" + scopes,
+		"LARKSIDE_REFRESH_THRESHOLD=" + threshold,
+		"LARKSIDE_LOG_FORMAT=json",
+	}
+	t.child, err = launch(ctx, binary, dir, settings)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range settings {
+		name, value, _ := strings.Cut(s, "=")
+		out.line("%s=%s", name, out.paint(faint, "'"+value+"'"))
+	}
+	out.line("larkside")
+	out.note("ready: proxy %s, admin %s", t.child.URL, t.child.adminURL)
+	out.note("Lark emulator %s, on which tokens live for %v\n", t.lark.URL, accessLife)
+	return t, nil
+}
+
+// serveLark starts the emulator on a free port.
+func (t *tour) serveLark(ctx context.Context) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("starting the emulator: %w", err)
+	}
+	t.lark = larktest.New(larktest.Config{
+		URL:        "http://" + listener.Addr().String(),
+		Apps:       []larktest.App{{ID: appID, Secret: secret, Name: "Demo app"}},
+		AccessLife: accessLife, DeviceInterval: time.Second, AdHocUsers: true,
+	})
+	t.server = &http.Server{Handler: t.lark, ReadHeaderTimeout: 10 * time.Second}
+	go t.server.Serve(listener)
+	return nil
+}
+
+// close ends whatever still runs.
+func (t *tour) close() {
+	if t.child != nil {
+		t.child.kill()
+	}
+	if t.lark != nil {
+		t.lark.Close()
+	}
+	if t.server != nil {
+		t.server.Close()
+	}
+	t.http.CloseIdleConnections()
+}
+
+// walk takes the steps until one is not as it should be.
+func (t *tour) walk(ctx context.Context, steps []step) error {
+	for _, s := range steps {
+		t.walked++
+		t.answers, t.run = nil, calling{}
+		t.out.step(t.walked, s.says)
+		if err := t.take(ctx, s); err != nil {
+			t.out.failed(err)
+			return fmt.Errorf("step %d was not as it should be: %w", t.walked, err)
+		}
+		t.out.passed(s.holds)
+	}
+	return nil
+}
+
+func (t *tour) take(ctx context.Context, s step) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := s.act(ctx, t); err != nil {
+		return err
+	}
+	return s.check(t)
+}
+
+// explain adds what larkside itself had to say.
+func (t *tour) explain(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted")
+	}
+	return fmt.Errorf("%w\nthe end of larkside's log:\n%s", err, t.child.log.tail(8))
+}
+
+// stay leaves everything running until ctx ends.
+func (t *tour) stay(ctx context.Context) {
+	curl := func(openID string) string {
+		return fmt.Sprintf("curl -i -H 'X-Lark-User-Id: %s' %s%s", openID, t.child.URL, records)
+	}
+	t.out.title(fmt.Sprintf("Both stay up until Ctrl-C. Tokens live for %v here; Larkside renews them.", accessLife))
+	t.out.line("Alice and Bob have consented:")
+	t.out.line("  %s", curl(larktest.Alice))
+	t.out.line("  %s", curl(larktest.Bob))
+	t.out.line("Carol has not. Call, approve what comes into her chat, call again:")
+	t.out.line("  %s", curl(larktest.Carol))
+	t.out.line("  %s/chat?user=%s", t.lark.URL, larktest.Carol)
+	t.out.line("All chats, the ledger, and how to make Lark fail:")
+	t.out.line("  %s/chat", t.lark.URL)
+	t.out.line("  %s/", t.lark.URL)
+	t.out.line("  %s/larktest/", t.lark.URL)
+	t.out.line("Larkside's metrics:")
+	t.out.line("  curl %s/metrics\n", t.child.adminURL)
+	select {
+	case <-ctx.Done():
+	case <-t.child.done:
+	}
+}
+
+// answer is what the app got.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+	// The parts of the body that are judged, of Lark's envelope and of what the
+	// emulator puts into it.
+	parsed struct {
+		Code  int
+		Error struct {
+			Type, Reason, Card string
+			AuthorizeURL       string `json:"authorize_url"`
+		}
+		Data struct {
+			Items string
+			Owner struct {
+				OpenID string `json:"open_id"`
+			}
+		}
+	}
+}
+
+const workspace = "/open-apis/apaas/v1/workspaces/workspace_demo"
+
+// records are each user's own at the emulator, and name their owner.
+const records = workspace + "/tables/orders/records"
+
+// ask calls through larkside as the app does, and shows call and answer.
+func (t *tour) ask(ctx context.Context, path, openID string) error {
+	t.out.request(path, openID)
+	a, err := t.call(ctx, path, openID)
+	if err != nil {
+		return err
+	}
+	t.out.answer(a)
+	t.answers = append(t.answers, a)
+	return nil
+}
+
+func (t *tour) call(ctx context.Context, path, openID string) (answer, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, t.child.URL+path, nil)
+	if err != nil {
+		return answer{}, err
+	}
+	if openID != "" {
+		r.Header.Set("X-Lark-User-Id", openID)
+	}
+	res, err := t.http.Do(r)
+	if err != nil {
+		return answer{}, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return answer{}, err
+	}
+	a := answer{status: res.StatusCode, header: res.Header, body: strings.TrimSpace(string(body))}
+	json.Unmarshal(body, &a.parsed) // what is missing fails the check
+	return a, nil
+}
+
+// calling is a series of calls of one user's, made one after the other.
+type calling struct {
+	calls, failed int
+	firstFailure  answer
+	took          time.Duration
+	// tokens are the emulator's names of the tokens that came, in order.
+	tokens []string
+}
+
+// pace is how far apart the calls of a series are.
+const pace = 200 * time.Millisecond
+
+// callUntil calls as openID until enough, which is asked after each call.
+func (t *tour) callUntil(ctx context.Context, openID string, enough func(*calling) bool) error {
+	c := &t.run
+	before := len(t.callsOf(openID))
+	began := time.Now()
+	ticker := time.NewTicker(pace)
+	defer ticker.Stop()
+	for {
+		a, err := t.call(ctx, records, openID)
+		if err != nil {
+			return err
+		}
+		c.calls++
+		if a.status != http.StatusOK || a.parsed.Data.Owner.OpenID != openID {
+			if c.failed++; c.failed == 1 {
+				c.firstFailure = a
+			}
+		}
+		c.tokens, c.took = distinct(t.callsOf(openID)[before:]), time.Since(began)
+		if enough(c) {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%d calls, and still waiting: %w", c.calls, context.Cause(ctx))
+		}
+	}
+}
+
+// callsOf are the API calls that Lark saw with a token of openID's.
+func (t *tour) callsOf(openID string) []larktest.Call {
+	return t.lark.Calls(func(c larktest.Call) bool { return c.Endpoint == larktest.API && c.Owner == openID })
+}
+
+func distinct(calls []larktest.Call) (ids []string) {
+	for _, c := range calls {
+		if len(ids) == 0 || ids[len(ids)-1] != c.TokenID {
+			ids = append(ids, c.TokenID)
+		}
+	}
+	return ids
+}
+
+// card shows the latest version of a user's latest card, as the chat has it.
+func (t *tour) card(openID string) {
+	all := t.lark.Messages(openID)
+	if len(all) == 0 {
+		return
+	}
+	m := all[len(all)-1]
+	var content struct {
+		Header struct {
+			Title struct{ Content string }
+		}
+		Body struct {
+			Elements []struct{ Tag, Content string }
+		}
+	}
+	json.Unmarshal([]byte(m.Content()), &content)
+	t.out.line("%s card in the chat: %s", t.out.paint(cyan, "✉"), t.out.paint(bold, content.Header.Title.Content))
+	for _, e := range content.Body.Elements {
+		if e.Tag == "markdown" {
+			for _, line := range strings.Split(e.Content, "\n") {
+				t.out.note("  %s", line)
+			}
+		}
+	}
+	for _, b := range m.Buttons() {
+		t.out.line("  [%s] %s", b.Text[""], t.out.paint(faint, b.URL))
+	}
+}
+
+// approve opens the link as the user does, and says yes. It returns when
+// larkside has brought the card up to date, which is the last thing it does.
+func (t *tour) approve(ctx context.Context, openID string) error {
+	t.out.line("the user opens %s and approves (the demo does it)", t.link)
+	if err := t.lark.Approve(t.link, openID); err != nil {
+		return err
+	}
+	err := t.lark.Wait(ctx, func() bool {
+		all := t.lark.Messages(openID)
+		return len(all) > 0 && len(all[len(all)-1].Versions) > 1
+	})
+	if err != nil {
+		return fmt.Errorf("the card was not updated: %w", err)
+	}
+	t.card(openID)
+	return nil
+}
