@@ -1,0 +1,243 @@
+package test
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"larkside/proxy"
+)
+
+// readmes are the same text in two languages.
+var readmes = []string{"README.md", "README.zh-CN.md"}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Whoever reads one language must not miss what the other one says.
+func TestREADMEsAgree(t *testing.T) {
+	english, chinese := read(t, readmes[0]), read(t, readmes[1])
+	if a, b := outline(english), outline(chinese); !slices.Equal(a, b) {
+		t.Errorf("the headings differ:\n%s has levels %q\n%s has levels %q", readmes[0], a, readmes[1], b)
+	}
+	a, b := block.FindAllString(english, -1), block.FindAllString(chinese, -1)
+	for i := range max(len(a), len(b)) {
+		if i >= len(a) || i >= len(b) || a[i] != b[i] {
+			t.Errorf("code block %d differs, or is in one language only", i+1)
+			break
+		}
+	}
+	if a, b := tables(english), tables(chinese); !slices.Equal(a, b) {
+		t.Errorf("the tables' rows differ in number:\n%s has %d\n%s has %d", readmes[0], a, readmes[1], b)
+	}
+}
+
+var block = regexp.MustCompile("(?ms)^```.*?^```$")
+
+// outline is the levels of the headings.
+func outline(text string) []string {
+	return regexp.MustCompile(`(?m)^#+ `).FindAllString(block.ReplaceAllString(text, ""), -1)
+}
+
+// tables is the number of lines of each table.
+func tables(text string) (rows []int) {
+	for _, table := range regexp.MustCompile(`(?m)(^ *\|.*\n)+`).FindAllString(text, -1) {
+		rows = append(rows, strings.Count(table, "\n"))
+	}
+	return rows
+}
+
+// The table of errors is the one that callers program against.
+func TestREADMEErrors(t *testing.T) {
+	var want []string
+	for _, f := range proxy.Failures() {
+		want = append(want, fmt.Sprintf("| %d | %d | `%s` |", f.Status, f.Code, f.Name))
+	}
+	for _, name := range readmes {
+		got := regexp.MustCompile("(?m)^\\| \\d{3} \\| \\d{8} \\| `\\w+` \\|").FindAllString(read(t, name), -1)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: the table of errors has\n%s\nand should have\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+}
+
+// settingRow is a row of the table of settings. That the English one is what
+// "larkside env" prints is checked in cmd/larkside.
+var settingRow = regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| .*$")
+
+// The Chinese table has the same settings in the same order, and says of the
+// same ones that they can come from a file or are not there yet.
+func TestREADMESettings(t *testing.T) {
+	say := func(text, notYet string) (rows []string) {
+		for _, row := range settingRow.FindAllStringSubmatch(text, -1) {
+			file := strings.Contains(row[0], "`"+row[1]+"_FILE`")
+			rows = append(rows, fmt.Sprintf("%s, from a file: %v, missing: %v", row[1], file, strings.Contains(row[0], notYet)))
+		}
+		return rows
+	}
+	english, chinese := say(read(t, readmes[0]), "(not available yet)"), say(read(t, readmes[1]), "（尚不可用）")
+	if !slices.Equal(english, chinese) {
+		t.Errorf("the tables of settings differ:\n%s\n%s", strings.Join(english, "\n"), strings.Join(chinese, "\n"))
+	}
+}
+
+// A name that a reader copies has to be one that the program takes.
+func TestDocumentedVariablesExist(t *testing.T) {
+	known := []string{
+		"LARKSIDE_TEST_POSTGRES", // of test/dbtest
+		"LARKSIDE_APPID",         // the example of a wrong one
+	}
+	for _, row := range settingRow.FindAllStringSubmatch(read(t, readmes[0]), -1) {
+		known = append(known, "LARKSIDE_"+row[1])
+		if strings.Contains(row[0], "`"+row[1]+"_FILE`") {
+			known = append(known, "LARKSIDE_"+row[1]+"_FILE")
+		}
+	}
+	for _, name := range append([]string{"CHANGELOG.md", "deploy/compose.yaml"}, readmes...) {
+		for _, variable := range regexp.MustCompile(`LARKSIDE_[A-Z_]*[A-Z]`).FindAllString(read(t, name), -1) {
+			if !slices.Contains(known, variable) {
+				t.Errorf("%s names %s, which is no setting", name, variable)
+			}
+		}
+	}
+}
+
+// Dashboards and alerts are built from the table of metrics: it has every one
+// of ours, under the name that Prometheus sees.
+func TestREADMEMetrics(t *testing.T) {
+	want := instruments(t)
+	for _, name := range readmes {
+		var got []string
+		for _, row := range regexp.MustCompile("(?m)^\\| `((?:larkside|http)_[a-z_]+)` \\|").FindAllStringSubmatch(read(t, name), -1) {
+			got = append(got, row[1])
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: the table of metrics has\n%q\nand the code has\n%q", name, got, want)
+		}
+	}
+}
+
+// instruments returns the Prometheus names of the instruments that the program
+// makes, sorted.
+func instruments(t *testing.T) (names []string) {
+	calls(t, func(method string, args []ast.Expr) {
+		name, ok := literal(args)
+		suffix := map[string]string{"Int64Counter": "_total", "Float64Histogram": "_seconds", "Int64ObservableGauge": ""}
+		if s, made := suffix[method]; made && ok {
+			names = append(names, strings.ReplaceAll(name, ".", "_")+s)
+		}
+	})
+	slices.Sort(names)
+	return names
+}
+
+// Every command that the READMEs tell people to type is there.
+func TestREADMECommands(t *testing.T) {
+	source := ""
+	files, err := filepath.Glob("../cmd/larkside/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		source += read(t, strings.TrimPrefix(file, "../"))
+	}
+	for _, name := range readmes {
+		for _, typed := range regexp.MustCompile("(?m)(?:`|^\\./|&& )larkside ([a-z]+)").FindAllStringSubmatch(read(t, name), -1) {
+			word := typed[1]
+			if word != "completion" && !strings.Contains(source, `"`+word+`"`) {
+				t.Errorf("%s: there is no command %q", name, "larkside "+word)
+			}
+		}
+	}
+}
+
+// The Go recipe is the example that the SDK's tests compile.
+func TestREADMERecipe(t *testing.T) {
+	example := strings.Split(read(t, "test/sdk/example_test.go"), "\n")
+	for i := range example {
+		example[i] = strings.TrimSpace(example[i])
+	}
+	recipe := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindStringSubmatch(read(t, readmes[0]))
+	if recipe == nil {
+		t.Fatal("there is no Go recipe")
+	}
+	for line := range strings.SplitSeq(recipe[1], "\n") {
+		if !slices.Contains(example, strings.TrimSpace(line)) {
+			t.Errorf("the example does not have the recipe's line %q", line)
+		}
+	}
+}
+
+// Links within the repository lead somewhere.
+func TestDocumentedLinks(t *testing.T) {
+	for _, name := range append([]string{"CHANGELOG.md"}, readmes...) {
+		for _, link := range regexp.MustCompile(`\]\(([^)#]+)`).FindAllStringSubmatch(read(t, name), -1) {
+			if strings.Contains(link[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join("..", link[1])); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// calls visits every method call in the program's own code.
+func calls(t *testing.T, visit func(method string, args []ast.Expr)) {
+	t.Helper()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (path == "../test" || path == "../cmd/demo" || strings.HasPrefix(d.Name(), ".") && d.Name() != ".."):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if method, ok := call.Fun.(*ast.SelectorExpr); ok {
+					visit(method.Sel.Name, call.Args)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// literal returns the first argument if it is a string in quotes.
+func literal(args []ast.Expr) (string, bool) {
+	if len(args) == 0 {
+		return "", false
+	}
+	lit, ok := args[0].(*ast.BasicLit)
+	if !ok || lit.Kind != token.STRING {
+		return "", false
+	}
+	text, err := strconv.Unquote(lit.Value)
+	return text, err == nil
+}
