@@ -39,6 +39,11 @@ func (p *proxy) authz(x *exchange, rest string) error {
 	if err := p.admit(x); err != nil {
 		return err
 	}
+	if x.credential == nothing {
+		if err := x.allowed.path(x.path); err != nil {
+			return err
+		}
+	}
 	x.outcome = Authorized
 	h := x.w.Header()
 	h.Set("Cache-Control", "no-store")

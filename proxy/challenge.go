@@ -28,7 +28,7 @@ func (p *proxy) challenge(x *exchange, reason session.Reason) error {
 		switch {
 		case err == nil:
 			f.challenge = c
-		case x.Err() != nil, errors.Is(err, session.ErrUnavailable),
+		case x.Err() != nil, errors.Is(err, session.ErrUnavailable), errors.Is(err, session.ErrConflict),
 			errors.Is(err, session.ErrAppMisconfigured), errors.Is(err, session.ErrUserDisabled):
 			return err
 		default:

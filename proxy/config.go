@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"larkside/session"
@@ -31,6 +30,8 @@ type TokenSource interface {
 type Asker interface {
 	// Ask starts a consent, or finds the one that is open, and returns what the
 	// caller may be told. No scopes means the configured ones.
+	// session.ErrConflict says that the user has authorized meanwhile: the
+	// token is looked for again.
 	Ask(ctx context.Context, key session.Key, reason session.Reason, scopes []string) (session.Challenge, error)
 }
 
@@ -113,6 +114,9 @@ type Config struct {
 	// goroutines, so that keys can change while the proxy runs; it must not
 	// block. nil: everybody. A function that returns no one admits no one.
 	CallerKeys func() []Caller
+	// CallerLimits narrow what callers may do, by [Caller.Name]. A caller that
+	// has none may do everything. Without CallerKeys there must be none.
+	CallerLimits map[string]CallerLimit
 
 	// PropagateTrace sends traceparent and tracestate on to Upstream.
 	PropagateTrace bool
@@ -177,8 +181,16 @@ func (c Config) check() error {
 		fail("tenant paths without a source of tenant tokens")
 	}
 	for _, path := range slices.Concat(c.InjectPaths, c.TenantPaths) {
-		if !strings.HasPrefix(path, "/") || !plain(path) || !clean(path) {
-			fail("path %q: want it to begin with / and to be in its simplest form, without escapes", path)
+		if err := checkPath(path); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	if c.CallerKeys == nil && len(c.CallerLimits) > 0 {
+		fail("limits of callers without keys that tell them apart")
+	}
+	for name, limit := range c.CallerLimits {
+		if err := limit.check(); err != nil {
+			fail("limits of caller %q: %w", name, err)
 		}
 	}
 	if c.ReplayBuffer < 0 || c.MaxWait < 0 || c.MaxWaiters < 0 || c.UpstreamTimeout < 0 {

@@ -62,10 +62,12 @@ type exchange struct {
 	started time.Time
 
 	caller string
-	method string // that is judged: the original one, for a mesh
-	raw    string // path and query as they came
-	path   string // canonical
-	class  class
+	// allowed is what the caller may do; nil: everything.
+	allowed *allowance
+	method  string // that is judged: the original one, for a mesh
+	raw     string // path and query as they came
+	path    string // canonical
+	class   class
 
 	credential credential
 	own        string // the app's own Authorization

@@ -17,6 +17,7 @@ type proxy struct {
 	cfg       Config
 	origin    origin
 	hosts     hosts
+	callers   callers
 	reverse   *httputil.ReverseProxy
 	telemetry *telemetry
 	peeks     peeks
@@ -41,6 +42,7 @@ func New(c Config) (http.Handler, error) {
 		cfg:       c,
 		origin:    originOf(c),
 		hosts:     c.AllowHosts,
+		callers:   newCallers(c),
 		telemetry: t,
 		waiting:   make(chan struct{}, c.MaxWaiters),
 		log:       c.Log,
@@ -96,7 +98,7 @@ func (p *proxy) serve(x *exchange) error {
 		return hostNotAllowed
 	}
 	var err error
-	if x.caller, err = p.caller(r.Header); err != nil {
+	if x.caller, x.allowed, err = p.callers.identify(r.Header); err != nil {
 		return err
 	}
 	if x.path, x.class, ok = p.judge(pathOf(x.raw)); !ok {
@@ -110,6 +112,9 @@ func (p *proxy) serve(x *exchange) error {
 	}
 	if x.credential == nothing {
 		if answered, err := p.answerTokenCall(x); answered || err != nil {
+			return err
+		}
+		if err := x.allowed.path(x.path); err != nil {
 			return err
 		}
 	}
@@ -130,6 +135,14 @@ func (p *proxy) admit(x *exchange) error {
 		id = "" // the SDK sets the header on all it sends
 	}
 	x.own = ownAuthorization(h)
+	if tokenCall(x.method, x.path) && x.own == "" {
+		// Answered here, or judged when it turns out not to be.
+		x.outcome = PassedThrough
+		return nil
+	}
+	if err := x.allowed.path(x.path); err != nil {
+		return err
+	}
 	switch {
 	case id != "" && !x.class.inject:
 		return pathNotAllowed
@@ -141,11 +154,11 @@ func (p *proxy) admit(x *exchange) error {
 		return nil
 	case x.class.tenant:
 		x.credential, x.outcome = tenantToken, WithTenantToken
+		if err := x.allowed.tenant(); err != nil {
+			return err
+		}
 		x.tenant, err = p.cfg.Tenant.TenantAccessToken(x, x.app)
 		return err
-	case tokenCall(x.method, x.path):
-		x.outcome = PassedThrough
-		return nil
 	}
 	return userIDRequired
 }
@@ -153,7 +166,14 @@ func (p *proxy) admit(x *exchange) error {
 // admitUser gets the token of the user whom id names.
 func (p *proxy) admitUser(x *exchange, id string) error {
 	var err error
-	if x.key, err = p.resolve(x, id); err == nil {
+	x.key, err = p.resolve(x, id)
+	if err == nil || errors.Is(err, session.ErrNotFound) {
+		// Whether anybody has that name isn't the caller's to know either.
+		if refused := x.allowed.user(x.key.OpenID, id); refused != nil {
+			return refused
+		}
+	}
+	if err == nil {
 		err = p.findToken(x)
 	}
 	if err == nil {

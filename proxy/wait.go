@@ -25,6 +25,10 @@ func (p *proxy) askAndWait(x *exchange, err error) error {
 		return err
 	}
 	answer := p.challenge(x, reason)
+	if errors.Is(answer, session.ErrConflict) {
+		// The user authorized between the look-up and the question.
+		return p.findToken(x)
+	}
 	var f *failure
 	if !errors.As(answer, &f) || !p.mayWait(x) {
 		return answer

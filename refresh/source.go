@@ -137,11 +137,15 @@ func New(c Config) (*Source, error) {
 func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error) {
 	now := s.now()
 	if a, checked := s.store.Cached(key); checked {
-		if !a.Usable(now) {
+		switch {
+		case a.Usable(now):
+			s.renewBehind(ctx, a, now)
+			return a, session.FromCache, nil
+		case a.Renewable && a.State == session.Active:
 			return s.wait(ctx, a)
 		}
-		s.renewBehind(ctx, a, now)
-		return a, session.FromCache, nil
+		// Nobody is sent away, or asked to authorize, on the word of the cache:
+		// the user may just have done so on another replica.
 	}
 	a, err := s.store.Access(ctx, key)
 	switch {

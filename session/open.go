@@ -173,7 +173,7 @@ func connectSQLite(path string, shared bool) (*connection, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrSetup, err)
 	case !ok:
-		return nil, fmt.Errorf("%w: %s", ErrInUse, path)
+		return nil, fmt.Errorf("%w: %s; stop that one, or use PostgreSQL, which any number may share", ErrInUse, path)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -103,6 +103,9 @@ func (s *Store) BeginConsent(ctx context.Context, key Key, flow Flow, scopes str
 // link's ticket. left shortens the consent's life where Lark gives it less.
 // [ErrConflict] when the consent is over.
 func (s *Store) SetConsentLink(ctx context.Context, p *Pending, link, secret Secret, ticketHash string, interval, left time.Duration) error {
+	if err := s.noteKey(ctx); err != nil {
+		return err
+	}
 	result, err := s.db.ExecContext(ctx, queryConsentLink, p.ID,
 		s.ring.seal(link, p.place("link")), s.ring.seal(secret, p.place("secret")),
 		ticketHash, interval.Milliseconds(), left.Milliseconds())
@@ -113,6 +116,9 @@ func (s *Store) SetConsentLink(ctx context.Context, p *Pending, link, secret Sec
 // link: the hash of the OAuth state, of the browser's cookie, and the
 // code_verifier. A second browser takes over from the first.
 func (s *Store) SetConsentBrowser(ctx context.Context, p *Pending, stateHash, browserHash string, verifier Secret) error {
+	if err := s.noteKey(ctx); err != nil {
+		return err
+	}
 	result, err := s.db.ExecContext(ctx, queryConsentBrowser, p.ID, stateHash, browserHash,
 		s.ring.seal(verifier, p.place("secret")))
 	return affectedOne(result, err, "storing a consent's browser")
@@ -214,6 +220,7 @@ func (s *Store) CloseConsent(ctx context.Context, id string, state ConsentState,
 	}
 	if err == nil {
 		s.watch.wake(p.Key)
+		s.auditConsent(ctx, p)
 	}
 	return p, err
 }
@@ -252,7 +259,9 @@ func (s *Store) FinishConsent(ctx context.Context, id string, g Session) (*Sessi
 	if err != nil {
 		return nil, err
 	}
-	return s.stored(r)
+	stored, err := s.stored(r)
+	s.auditConsent(ctx, &Pending{Key: g.Key, State: ConsentDone, Scopes: g.Scope})
+	return stored, err
 }
 
 func (s *Store) finishConsent(ctx context.Context, id string, g Session) (*row, error) {
@@ -276,7 +285,7 @@ func (s *Store) finishConsent(ctx context.Context, id string, g Session) (*row, 
 	err = tx.GetContext(ctx, &r, queryPut, g.AppID, g.OpenID, g.UnionID, g.UserID, profile,
 		s.ring.seal(g.AccessToken, accessPlace(g.Key)), s.ring.seal(g.RefreshToken, refreshPlace(g.Key)),
 		g.TokenType, g.TokenURL, g.Scope, millis(g.IssuedAt), millis(g.ExpiresAt),
-		millis(g.RefreshExpiresAt), refreshDue(g.IssuedAt, g.RefreshExpiresAt), millis(g.GrantedAt), millis(g.SyncedAt))
+		millis(g.RefreshExpiresAt), refreshDue(g.IssuedAt, g.RefreshExpiresAt), millis(g.GrantedAt), millis(g.SyncedAt), refreshLife(g))
 	if err != nil {
 		return nil, unavailable(err, "finishing a consent")
 	}

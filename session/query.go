@@ -19,8 +19,8 @@ const queryResolve = `SELECT open_id FROM sessions
 // version moves on, so that refresh's result is refused by queryReplace.
 const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, profile, state,
 		access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
-		refresh_expires_at, refresh_due_at, granted_at, synced_at, version, changed_at)
-	VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, larkside_now())
+		refresh_expires_at, refresh_due_at, granted_at, synced_at, refresh_life, version, changed_at)
+	VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1, larkside_now())
 	ON CONFLICT (app_id, open_id) DO UPDATE SET
 		union_id = excluded.union_id, user_id = excluded.user_id, profile = excluded.profile,
 		state = 'active', reason = '',
@@ -29,6 +29,7 @@ const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, prof
 		issued_at = excluded.issued_at, expires_at = excluded.expires_at,
 		refresh_expires_at = excluded.refresh_expires_at, refresh_due_at = excluded.refresh_due_at,
 		granted_at = excluded.granted_at, refreshed_at = 0, synced_at = excluded.synced_at,
+		refresh_life = excluded.refresh_life,
 		version = sessions.version + 1,
 		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0,
 		changed_at = larkside_now()
@@ -116,7 +117,27 @@ const queryList = `SELECT ` + sessionColumns + ` FROM sessions
 		AND ($3 = '' OR app_id = $3) AND ($4 = '' OR state = $4)
 	ORDER BY app_id, open_id LIMIT $5`
 
-const queryCount = `SELECT state, count(*) AS n FROM sessions GROUP BY state`
+// Grants that end by themselves before $2 and are in the last tenth of their
+// life, as far as nobody has been asked to renew them yet.
+const queryExpiring = `SELECT app_id, open_id, scope, granted_at, ends_at FROM sessions
+	WHERE state = 'active' AND ends_at > $1 AND ends_at <= $2 AND renewal_asked <> granted_at
+		AND (ends_at - $1) * 10 <= ends_at - granted_at
+	ORDER BY ends_at LIMIT $3`
+
+// Whoever finds it unset sends the one renewal card of this grant.
+const queryRenewalClaim = `UPDATE sessions SET renewal_asked = granted_at
+	WHERE app_id = $1 AND open_id = $2 AND granted_at = $3 AND renewal_asked <> granted_at`
+
+const queryRenewalRelease = `UPDATE sessions SET renewal_asked = 0
+	WHERE app_id = $1 AND open_id = $2 AND granted_at = $3`
+
+// An id that has expired counts as new.
+const queryEventInsert = `INSERT INTO events (id, expires_at) VALUES ($1, larkside_now() + $2)
+	ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at WHERE events.expires_at <= larkside_now()`
+
+const queryEventDelete = `DELETE FROM events WHERE id = $1`
+
+const queryEventForget = `DELETE FROM events WHERE expires_at <= larkside_now()`
 
 const queryKeyInUse = `INSERT INTO encryption_keys (id, check_value) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING`
 

@@ -33,7 +33,11 @@ type Store struct {
 	// restUntil is when the database may be asked again about entries that are
 	// cached anyway, in Unix nanoseconds of the local clock.
 	restUntil atomic.Int64
-	sealedBy  sync.Map // ids of keys already noted in encryption_keys
+	// sealedBy holds, by the id of a key, when it was last noted in
+	// encryption_keys.
+	sealedBy sync.Map
+	// settle is how long Reseal waits for other replicas.
+	settle time.Duration
 
 	watch watchers
 	// Owner names this store in leases: random, new in each process.
@@ -80,7 +84,7 @@ func open(ctx context.Context, conn *connection, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		conn: conn, db: conn.db, ring: ring, now: cfg.Now, log: cfg.Log,
-		ttl: cfg.CacheTTL, owner: randomID(), listen: cfg.ListenURL,
+		ttl: cfg.CacheTTL, owner: randomID(), listen: cfg.ListenURL, settle: resealSettle,
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -167,18 +171,20 @@ func (s *Store) Cached(key Key) (a *Access, checked bool) {
 // is cached already is returned with a nil error. [ErrNotFound] when there is no row.
 func (s *Store) Access(ctx context.Context, key Key) (*Access, error) {
 	cached, _ := s.Cached(key)
-	if cached != nil && cached.Usable(s.now()) && s.now().UnixNano() < s.restUntil.Load() {
+	// An entry that has expired is no help while the database is away.
+	good := cached != nil && cached.Usable(s.now())
+	if good && s.now().UnixNano() < s.restUntil.Load() {
 		return cached, nil
 	}
 	a, _, err := s.loads.Do(ctx, key, func(ctx context.Context) (*Access, error) {
-		if cached != nil {
+		if good {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, checkTimeout)
 			defer cancel()
 		}
 		return s.load(ctx, key)
 	})
-	if errors.Is(err, ErrUnavailable) && cached != nil && cached.Usable(s.now()) {
+	if errors.Is(err, ErrUnavailable) && good {
 		s.restUntil.Store(s.now().Add(restAfterFailure).UnixNano())
 		return cached, nil
 	}
@@ -240,7 +246,7 @@ func (s *Store) Put(ctx context.Context, g Session) (*Session, error) {
 	err = s.db.GetContext(ctx, &r, queryPut, g.AppID, g.OpenID, g.UnionID, g.UserID, profile,
 		s.ring.seal(g.AccessToken, accessPlace(g.Key)), s.ring.seal(g.RefreshToken, refreshPlace(g.Key)),
 		g.TokenType, g.TokenURL, g.Scope, millis(g.IssuedAt), millis(g.ExpiresAt),
-		millis(g.RefreshExpiresAt), refreshDue(g.IssuedAt, g.RefreshExpiresAt), millis(g.GrantedAt), millis(g.SyncedAt))
+		millis(g.RefreshExpiresAt), refreshDue(g.IssuedAt, g.RefreshExpiresAt), millis(g.GrantedAt), millis(g.SyncedAt), refreshLife(g))
 	if err != nil {
 		return nil, unavailable(err, "storing a session")
 	}
@@ -267,18 +273,27 @@ func (s *Store) Revoke(ctx context.Context, key Key, reason Reason) (*Session, e
 	if err != nil {
 		return nil, err
 	}
+	return before, s.RevokeLoaded(ctx, before, reason)
+}
+
+// RevokeLoaded is [Store.Revoke] for a session that its caller has looked at:
+// [ErrConflict] when it is not as it was then.
+func (s *Store) RevokeLoaded(ctx context.Context, before *Session, reason Reason) error {
 	var r row
-	err = s.db.GetContext(ctx, &r, queryRevoke, key.AppID, key.OpenID, reason, before.Version)
+	err := s.db.GetContext(ctx, &r, queryRevoke, before.AppID, before.OpenID, reason, before.Version)
 	if err := noRows(err, ErrConflict, "revoking a session"); err != nil {
-		return nil, err
+		return err
 	}
 	_, err = s.stored(&r)
-	return before, err
+	return err
 }
 
 // SetProfile records what Lark says about a person now.
 func (s *Store) SetProfile(ctx context.Context, key Key, p Profile, unionID, userID string) error {
 	sealed, err := s.sealProfile(key, p)
+	if err == nil {
+		err = s.noteKey(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -384,16 +399,22 @@ func (s *Store) Lead(ctx context.Context, name string, ttl time.Duration) (bool,
 	return owner == s.owner, nil
 }
 
-// noteKey records that the sealing key has sealed something here, once.
+// noteKey records that the sealing key seals something here. It looks again
+// after notedFor, since Reseal may have struck the key off meanwhile.
 func (s *Store) noteKey(ctx context.Context) error {
 	k := (*s.ring.keys.Load())[0]
-	if _, done := s.sealedBy.Load(k.id); done {
+	if at, ok := s.sealedBy.Load(k.id); ok && time.Since(at.(time.Time)) < notedFor {
 		return nil
 	}
+	return s.note(ctx, k)
+}
+
+func (s *Store) note(ctx context.Context, k ringKey) error {
+	at := time.Now()
 	if _, err := s.db.ExecContext(ctx, queryKeyInUse, k.id, sealWith(k, []byte("larkside"), checkPlace(k.id))); err != nil {
 		return unavailable(err, "noting the encryption key in use")
 	}
-	s.sealedBy.Store(k.id, true)
+	s.sealedBy.Store(k.id, at)
 	return nil
 }
 
@@ -406,6 +427,14 @@ func refreshDue(issued, expires time.Time) int64 {
 	}
 	life := expires.Sub(issued)
 	return millis(issued.Add(time.Duration((0.6 + 0.2*rand.Float64()) * float64(life))))
+}
+
+// refreshLife is how long a grant's first refresh token lives, in milliseconds.
+func refreshLife(g Session) int64 {
+	if g.RefreshExpiresAt.IsZero() {
+		return 0
+	}
+	return g.RefreshExpiresAt.Sub(g.IssuedAt).Milliseconds()
 }
 
 func accessPlace(k Key) place  { return place{key: k, column: "sessions.access_token"} }

@@ -138,7 +138,7 @@ func TestREADMEMetrics(t *testing.T) {
 func instruments(t *testing.T) (names []string) {
 	calls(t, func(method string, args []ast.Expr) {
 		name, ok := literal(args)
-		suffix := map[string]string{"Int64Counter": "_total", "Float64Histogram": "_seconds", "Int64ObservableGauge": ""}
+		suffix := map[string]string{"Int64Counter": "_total", "Float64Histogram": "_seconds", "Int64ObservableGauge": "", "Int64Gauge": ""}
 		if s, made := suffix[method]; made && ok {
 			names = append(names, strings.ReplaceAll(name, ".", "_")+s)
 		}

@@ -13,18 +13,22 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"larkside/session"
 )
 
-// adminTimeout bounds one request to the admin listener.
-const adminTimeout = 5 * time.Second
-
-// maxAdminAnswer is more than any of its answers.
-const maxAdminAnswer = 16 << 20
+const (
+	// adminTimeout bounds one question for health or readiness.
+	adminTimeout = 5 * time.Second
+	// maxAdminAnswer is more than any answer of the admin listener.
+	maxAdminAnswer = 16 << 20
+)
 
 // adminClient speaks to the admin listener of a running instance.
 type adminClient struct {
 	base string // without trailing slash
 	http *http.Client
+	key  session.Secret // for the API; may be empty
 }
 
 // newAdminClient speaks to where, "http(s)://host:port" or "unix:/path.sock", or
@@ -51,7 +55,7 @@ func newAdminClient(in invocation, where string) (*adminClient, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, usageError("--admin takes http://host:port or unix:/path.sock")
 	}
-	return &adminClient{strings.TrimRight(where, "/"), newHTTPClient(nil)}, nil
+	return &adminClient{base: strings.TrimRight(where, "/"), http: newHTTPClient(nil)}, nil
 }
 
 // adminAddress reads ADMIN_LISTEN alone: the container that asks need not have
@@ -72,23 +76,29 @@ func clientFor(a address) *adminClient {
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", a.addr)
 		}
-		return &adminClient{"http://localhost", newHTTPClient(dial)}
+		return &adminClient{base: "http://localhost", http: newHTTPClient(dial)}
 	}
 	host, port, _ := net.SplitHostPort(a.addr) // was parsed before
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost" // listens on every address, so on this one
 	}
-	return &adminClient{"http://" + net.JoinHostPort(host, port), newHTTPClient(nil)}
+	return &adminClient{base: "http://" + net.JoinHostPort(host, port), http: newHTTPClient(nil)}
 }
 
 // newHTTPClient never goes through a proxy of the environment: the admin
-// listener is near, and its answers are nobody else's business.
+// listener is near, and its answers are nobody else's business. Nor does it
+// follow redirects, which would take the key along.
 func newHTTPClient(dial func(context.Context, string, string) (net.Conn, error)) *http.Client {
-	return &http.Client{Timeout: adminTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	return &http.Client{
+		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
-// get returns the status and body of one request.
+// get returns the status and body of one request, within adminTimeout.
 func (c *adminClient) get(ctx context.Context, path string) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
 		return 0, nil, err

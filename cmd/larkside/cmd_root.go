@@ -29,7 +29,8 @@ lists them. The app's id and secret are all that it needs to start:
 	root.SetOut(in.out)
 	root.SetErr(in.errOut)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err.Error()) })
-	root.AddCommand(serve, newEnv(in), newVersion(in), newHealthcheck(in), newWait(in), newMigrate(in), newKeys(in))
+	root.AddCommand(serve, newEnv(in), newVersion(in), newHealthcheck(in), newWait(in), newMigrate(in), newKeys(in),
+		newSessions(in), newConsent(in), newUsers(in), newDoctor(in))
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {

@@ -78,7 +78,7 @@ func TestHelp(t *testing.T) {
 	if got.status != exitDone {
 		t.Errorf("%+v", got)
 	}
-	for _, command := range []string{"serve", "env", "version", "healthcheck", "wait", "migrate", "keys", "completion"} {
+	for _, command := range []string{"serve", "env", "version", "healthcheck", "wait", "migrate", "keys", "sessions", "consent", "users", "doctor", "completion"} {
 		if !regexp.MustCompile(`(?m)^  ` + command + ` +\S`).MatchString(got.out) {
 			t.Errorf("help does not have %s:\n%s", command, got.out)
 		}
@@ -108,7 +108,7 @@ func TestEnv(t *testing.T) {
 	}
 	for _, want := range []string{
 		"LARKSIDE_APP_ID (required)\n", "LARKSIDE_CACHE_TTL (default: 60s)\n", "LARKSIDE_LOG_FORMAT (default: json (text on a terminal))\n",
-		"APP_SECRET_FILE names", "(not available yet)",
+		"APP_SECRET_FILE names",
 	} {
 		if !strings.Contains(text.out, want) {
 			t.Errorf("no %q", want)

@@ -74,7 +74,7 @@ type config struct {
 	MaxWait      time.Duration  `env:"MAX_WAIT"`
 	ReplayBuffer size           `env:"REPLAY_BUFFER"` // bytes
 	CallerKeys   namedSecrets   `env:"CALLER_KEYS"`
-	CallerLimits string         `env:"CALLER_LIMITS"`
+	CallerLimits callerLimits   `env:"CALLER_LIMITS"` // of callers in CallerKeys
 	AdminKey     session.Secret `env:"ADMIN_KEY"`
 	AllowHosts   hosts          `env:"ALLOW_HOSTS"` // lower case; empty: loopback names
 	AllowRemote  bool           `env:"ALLOW_REMOTE"`
@@ -329,6 +329,7 @@ func (p *parser) contradictions(c *config) {
 	p.sameAddress("CONSENT_LISTEN", c.ConsentListen, "LISTEN", c.Listen)
 	p.sameAddress("CONSENT_LISTEN", c.ConsentListen, "ADMIN_LISTEN", c.AdminListen)
 	p.consentContradictions(c)
+	p.limitContradictions(c)
 }
 
 func (p *parser) keyContradictions(c *config) {
@@ -511,6 +512,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[hosts]():          func(v string) (any, error) { return parseHosts(v) },
 	reflect.TypeFor[rates]():          func(v string) (any, error) { return parseRates(v) },
 	reflect.TypeFor[size]():           func(v string) (any, error) { return parseSize(v) },
+	reflect.TypeFor[callerLimits]():   func(v string) (any, error) { return parseCallerLimits(v) },
 	reflect.TypeFor[onOff]():          func(v string) (any, error) { return onOff(v == "on"), nil }, // OneOf judges
 	reflect.TypeFor[certificates]():   func(v string) (any, error) { return parseCertificates(v) },
 }

@@ -111,7 +111,7 @@ func TestDefaults(t *testing.T) {
 		"MAX_WAIT":                {c.MaxWait, 60 * time.Second},
 		"REPLAY_BUFFER":           {c.ReplayBuffer, size(65536)},
 		"CALLER_KEYS":             {len(c.CallerKeys), 0},
-		"CALLER_LIMITS":           {c.CallerLimits, ""},
+		"CALLER_LIMITS":           {len(c.CallerLimits), 0},
 		"ADMIN_KEY":               {c.AdminKey.Expose(), ""},
 		"ALLOW_HOSTS":             {len(c.AllowHosts), 0},
 		"ALLOW_REMOTE":            {c.AllowRemote, false},

@@ -10,8 +10,16 @@
 //	larkside healthcheck [--admin URL]   exit 1 unless the instance lives
 //	larkside wait [--timeout 1m]         return when the instance is ready
 //	larkside migrate                     bring the database's schema up and stop
+//	larkside doctor                      check settings, database, keys, clock, Lark
+//	larkside sessions list|show|refresh|revoke
+//	larkside consent send USER           ask one user, by a card in the chat
+//	larkside users sync                  read all users' data from Lark now
 //	larkside keys new                    print a key for ENCRYPTION_KEYS
+//	larkside keys rotate                 seal everything under the first key
 //	larkside completion SHELL            print completions for bash, zsh or fish
+//
+// sessions, consent, users and keys rotate ask a running instance's admin
+// listener (ADMIN_LISTEN, or --admin URL) with ADMIN_KEY, and take -o json.
 //
 // The exit status is 0 when it is done, 1 when it failed, and 2 for wrong use or
 // settings, with one line per problem. A second signal stops at once.
@@ -101,13 +109,13 @@
 //	    http: card clicks and revocation events at /consent/events, verified;
 //	    websocket: over Lark's long connection. Lark hands each event to one of
 //	    an app's connections, so websocket takes events away from an app that
-//	    has its own (not available yet)
+//	    has its own
 //	LARKSIDE_EVENT_TOKEN (default: none)
 //	    Verification Token of the app's event settings, for EVENTS=http; or from
-//	    the file that EVENT_TOKEN_FILE names (not available yet)
+//	    the file that EVENT_TOKEN_FILE names
 //	LARKSIDE_EVENT_ENCRYPT_KEY (default: none)
 //	    Encrypt Key of the app's event settings, for EVENTS=http; or from the
-//	    file that EVENT_ENCRYPT_KEY_FILE names (not available yet)
+//	    file that EVENT_ENCRYPT_KEY_FILE names
 //	LARKSIDE_MAX_WAIT (default: 60s)
 //	    upper bound of Prefer: wait; 0: never wait
 //	LARKSIDE_REPLAY_BUFFER (default: 64KiB)
@@ -117,8 +125,11 @@
 //	    X-Larkside-Key; a name may stand twice while its key is changed; or from
 //	    the file that CALLER_KEYS_FILE names
 //	LARKSIDE_CALLER_LIMITS (default: none)
-//	    per caller: users, path prefixes, requests per second (not available
-//	    yet)
+//	    what callers may do,
+//	    name:users=ou_a|ou_b;paths=/open-apis/apaas/;rate=10/1s,…, each field
+//	    optional: users by open_id or the name that is sent (and then no tenant
+//	    token), paths as in INJECT_PATHS, requests per time; a caller without an
+//	    entry may do everything
 //	LARKSIDE_ADMIN_KEY (default: none)
 //	    bearer key of the admin API and console; or from the file that
 //	    ADMIN_KEY_FILE names

@@ -68,7 +68,12 @@ func newClients(cfg *config, secrets *secrets, log *slog.Logger) (map[string]*la
 	if err != nil {
 		return nil, err
 	}
+	return newClientsOver(transport, cfg, secrets, log)
+}
+
+func newClientsOver(transport http.RoundTripper, cfg *config, secrets *secrets, log *slog.Logger) (map[string]*lark.Client, error) {
 	clients := make(map[string]*lark.Client)
+	var err error
 	for _, id := range cfg.appIDs() {
 		clients[id], err = lark.New(lark.Config{
 			AppID: id, Secret: func() session.Secret { return secrets.App(id) },
@@ -151,7 +156,11 @@ func (s *server) serve(ctx context.Context) error {
 		pages.set(p.flow.Handler())
 		operators.set(s.newAdmin(p))
 		work.Go(func() error { return p.source.Run(background) })
+		work.Go(func() error { return p.forgetAudit(background, s.cfg.AuditRetention, s.log) })
 		work.Go(func() error { return ignoreCanceled(p.flow.Run(background)) })
+		if s.cfg.Events == "websocket" {
+			s.listenForEvents(background, work, p.flow)
+		}
 		s.log.Info("ready", "version", buildInfo().Version, "apps", len(s.clients))
 		select {
 		case <-ctx.Done():
@@ -264,9 +273,18 @@ func (s *server) newParts(store *session.Store) (*parts, error) {
 	for id, client := range s.clients {
 		toRefresh[id] = client
 	}
+	// The two know each other: a session that ends is a user to ask.
+	var ended atomic.Pointer[consent.Flow]
 	source, err := refresh.New(refresh.Config{
 		Store: store, Apps: toRefresh, Threshold: s.cfg.RefreshThreshold, Rates: limits(s.cfg.RefreshRate),
 		Sweep: s.cfg.RefreshSweep, Sync: s.cfg.UserSync, Log: s.log,
+		Ended: func(ctx context.Context, over *session.Session) {
+			store.Audit(ctx, session.AuditEntry{Actor: session.ByLark, Action: session.AuditLost, Key: over.Key,
+				Result: string(over.State), Detail: string(over.Reason)})
+			if flow := ended.Load(); flow != nil {
+				flow.Ended(ctx, over)
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -279,9 +297,31 @@ func (s *server) newParts(store *session.Store) (*parts, error) {
 		Store: store, Apps: toAsk, Flow: s.flow(), Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
 		ConsentTTL: s.cfg.ConsentTTL, Rate: limits(s.cfg.ConsentRate)[0], CardOff: !bool(s.cfg.Card),
 		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL),
-		Users: s.users, Log: s.log,
+		Events: s.cfg.Events != "off", EventKeys: s.eventKeys(),
+		Refused: func(ctx context.Context, key session.Key, version int64) { source.Refused(ctx, key, version) },
+		Users:   s.users, Log: s.log,
 	})
+	ended.Store(flow)
 	return &parts{store, source, flow}, err
+}
+
+// listenForEvents keeps one long connection for each app.
+func (s *server) listenForEvents(ctx context.Context, work *errgroup.Group, flow *consent.Flow) {
+	for _, client := range s.clients {
+		work.Go(func() error {
+			return ignoreCanceled(client.Listen(ctx, func(ctx context.Context, e *lark.Event) (any, error) {
+				return flow.HandleEvent(ctx, e)
+			}))
+		})
+	}
+}
+
+// eventKeys is nil where Lark posts no events.
+func (s *server) eventKeys() *lark.EventKeys {
+	if s.cfg.Events != "http" {
+		return nil
+	}
+	return &lark.EventKeys{Token: s.secrets.EventToken.Get, EncryptKey: s.secrets.EventEncryptKey.Get}
 }
 
 func (s *server) flow() session.Flow {
@@ -333,7 +373,7 @@ func (s *server) newProxy() (http.Handler, error) {
 		Apps: s.cfg.appIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
 		Tokens: doors, Asker: doors, Resolver: doors, Tenant: doors, Waiter: doors,
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
-		CallerKeys: s.callers(), PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
+		CallerKeys: s.callers(), CallerLimits: s.cfg.CallerLimits, PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
 		UserAttr: func(k session.Key) string { return s.users.Show(k.OpenID) },
 		Draining: s.draining.Load, Log: s.log,
 	})
@@ -366,33 +406,51 @@ func (s *server) newAdmin(p *parts) http.Handler {
 		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.appIDs(), Log: s.log,
 	}
 	if p != nil {
-		c.Sessions, c.Consents = p.store, p.store
-		c.Refresh = func(ctx context.Context, key session.Key, _ admin.Actor) error {
+		c.Sessions, c.Consents, c.Audit = p.store, p.store, p.store.ListAudit
+		c.Refresh = func(ctx context.Context, key session.Key, by admin.Actor) error {
 			_, err := p.source.Refresh(ctx, key)
+			p.audit(ctx, by, session.AuditRefresh, key, err)
 			return err
 		}
-		c.Revoke = func(ctx context.Context, key session.Key, _ admin.Actor) error {
-			return p.flow.Revoke(ctx, key, session.Revoked)
+		c.Revoke = func(ctx context.Context, key session.Key, by admin.Actor) error {
+			err := p.flow.Revoke(ctx, key, session.Revoked)
+			p.audit(ctx, by, session.AuditRevoke, key, err)
+			return err
 		}
-		c.Ask = func(ctx context.Context, key session.Key, scopes []string, _ admin.Actor) (*session.Pending, error) {
+		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (pending *session.Pending, err error) {
+			defer func() { p.audit(ctx, by, session.AuditAsk, key, err) }()
 			if err := p.source.Admitted(key.AppID); err != nil {
 				return nil, err
 			}
-			pending, _, err := p.flow.Start(ctx, key, scopes)
-			return &pending, err
+			started, _, err := p.flow.Start(ctx, key, scopes)
+			return &started, err
 		}
-		c.SyncUsers = func(ctx context.Context, _ admin.Actor) (admin.UserSync, error) { return s.syncUsers(ctx, p) }
+		c.SyncUsers = func(ctx context.Context, progress func(admin.UserSync), by admin.Actor) (admin.UserSync, error) {
+			n, err := s.syncUsers(ctx, p, progress)
+			p.audit(ctx, by, session.AuditSync, session.Key{}, err)
+			return n, err
+		}
+		c.RotateKeys = func(ctx context.Context, progress func(session.Resealed), by admin.Actor) (session.Resealed, error) {
+			n, err := p.store.Reseal(ctx, progress)
+			p.audit(ctx, by, session.AuditRotate, session.Key{}, err)
+			return n, err
+		}
 	}
 	return admin.New(c)
 }
 
-func (s *server) syncUsers(ctx context.Context, p *parts) (admin.UserSync, error) {
+func (s *server) syncUsers(ctx context.Context, p *parts, progress func(admin.UserSync)) (admin.UserSync, error) {
 	var total admin.UserSync
 	for _, id := range s.cfg.appIDs() {
-		n, err := p.source.SyncUsers(ctx, id, time.Now(), nil)
-		total.Users += n.Read + n.Disabled + n.Absent
-		total.Updated += n.Read + n.Disabled
-		total.Failed += n.Absent
+		with := func(n refresh.Synced) admin.UserSync {
+			sum := total
+			sum.Users += n.Read + n.Disabled + n.Absent
+			sum.Updated += n.Read + n.Disabled
+			sum.Failed += n.Absent
+			return sum
+		}
+		n, err := p.source.SyncUsers(ctx, id, time.Now(), func(n refresh.Synced) { progress(with(n)) })
+		total = with(n)
 		if err != nil {
 			return total, err
 		}
@@ -436,10 +494,15 @@ type doors struct{ s *server }
 var errStarting = &session.RetryError{Err: fmt.Errorf("starting: %w", session.ErrUnavailable), After: time.Second}
 
 func (d *doors) Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error) {
-	if p := d.s.parts.Load(); p != nil {
-		return p.source.Token(ctx, key)
+	p := d.s.parts.Load()
+	if p == nil {
+		return nil, session.Missing, errStarting
 	}
-	return nil, session.Missing, errStarting
+	a, lookup, err := p.source.Token(ctx, key)
+	if why, ok := errors.AsType[*session.ConsentRequiredError](err); ok {
+		err = &session.ConsentRequiredError{Reason: p.flow.Reason(ctx, key, why.Reason)}
+	}
+	return a, lookup, err
 }
 
 func (d *doors) Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {

@@ -107,7 +107,8 @@ var settings = []setting{
 		Meaning: "largest request body that can be sent again after a forced refresh"},
 	{Name: "CALLER_KEYS", Takes: "name:key, comma separated", File: true, Shows: nothing,
 		Meaning: "`name:key,…`: every proxied request must prove itself with `X-Larkside-Key`; a name may stand twice while its key is changed"},
-	{Name: "CALLER_LIMITS", Takes: takesText, Meaning: "per caller: users, path prefixes, requests per second"},
+	{Name: "CALLER_LIMITS", Takes: "name:users=ou_a|ou_b;paths=/prefix/|/path;rate=10/1s, comma separated, each field optional, names of CALLER_KEYS",
+		Meaning: "what callers may do, `name:users=ou_a|ou_b;paths=/open-apis/apaas/;rate=10/1s,…`, each field optional: users by open_id or the name that is sent (and then no tenant token), paths as in `INJECT_PATHS`, requests per time; a caller without an entry may do everything"},
 	{Name: "ADMIN_KEY", Takes: "a key", File: true, Shows: nothing, Meaning: "bearer key of the admin API and console"},
 	{Name: "ALLOW_HOSTS", Shown: "loopback names", Takes: "host names, with or without port, comma separated, or *",
 		Meaning: "`Host` values accepted on the proxy listener (DNS rebinding) and, beside the loopback names, on the admin listener"},
@@ -126,12 +127,7 @@ var settings = []setting{
 
 // notYet lists what contract and table name but this version lacks: setting one
 // is refused rather than silently taken. The values in allowed are fine.
-var notYet = []unavailable{
-	{name: "EVENTS", allowed: []string{"off"}},
-	{name: "EVENT_TOKEN"},
-	{name: "EVENT_ENCRYPT_KEY"},
-	{name: "CALLER_LIMITS"},
-}
+var notYet = []unavailable{}
 
 type unavailable struct {
 	name    string
@@ -187,7 +183,8 @@ func markdownTable() string {
 	var b strings.Builder
 	b.WriteString("| variable | default | meaning |\n|---|---|---|\n")
 	for _, s := range settings {
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", s.Name, s.defaultText(), s.meaning())
+		meaning := strings.ReplaceAll(s.meaning(), "|", `\|`) // also within code
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", s.Name, s.defaultText(), meaning)
 	}
 	return b.String()
 }

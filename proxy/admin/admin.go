@@ -57,11 +57,15 @@ type Config struct {
 	Ask func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Pending, error)
 
 	// SyncUsers reads the profiles of all known users from Lark now and says
-	// what came of it.
-	SyncUsers func(ctx context.Context, by Actor) (UserSync, error)
+	// what came of it. progress is never nil, and called from its goroutine with
+	// what has come of it so far.
+	SyncUsers func(ctx context.Context, progress func(UserSync), by Actor) (UserSync, error)
+	// RotateKeys seals everything under the first key; progress as for
+	// SyncUsers.
+	RotateKeys func(ctx context.Context, progress func(session.Resealed), by Actor) (session.Resealed, error)
 	// Audit returns up to limit entries older than the one with id before
 	// (empty: from the newest), the newest first.
-	Audit func(ctx context.Context, before string, f AuditFilter, limit int) ([]AuditEntry, error)
+	Audit func(ctx context.Context, before string, f session.AuditFilter, limit int) ([]session.AuditEntry, error)
 
 	// Console serves / for people.
 	Console http.Handler
@@ -126,6 +130,7 @@ func (a *admin) routes() map[string]methods {
 	add(a.Consents != nil, "/api/v1/consents", http.MethodGet, a.listConsents)
 	add(stored && a.Ask != nil, "/api/v1/consents", http.MethodPost, a.startConsent)
 	add(a.SyncUsers != nil, "/api/v1/users/sync", http.MethodPost, a.syncUsers)
+	add(a.RotateKeys != nil, "/api/v1/keys/rotate", http.MethodPost, a.rotateKeys)
 	add(a.Audit != nil, "/api/v1/audit", http.MethodGet, a.listAudit)
 	return routes
 }

@@ -291,7 +291,7 @@ func TestUnforeseenErrors(t *testing.T) {
 	var log bytes.Buffer
 	ask := serve(t, admin.Config{
 		Log: slog.New(slog.NewTextHandler(&log, nil)),
-		SyncUsers: func(context.Context, admin.Actor) (admin.UserSync, error) {
+		SyncUsers: func(context.Context, func(admin.UserSync), admin.Actor) (admin.UserSync, error) {
 			return admin.UserSync{}, errors.New("boom-42")
 		},
 	})

@@ -34,6 +34,7 @@ var (
 	notFound           = &Failure{"not_found", 404, 18404001, "There is nothing under this path."}
 	methodNotAllowed   = &Failure{"method_not_allowed", 405, 18405001, "The method is not served here: see the Allow header."}
 	consentRequired    = &Failure{"consent_required", 409, 18409001, "Only the user can renew this session: start a consent."}
+	notAllSealed       = &Failure{"not_all_sealed", 409, 18409003, "Not everything could be sealed under the first key: give every replica the same keys, then rotate again."}
 	conflict           = &Failure{"conflict", 409, 18409002, "Someone else changed the session at the same time: look again."}
 	internalError      = &Failure{"internal_error", 500, 18500001, "Something unforeseen failed: see the log."}
 	storeUnavailable   = &Failure{"store_unavailable", 503, 18503001, "The session store can't be reached: try again after Retry-After."}
@@ -44,7 +45,7 @@ var (
 // Failures returns every row, in the order of the codes.
 func Failures() []Failure {
 	return []Failure{*unknownApp, *invalidRequest, *unauthenticated, *hostNotAllowed, *userDisabled, *notFound,
-		*methodNotAllowed, *consentRequired, *conflict, *internalError, *storeUnavailable, *refreshUnavailable, *appMisconfigured}
+		*methodNotAllowed, *consentRequired, *conflict, *notAllSealed, *internalError, *storeUnavailable, *refreshUnavailable, *appMisconfigured}
 }
 
 // detailed is a row with a sentence for this request.
@@ -64,6 +65,8 @@ func (a *admin) failureOf(r *http.Request, err error) *Failure {
 		row = notFound
 	case errors.Is(err, session.ErrConsentRequired):
 		row = consentRequired
+	case errors.Is(err, session.ErrReseal):
+		row = notAllSealed
 	case errors.Is(err, session.ErrConflict), errors.Is(err, session.ErrLeased):
 		row = conflict
 	case errors.Is(err, session.ErrUserDisabled):
@@ -83,6 +86,16 @@ func (a *admin) failureOf(r *http.Request, err error) *Failure {
 
 // fail answers err in Lark's envelope.
 func (a *admin) fail(w http.ResponseWriter, r *http.Request, err error) {
+	row, envelope := a.envelope(r, err)
+	if row.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter(err))
+	}
+	w.Header().Set("X-Larkside-Error", row.Name)
+	writeJSON(w, row.Status, envelope)
+}
+
+// envelope is the row for err and the body that says so.
+func (a *admin) envelope(r *http.Request, err error) (*Failure, map[string]any) {
 	row := a.failureOf(r, err)
 	message := row.Message
 	var special detailed
@@ -94,11 +107,7 @@ func (a *admin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &consent) {
 		about["reason"] = consent.Reason
 	}
-	if row.Status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", retryAfter(err))
-	}
-	w.Header().Set("X-Larkside-Error", row.Name)
-	writeJSON(w, row.Status, map[string]any{"code": row.Code, "msg": message, "error": about})
+	return row, map[string]any{"code": row.Code, "msg": message, "error": about}
 }
 
 // retryAfter is whole seconds.

@@ -293,24 +293,15 @@ func TestStoreDown(t *testing.T) {
 	}
 }
 
-func TestUserSync(t *testing.T) {
-	ask := serve(t, admin.Config{SyncUsers: func(context.Context, admin.Actor) (admin.UserSync, error) {
-		return admin.UserSync{Users: 3, Updated: 2, Failed: 1}, nil
-	}})
-	if got := ask("POST", "/api/v1/users/sync", ""); got.body != `{"users":3,"updated":2,"failed":1}`+"\n" {
-		t.Errorf("%+v", got)
-	}
-}
-
 func TestAudit(t *testing.T) {
 	at := time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
 	key := session.Key{AppID: app, OpenID: "ou_1"}
-	all := []admin.AuditEntry{
+	all := []session.AuditEntry{
 		{ID: "2", Time: at, Actor: "admin", Action: "revoke", Key: key, Result: "done", Detail: "by hand"},
 		{ID: "1", Time: at.Add(-time.Hour), Actor: "user", Action: "consent", Key: key, Result: "done"},
 	}
-	ask := serve(t, admin.Config{Audit: func(_ context.Context, before string, f admin.AuditFilter, limit int) ([]admin.AuditEntry, error) {
-		var found []admin.AuditEntry
+	ask := serve(t, admin.Config{Audit: func(_ context.Context, before string, f session.AuditFilter, limit int) ([]session.AuditEntry, error) {
+		var found []session.AuditEntry
 		for _, e := range all {
 			if (before == "" || e.ID < before) && (f.Action == "" || f.Action == e.Action) && len(found) < limit {
 				found = append(found, e)

@@ -104,8 +104,13 @@ func (a *admin) refreshSession(w http.ResponseWriter, r *http.Request) error {
 	return a.answerSession(w, r, key)
 }
 
+// pathKey finds the user whom the path names; the app "-" is the first one.
 func (a *admin) pathKey(r *http.Request) (session.Key, error) {
-	return a.key(r.Context(), r.PathValue("app"), r.PathValue("user"))
+	app := r.PathValue("app")
+	if app == "-" {
+		app = ""
+	}
+	return a.key(r.Context(), app, r.PathValue("user"))
 }
 
 // key finds the user of an app by open_id, union_id or user_id. No app: the

@@ -62,6 +62,13 @@ type refusal struct {
 	unknown bool
 }
 
+// wish is what a consent that is to be opened is for.
+type wish struct {
+	reason session.Reason
+	scopes scopes
+	life   time.Duration
+}
+
 // errAgain: the consent changed while it was looked at.
 var errAgain = errors.New("the consent changed meanwhile")
 
@@ -97,10 +104,10 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 	}
 	waiting, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	want := f.wanted(a.Scopes)
+	w := wish{reason: a.Reason, scopes: f.wanted(a.Scopes), life: f.ttl}
 	for range askTries {
 		o, joined, err := f.asks.Do(waiting, key, func(ctx context.Context) (outcome, error) {
-			return f.open(ctx, key, a.Reason, want)
+			return f.open(ctx, key, w)
 		})
 		switch {
 		case err != nil && ctx.Err() != nil:
@@ -109,7 +116,7 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 			return nothingYet().challenge, nil
 		case err != nil:
 			return session.Challenge{}, err
-		case joined && o.challenge.AuthorizeURL != "" && !o.scopes.covers(want):
+		case joined && o.challenge.AuthorizeURL != "" && !o.scopes.covers(w.scopes):
 			continue // shared with callers who wanted less
 		}
 		if joined && o.challenge.Card == session.CardSent {
@@ -119,6 +126,28 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 	}
 	return nothingYet().challenge, nil
 }
+
+// declinedFor is how long a "no" counts as the reason of a session that had
+// ended for another one.
+const declinedFor = time.Hour
+
+// Reason is why key's user has to be asked, when the session says reason:
+// [session.Declined] if the user's last word was no. What that was about is not
+// known when there is a session, so it counts for a while only then. Should the
+// database not answer, it is reason.
+func (f *Flow) Reason(ctx context.Context, key session.Key, reason session.Reason) session.Reason {
+	p, err := f.store.LatestConsent(ctx, key)
+	if err != nil || p.State != session.ConsentDeclined {
+		return reason
+	}
+	if reason == session.NoSession || age(p) < declinedFor {
+		return session.Declined
+	}
+	return reason
+}
+
+// age is how long ago p was started, by the database's clock.
+func age(p *session.Pending) time.Duration { return p.ExpiresAt.Add(-p.Left).Sub(p.CreatedAt) }
 
 // wanted is what to ask the user for.
 func (f *Flow) wanted(missing []string) scopes {
@@ -147,7 +176,7 @@ func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (ses
 
 // open finds or starts the one open consent of key. It runs detached from any
 // caller.
-func (f *Flow) open(ctx context.Context, key session.Key, reason session.Reason, want scopes) (outcome, error) {
+func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, error) {
 	if !f.enter() {
 		return outcome{}, errClosing
 	}
@@ -159,18 +188,18 @@ func (f *Flow) open(ctx context.Context, key session.Key, reason session.Reason,
 		var o outcome
 		switch {
 		case errors.Is(err, session.ErrNotFound):
-			o, err = f.begin(ctx, key, reason, want)
+			o, err = f.begin(ctx, key, w)
 		case err != nil:
 			return outcome{}, err
 		case p.Left <= 0:
 			o, err = nothingYet(), f.expire(ctx, p.ID)
 		case p.Link.Empty():
-			o, err = f.awaitLink(ctx, p, reason)
-		case parseScopes(p.Scopes).covers(want):
-			return f.report(ctx, p, reason), nil
+			o, err = f.awaitLink(ctx, p, w.reason)
+		case parseScopes(p.Scopes).covers(w.scopes):
+			return f.report(ctx, p, w.reason), nil
 		default:
-			want = want.with(parseScopes(p.Scopes)...)
-			o, err = f.supersede(ctx, p, reason)
+			w.scopes = w.scopes.with(parseScopes(p.Scopes)...)
+			o, err = f.supersede(ctx, p, w.reason)
 		}
 		if !errors.Is(err, errAgain) {
 			return o, err
@@ -180,9 +209,12 @@ func (f *Flow) open(ctx context.Context, key session.Key, reason session.Reason,
 }
 
 // begin starts a consent where there is none.
-func (f *Flow) begin(ctx context.Context, key session.Key, reason session.Reason, want scopes) (outcome, error) {
-	if r, ok := f.refused(key); ok && r.unknown {
+func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, error) {
+	if r, ok := f.refusedCard(key); ok && r.unknown {
 		return without(session.CardFailed, retryNobody), nil
+	}
+	if err := f.settledMeanwhile(ctx, key, w); err != nil {
+		return outcome{}, err
 	}
 	if limited, err := f.rateReached(ctx, key); limited || err != nil {
 		return without(session.CardRateLimited, f.rate.Period), err
@@ -194,15 +226,46 @@ func (f *Flow) begin(ctx context.Context, key session.Key, reason session.Reason
 		return without(session.CardRateLimited, retrySoon), nil
 	}
 	defer func() { <-f.slots }()
-	p, began, err := f.store.BeginConsent(ctx, key, f.flow, want.String(), startLease, f.ttl)
+	p, began, err := f.store.BeginConsent(ctx, key, f.flow, w.scopes.String(), startLease, w.life)
 	switch {
 	case errors.Is(err, session.ErrNotFound), err == nil && !began:
 		return outcome{}, errAgain
 	case err != nil:
 		return outcome{}, err
 	}
+	// Only now, since the one before is stored and closed in one step, is it
+	// certain that none came in between.
+	if err := f.settledMeanwhile(ctx, key, w); err != nil {
+		f.store.CloseConsent(ctx, p.ID, session.ConsentSuperseded, "authorized_meanwhile")
+		return outcome{}, err
+	}
 	f.count(p, session.ConsentPending)
-	return f.start(ctx, p, reason)
+	return f.start(ctx, p, w.reason)
+}
+
+// justGranted is how young a grant is that a caller who was looking for one may
+// have missed.
+const justGranted = 10 * time.Second
+
+// settledMeanwhile returns [session.ErrConflict] when key's user has authorized
+// between the caller's look-up and its question. A caller who found that
+// authorization wanting is not meant.
+func (f *Flow) settledMeanwhile(ctx context.Context, key session.Key, w wish) error {
+	if w.scopes.String() != f.scopes.String() || w.reason == session.TokenRefused {
+		return nil
+	}
+	row, err := f.store.Load(ctx, key)
+	switch {
+	case errors.Is(err, session.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	now := f.now()
+	if now.Sub(row.GrantedAt) < justGranted && session.NewAccess(row).Usable(now) {
+		return fmt.Errorf("the user has authorized meanwhile: %w", session.ErrConflict)
+	}
+	return nil
 }
 
 func (f *Flow) rateReached(ctx context.Context, key session.Key) (bool, error) {
@@ -280,9 +343,8 @@ func (f *Flow) supersede(ctx context.Context, p *session.Pending, reason session
 // report answers with an open consent.
 func (f *Flow) report(ctx context.Context, p *session.Pending, reason session.Reason) outcome {
 	card := p.Card
-	age := p.ExpiresAt.Add(-p.Left).Sub(p.CreatedAt)
 	switch {
-	case card == session.CardSent, card == "" && age < cardGrace:
+	case card == session.CardSent, card == "" && age(p) < cardGrace:
 		card = session.CardAlreadySent
 	case card == "":
 		// Its starter died between the link and the card. If the card did go
@@ -307,8 +369,8 @@ func without(card session.CardResult, retry time.Duration) outcome {
 // nothingYet: a consent is being started, and how that ends is not known.
 func nothingYet() outcome { return without(session.CardFailed, retrySoon) }
 
-// refused returns what Lark said about sending to key, while it holds.
-func (f *Flow) refused(key session.Key) (refusal, bool) {
+// refusedCard returns what Lark said about sending to key, while it holds.
+func (f *Flow) refusedCard(key session.Key) (refusal, bool) {
 	r, ok := f.refusals.Get(key)
 	return r, ok && f.now().Before(r.until)
 }

@@ -225,6 +225,25 @@ func TestAskUnknownUser(t *testing.T) {
 	})
 }
 
+// A caller who looked just before the user authorized, and asks just after, does
+// not start a second consent.
+func TestAskTooLate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f := s.device(nil)
+		if err := s.lark.Approve(s.ask(f, alice).AuthorizeURL, larktest.Alice); err != nil {
+			t.Fatal(err)
+		}
+		s.awaitState(alice, session.ConsentDone)
+		if _, err := f.Ask(t.Context(), alice, Ask{Reason: session.NoSession}); !errors.Is(err, session.ErrConflict) {
+			t.Errorf("got %v", err)
+		}
+		if n := s.cards(larktest.Alice); n != 1 {
+			t.Errorf("%d cards", n)
+		}
+	})
+}
+
 // A card that can't be delivered leaves the link.
 func TestAskUndeliverable(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -242,6 +261,7 @@ func TestAskUndeliverable(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.awaitState(alice, session.ConsentDone)
+		time.Sleep(justGranted)
 		if again := s.ask(f, alice); again.AuthorizeURL == "" || again.Card != session.CardFailed {
 			t.Errorf("the next consent: %+v", again)
 		}
@@ -430,4 +450,27 @@ func TestConfigRefused(t *testing.T) {
 			t.Errorf("%s: %v", ok, err)
 		}
 	}
+}
+
+// A "no" is no reason for ever: what had ended before the user was asked
+// something else keeps its own.
+func TestReasonFades(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f := s.flow(nil)
+		if why := f.Reason(t.Context(), alice, session.NoSession); why != session.NoSession {
+			t.Errorf("never asked: %q", why)
+		}
+		s.ask(f, alice)
+		if err := f.Decline(t.Context(), s.latest(alice).ID, larktest.Alice); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(declinedFor)
+		if why := f.Reason(t.Context(), alice, session.RefreshTokenExpired); why != session.RefreshTokenExpired {
+			t.Errorf("an ended session: %q", why)
+		}
+		if why := f.Reason(t.Context(), alice, session.NoSession); why != session.Declined {
+			t.Errorf("no session: %q", why)
+		}
+	})
 }

@@ -44,12 +44,15 @@ func cookieFor(publicURL string) cookieKind {
 
 // Handler serves what users' browsers reach of the redirect flow:
 // /consent/start, the link of the card, and /consent/callback, to which Lark
-// sends them back. All else is 404. It needs no other protection than TLS in
+// sends them back; and /consent/events, if there are keys to verify what Lark
+// posts to it. All else is 404. It needs no other protection than TLS in
 // front of it.
 func (f *Flow) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.pages.secure(w.Header())
 		switch {
+		case f.isEvents(r):
+			f.serveEvent(w, r)
 		case r.URL.Path != startPath && r.URL.Path != callbackPath:
 			f.pages.show(w, r, notFoundPage)
 		case r.Method == http.MethodHead, isPrefetch(r):

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"larkside/session"
 )
@@ -17,8 +18,8 @@ import (
 type cards struct {
 	// title and message replace the waiting card's; privacy is linked from it.
 	title, message, privacy string
-	// decline adds the button whose click comes back as an event.
-	decline bool
+	// events adds the buttons whose clicks come back as events.
+	events bool
 }
 
 const (
@@ -79,14 +80,14 @@ type cardBehavior struct {
 	Value      map[string]string `json:"value,omitempty"`
 }
 
-// DeclineAction is the "action" in the value of the decline button; "consent"
-// beside it is the id for [Flow.Decline].
-const DeclineAction = "decline"
-
 // waiting is the card that asks.
 func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) []byte {
 	title, intro := texts.cardTitle, texts.cardIntro
-	if reason != "" && reason != session.NoSession {
+	switch reason {
+	case "", session.NoSession:
+	case ending:
+		title, intro = texts.endingTitle, texts.endingIntro
+	default:
 		intro = texts.cardRenew
 	}
 	if c.title != "" {
@@ -96,18 +97,15 @@ func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) [
 	if c.message != "" {
 		said = cardDiv{"div", cardText{Tag: "plain_text", Content: clip(c.message, maxMessage)}}
 	}
-	minutes := strconv.Itoa(max(1, int(math.Round(p.Left.Minutes()))))
 	elements := []any{
 		said,
 		scopeList(parseScopes(p.Scopes)).markdown(),
 		button("primary", texts.authorize, cardBehavior{Type: "open_url", DefaultURL: p.Link.Expose()}),
 	}
-	if c.decline {
-		elements = append(elements, button("default", texts.decline, cardBehavior{
-			Type: "callback", Value: map[string]string{"action": DeclineAction, "consent": p.ID},
-		}))
+	if c.events {
+		elements = append(elements, callback("default", texts.decline, actionDecline, p.ID))
 	}
-	foot := texts.cardLife.fill("{minutes}", minutes, translated{})
+	foot := texts.cardLife.fill("{time}", "", duration(p.Left))
 	if c.privacy != "" {
 		foot = foot.join(texts.privacy.fill("{url}", escapeURL(c.privacy), translated{}))
 	}
@@ -116,28 +114,37 @@ func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) [
 
 // closed is the card of a consent that is over.
 func (c *cards) closed(app string, p *session.Pending) []byte {
-	color, k := "grey", texts.expired
+	color, k, over := "grey", texts.expired, true
 	switch {
 	case p.State == session.ConsentDone:
-		color, k = "green", texts.done
+		color, k, over = "green", texts.done, false
 	case p.State == session.ConsentDeclined:
 		k = texts.declined
 	case p.State == session.ConsentSuperseded:
-		k = texts.superseded
+		k, over = texts.superseded, false
 	case p.State == session.ConsentFailed && p.Reason == reasonWrongAccount:
 		color, k = "red", texts.wrongAccount
 	case p.State == session.ConsentFailed:
 		color, k = "orange", texts.failed
 	}
+	if over && c.events {
+		return c.final(color, k, app, callback("default", texts.resend, actionResend, p.ID))
+	}
 	return c.final(color, k, app)
+}
+
+// ending announces the end of a grant where a link would not live that long.
+func (c *cards) ending(app string) []byte {
+	text := texts.endingIntro.fill("{app}", escape(app), texts.thisApp)
+	return encodeCard("blue", texts.endingTitle, []any{text.markdown(), callback("primary", texts.renew, actionRenew, "")})
 }
 
 // revoked is the card of a consent whose session was ended later.
 func (c *cards) revoked(app string) []byte { return c.final("grey", texts.revoked, app) }
 
-func (c *cards) final(color string, m message, app string) []byte {
+func (c *cards) final(color string, m message, app string, buttons ...any) []byte {
 	text := m.card.fill("{app}", escape(app), texts.thisApp)
-	return encodeCard(color, m.title, []any{text.markdown()})
+	return encodeCard(color, m.title, append([]any{text.markdown()}, buttons...))
 }
 
 func encodeCard(color string, title translated, elements []any) []byte {
@@ -159,6 +166,28 @@ func button(kind string, label translated, b cardBehavior) cardButton {
 	text := label.text()
 	text.Tag = "plain_text"
 	return cardButton{Tag: "button", Type: kind, Width: "fill", Text: text, Behaviors: []cardBehavior{b}}
+}
+
+// callback is a button whose click comes to [Flow.HandleEvent].
+func callback(kind string, label translated, action, consent string) cardButton {
+	value := map[string]string{"action": action}
+	if consent != "" {
+		value["consent"] = consent
+	}
+	return button(kind, label, cardBehavior{Type: "callback", Value: value})
+}
+
+// duration says how long, in whole minutes, hours or days.
+func duration(d time.Duration) translated {
+	unit, words := time.Minute, texts.minutes
+	switch {
+	case d >= 48*time.Hour:
+		unit, words = 24*time.Hour, texts.days
+	case d >= 2*time.Hour:
+		unit, words = time.Hour, texts.hours
+	}
+	n := max(1, int(math.Round(float64(d)/float64(unit))))
+	return words.fill("{n}", strconv.Itoa(n), translated{})
 }
 
 // scopeList says what is asked for, in words where there are some.

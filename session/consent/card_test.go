@@ -52,7 +52,7 @@ func pending() *session.Pending {
 }
 
 func TestCards(t *testing.T) {
-	c := &cards{privacy: "https://example.com/privacy(1)", decline: true}
+	c := &cards{privacy: "https://example.com/privacy(1)", events: true}
 	over := func(state session.ConsentState, reason string) []byte {
 		p := pending()
 		p.State, p.Reason = state, reason
@@ -82,7 +82,7 @@ func TestCardSize(t *testing.T) {
 		many = append(many, strings.Repeat("x", 120)+string(rune('a'+i%26))+string(rune('a'+i/26)))
 	}
 	p.Scopes = strings.Join(many, " ")
-	c := &cards{title: strings.Repeat("字", 1000), message: strings.Repeat("字", 10_000), privacy: "https://example.com/", decline: true}
+	c := &cards{title: strings.Repeat("字", 1000), message: strings.Repeat("字", 10_000), privacy: "https://example.com/", events: true}
 	if n := len(c.waiting(strings.Repeat("名", 100), p, "")); n > 30<<10 {
 		t.Errorf("the largest card has %d bytes", n)
 	}

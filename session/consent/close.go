@@ -13,10 +13,10 @@ import (
 // ErrNotTheirs: the consent is another user's.
 var ErrNotTheirs = errors.New("not this user's consent")
 
-// Decline ends an open consent because its user said no, by the card's button.
-// operatorOpenID is who clicked, as Lark signed it: [ErrNotTheirs] for anyone
-// else. [session.ErrNotFound], [session.ErrConflict] when it is over already.
-// Nothing is sent to the user until the next Ask.
+// Decline ends an open consent because its user, who is operatorOpenID, said
+// no: [ErrNotTheirs] for anyone else. [session.ErrNotFound],
+// [session.ErrConflict] when it is over already. Nothing is sent to the user
+// until the next Ask.
 func (f *Flow) Decline(ctx context.Context, id, operatorOpenID string) error {
 	p, err := f.store.Consent(ctx, id)
 	if err != nil {

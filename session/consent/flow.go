@@ -66,8 +66,15 @@ type Config struct {
 	CardTitle, CardMessage string
 	// PrivacyURL is linked from the waiting card; http(s), or empty.
 	PrivacyURL string
-	// Events: card clicks reach [Flow.Decline], so the card gets the button.
+	// Events: card clicks reach [Flow.HandleEvent], so cards get their buttons.
 	Events bool
+	// EventKeys verify what Lark posts to /consent/events. Nil: there is no such
+	// path; events may still come another way.
+	EventKeys *lark.EventKeys
+	// Refused is called when Lark says that the access token of key at version is
+	// revoked, and nothing else, so that it can be replaced. Nil: the next
+	// request finds out.
+	Refused func(ctx context.Context, key session.Key, version int64)
 	// MaxPending bounds the open consents of all users. 0: 10,000.
 	MaxPending int
 	// MaxStarting bounds how many consents this process starts at once. 0: 16.
@@ -110,6 +117,8 @@ type Flow struct {
 	maxPending  int
 	slots       chan struct{} // holds one value per start under way
 	polls       chan struct{} // likewise for polls
+	eventKeys   *lark.EventKeys
+	refused     func(ctx context.Context, key session.Key, version int64)
 	users       telemetry.Users
 	now         func() time.Time
 	log         *slog.Logger
@@ -120,6 +129,7 @@ type Flow struct {
 	tracer      trace.Tracer
 	consents    metric.Int64Counter
 	cardResults metric.Int64Counter
+	events      metric.Int64Counter
 
 	// life ends when Shutdown gives up waiting for tasks.
 	life    context.Context
@@ -140,16 +150,20 @@ func New(c Config) (*Flow, error) {
 		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
 		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
 		slots: make(chan struct{}, orDefault(c.MaxStarting, 16)), polls: make(chan struct{}, maxPolls),
+		eventKeys: c.EventKeys, refused: c.Refused,
 		users: c.Users, now: c.Now, log: c.Log, wakeUp: make(chan struct{}, 1),
 		tracer: otel.Tracer("larkside/session/consent"),
 	}
-	f.cards = &cards{title: c.CardTitle, message: c.CardMessage, privacy: c.PrivacyURL, decline: c.Events}
+	f.cards = &cards{title: c.CardTitle, message: c.CardMessage, privacy: c.PrivacyURL, events: c.Events}
 	f.cookie = cookieFor(c.PublicURL)
 	if f.flow == "" {
 		f.flow = session.DeviceFlow
 		if c.PublicURL != "" {
 			f.flow = session.RedirectFlow
 		}
+	}
+	if f.refused == nil {
+		f.refused = func(context.Context, session.Key, int64) {}
 	}
 	if f.now == nil {
 		f.now = time.Now
@@ -220,12 +234,14 @@ func orDefault[T comparable](v, fallback T) T {
 
 func (f *Flow) instruments() error {
 	meter := otel.Meter("larkside/session/consent")
-	var err1, err2 error
+	var err1, err2, err3 error
 	f.consents, err1 = meter.Int64Counter("larkside.consents",
 		metric.WithDescription("Consents by what became of them; pending: started."))
 	f.cardResults, err2 = meter.Int64Counter("larkside.cards",
 		metric.WithDescription("What callers were told about the auth card."))
-	return errors.Join(err1, err2)
+	f.events, err3 = meter.Int64Counter("larkside.events",
+		metric.WithDescription("Lark's events by what became of them."))
+	return errors.Join(err1, err2, err3)
 }
 
 func (f *Flow) count(p *session.Pending, state session.ConsentState) {

@@ -88,7 +88,9 @@ func TestTexts(t *testing.T) {
 		}
 	}
 	check("card", texts.thisApp, texts.cardTitle, texts.cardIntro, texts.cardRenew, texts.cardScopes, texts.more,
-		texts.cardLife, texts.privacy, texts.authorize, texts.decline)
+		texts.cardLife, texts.privacy, texts.authorize, texts.decline, texts.endingTitle, texts.endingIntro, texts.renew,
+		texts.resend, texts.minutes, texts.hours, texts.days, texts.toastSent, texts.toastAlready, texts.toastNotYours,
+		texts.toastOver, texts.toastRate, texts.toastFailed)
 	for _, m := range []message{texts.done, texts.declined, texts.expired, texts.superseded, texts.failed, texts.wrongAccount} {
 		check(m.title.en, m.title, m.card, m.page)
 	}

@@ -35,19 +35,23 @@ const (
 	slowestBlind = 20 * time.Second
 )
 
-// Run polls device flows, closes expired consents, brings cards up to date and
-// deletes what is a week old, until ctx is done. Each replica runs it; a row is
+// Run polls device flows, closes expired consents, brings cards up to date, asks
+// users whose grants end, and deletes what is a week old, until ctx is done. Each replica runs it; a row is
 // worked on by one at a time. What it started then is waited for by [Flow.Shutdown].
 func (f *Flow) Run(ctx context.Context) error {
 	tick := time.NewTicker(fallbackTick)
 	defer tick.Stop()
-	var cardsAt, forgetAt time.Time
+	var cardsAt, forgetAt, renewAt time.Time
 	for {
 		started := time.Now()
 		f.pollDue(ctx)
 		if !started.Before(cardsAt) {
 			f.updateCards(ctx)
 			cardsAt = started.Add(cardsTick)
+		}
+		if !started.Before(renewAt) {
+			f.renewExpiring(ctx)
+			renewAt = started.Add(renewalTick)
 		}
 		if !started.Before(forgetAt) {
 			f.forget(ctx)
@@ -195,6 +199,9 @@ func (f *Flow) updateCards(ctx context.Context) {
 func (f *Flow) forget(ctx context.Context) {
 	if err := f.store.ForgetConsents(ctx, keepClosed); err != nil {
 		f.unlessEnding(ctx, "can't delete old consents", err)
+	}
+	if err := f.store.ForgetEvents(ctx); err != nil {
+		f.unlessEnding(ctx, "can't delete old event ids", err)
 	}
 }
 

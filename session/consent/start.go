@@ -96,7 +96,7 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.
 		f.recordCard(ctx, p, session.CardOff, "")
 		return session.CardOff, false
 	}
-	if _, muted := f.refused(p.Key); muted {
+	if _, muted := f.refusedCard(p.Key); muted {
 		f.recordCard(ctx, p, session.CardFailed, "")
 		return session.CardFailed, false
 	}

@@ -30,6 +30,9 @@ type message struct{ title, card, page translated }
 // texts is every built-in text. {app} is the app's name.
 var texts = struct {
 	thisApp, cardTitle, cardIntro, cardRenew, cardScopes, more, cardLife, privacy, authorize, decline translated
+	endingTitle, endingIntro, renew, resend, minutes, hours, days                                     translated
+	// For who has clicked.
+	toastSent, toastAlready, toastNotYours, toastOver, toastRate, toastFailed translated
 
 	done, declined, expired, superseded, failed, wrongAccount, revoked message
 
@@ -51,13 +54,34 @@ var texts = struct {
 	cardScopes: translated{"它将可以：", "It will be able to:", "許可される内容:"},
 	more:       translated{"\n- 以及另外 {n} 项", "\n- and {n} more", "\n- ほか {n} 件"},
 	cardLife: translated{
-		"链接 {minutes} 分钟内有效，仅限你本人使用。如果你没有请求过，可以忽略这条消息。",
-		"The link works for {minutes} minutes and for you alone. If you did not expect this, ignore it.",
-		"リンクは {minutes} 分間、あなただけが使えます。心当たりがなければ無視してください。",
+		"链接 {time}内有效，仅限你本人使用。如果你没有请求过，可以忽略这条消息。",
+		"The link works for {time} and for you alone. If you did not expect this, ignore it.",
+		"リンクは {time}、あなただけが使えます。心当たりがなければ無視してください。",
 	},
 	privacy:   translated{" [隐私政策]({url})", " [Privacy policy]({url})", " [プライバシーポリシー]({url})"},
 	authorize: translated{"授权", "Authorize", "許可する"},
 	decline:   translated{"拒绝", "Decline", "拒否する"},
+	minutes:   translated{"{n} 分钟", "{n} minutes", "{n} 分間"},
+	hours:     translated{"{n} 小时", "{n} hours", "{n} 時間"},
+	days:      translated{"{n} 天", "{n} days", "{n} 日間"},
+
+	endingTitle: translated{"你的授权即将到期", "Your authorization ends soon", "許可の期限が近づいています"},
+	endingIntro: translated{
+		"你给 **{app}** 的授权即将到期。现在续期，它就不会中断为你工作。",
+		"Your authorization of **{app}** is about to end. Renew it now and nothing is interrupted.",
+		"**{app}** への許可はまもなく終了します。今更新すれば、中断なく使い続けられます。",
+	},
+	renew:  translated{"续期授权", "Renew", "更新する"},
+	resend: translated{"发送新的链接", "Send me a new link", "新しいリンクを受け取る"},
+
+	toastSent: translated{
+		"请查看最新的授权卡片。", "See the latest card for your link.", "最新のカードのリンクを使ってください。",
+	},
+	toastAlready:  translated{"你已经授权，无需再操作。", "You have authorized it already.", "すでに許可されています。"},
+	toastNotYours: translated{"此请求是发给另一位用户的。", "This request was meant for someone else.", "このリクエストは別のユーザー宛てです。"},
+	toastOver:     translated{"此请求已结束。", "This request is over already.", "このリクエストはすでに終了しています。"},
+	toastRate:     translated{"请求太频繁，请稍后再试。", "Too many requests; try again in a minute.", "リクエストが多すぎます。しばらくしてからお試しください。"},
+	toastFailed:   translated{"暂时无法处理，请稍后再试。", "That did not work; try again in a moment.", "処理できませんでした。しばらくしてからお試しください。"},
 
 	done: message{
 		title: translated{"授权成功", "Authorized", "許可しました"},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"larkside/test/larktest"
+	"larkside/test/process"
 )
 
 // judge holds the ledger and the callers' records against the promises.
@@ -34,6 +35,7 @@ import (
 type judge struct {
 	w       *world
 	tokens  map[string]larktest.Issued
+	byLog   map[string]delivered
 	refresh map[string][]larktest.Issued // by user, in the order of issue
 	served  map[string][]use             // by user, in order of time
 	events  []event
@@ -49,13 +51,24 @@ type use struct {
 	token string
 }
 
+// delivered is a call with one of its arrivals.
+type delivered struct {
+	call
+	arrival
+}
+
 const (
 	// early is how much before its end a token may count as ended: expires_in is
 	// in whole seconds, and counts from before Lark was asked.
 	early = 1500 * time.Millisecond
-	// late is how long after its end a token may arrive that left in time: the
-	// machine may be busy.
-	late = 250 * time.Millisecond
+	// late is how long after its end a token may arrive with a call that began
+	// before: the machine may be busy.
+	late = 3 * time.Second
+	// recovery is how long PostgreSQL may take to come back after a crash and a
+	// replica to reach it; or how long a statement that met a connection which
+	// hangs may take to give up (5 s) and a renewed pair, meanwhile in memory
+	// only, to be stored at the next try.
+	recovery = 8 * time.Second
 	// around is how far an effect may be from the fault that caused it.
 	around = time.Second
 )
@@ -63,7 +76,7 @@ const (
 func newJudge(w *world) *judge {
 	w.harvest(true)
 	j := &judge{
-		w: w, events: w.events, counts: map[string]int{},
+		w: w, events: w.events, counts: map[string]int{}, byLog: map[string]delivered{},
 		tokens: map[string]larktest.Issued{}, refresh: map[string][]larktest.Issued{}, served: map[string][]use{},
 	}
 	for _, issued := range w.lark.Ledger("") {
@@ -73,8 +86,12 @@ func newJudge(w *world) *judge {
 		}
 	}
 	for _, c := range w.asked {
-		if seen, ok := w.calls[c.id]; ok && c.status == http.StatusOK {
-			j.served[c.user] = append(j.served[c.user], use{c, seen.TokenID})
+		seen := w.calls[c.id]
+		for _, a := range seen {
+			j.byLog[a.logID] = delivered{c, a}
+		}
+		if len(seen) > 0 && c.status == http.StatusOK {
+			j.served[c.user] = append(j.served[c.user], use{c, seen[len(seen)-1].token})
 		}
 	}
 	for _, uses := range j.served {
@@ -106,6 +123,22 @@ func (j *judge) judge() {
 	for _, c := range j.w.asked {
 		j.call(c)
 	}
+	for _, r := range j.w.replicas {
+		for _, l := range r.lives {
+			j.label(l.log)
+		}
+	}
+}
+
+// label checks that a lost grant is told from a stolen one.
+func (j *judge) label(log *process.Log) {
+	for _, line := range log.Find(func(l process.Line) bool { return l.Text("reason") == "refresh_token_used" }) {
+		class := line.Text("class")
+		j.counts["sessions ended, class "+class]++
+		if class != "rotation_lost" {
+			j.fail("a session whose token was lost ended with class %q: %s", class, line.Raw)
+		}
+	}
 }
 
 // violation judges what the emulator complains about.
@@ -118,22 +151,17 @@ func (j *judge) violation(v larktest.Violation) {
 			return
 		}
 	case larktest.ExpiredToken:
-		for _, seen := range j.w.calls {
-			if seen.LogID != v.LogID {
-				continue
-			}
-			lateness := seen.At.Sub(j.tokens[seen.TokenID].Expiry)
-			switch {
-			case lateness <= late:
-				j.counts["tokens that ended on the way"]++
-				return
-			case j.during(v.At.Add(-around), v.At, -1, pause, longPause):
-				j.counts["tokens that ended in a stopped process"]++
-				return
-			}
-			j.fail("an access token was sent %v past its end at %s", lateness, j.clock(v.At))
-			return
+		d := j.byLog[v.LogID]
+		ended := j.tokens[d.token].Expiry
+		switch {
+		case d.from.Before(ended) && d.at.Sub(ended) < late:
+			j.counts["tokens that ended on the way"]++
+		case d.from.Before(ended) && j.during(ended.Add(-around), d.at, -1, pause, longPause):
+			j.counts["tokens that ended in a stopped process"]++
+		default:
+			j.fail("an access token was sent %v past its end at %s, for a call of %s", d.at.Sub(ended), j.clock(v.At), j.clock(d.from))
 		}
+		return
 	}
 	j.fail("violation at %s: %s of %s: %s", j.clock(v.At), v.Kind, v.OpenID, v.Detail)
 }
@@ -151,18 +179,36 @@ func (j *judge) whyReplayed(t larktest.Issued, at time.Time) kind {
 // whyLost is the fault by which the answer of a rotation at from may have got
 // lost, or lies in the hands of a stopped process at to.
 func (j *judge) whyLost(from, to time.Time) kind {
-	soon := from.Add(around)
+	unsafe := j.storedBy(from)
 	switch {
-	case j.during(from, soon, -1, kill):
+	case j.during(from, unsafe, -1, kill):
 		return kill
-	case j.during(from, soon, -1, tokenCut):
+	case j.during(from, unsafe, -1, tokenCut):
 		return tokenCut
 	case j.during(from.Add(-lease/2), to, -1, longPause):
 		return longPause
-	case j.during(from.Add(-around), soon, -1, databaseCut, databaseStall, restart, pause) && j.during(from, to, -1, kill):
-		return kill + " while the pair could not be stored"
 	}
 	return ""
+}
+
+// storedBy is when the pair of a rotation is in the database at the latest, if
+// its process lives: at once, unless something holds the answer or the store up.
+func (j *judge) storedBy(from time.Time) time.Time {
+	by := from.Add(around)
+	for _, e := range j.events { // in the order in which they began
+		wait, ok := holdUp[e.kind]
+		if ok && !e.from.After(by) && !e.to.Before(from) && e.to.Add(wait).After(by) {
+			by = e.to.Add(wait)
+		}
+	}
+	return by
+}
+
+// holdUp is how long after each of these faults a pair is stored at the latest. A
+// replica asks a failing database again after 2.5 s at most.
+var holdUp = map[kind]time.Duration{
+	tokenStall: around, pause: around, longPause: around,
+	databaseCut: recovery, databaseStall: recovery, restart: recovery,
 }
 
 // during is whether a fault of one of the kinds was in force between from and
@@ -193,8 +239,8 @@ func (j *judge) call(c call) {
 	lived := j.lived(c)
 	if c.status == http.StatusOK {
 		j.slow = append(j.slow, c.to.Sub(c.from))
-		if seen, ok := j.w.calls[c.id]; !ok || seen.Owner != c.user {
-			j.fail("a call of %s was answered with a token of %q", c.user, seen.Owner)
+		if seen := j.w.calls[c.id]; len(seen) == 0 || seen[len(seen)-1].owner != c.user {
+			j.fail("a call of %s was answered for another: %+v", c.user, seen)
 		}
 		j.counts["calls: 200"]++
 		return
@@ -202,7 +248,7 @@ func (j *judge) call(c call) {
 	excuse := j.excuse(c, lived)
 	switch {
 	case excuse == "":
-		j.fail("%s (life %d of replica %d, after %v): %s got %s %v; its access token lived: %v", j.clock(c.to), c.life, c.replica, c.to.Sub(c.from), c.user, outcome, c.err, lived != "")
+		j.fail("%s (life %d of replica %d, after %v): %s got %s %q %v; its access token lived: %v", j.clock(c.to), c.life, c.replica, c.to.Sub(c.from), c.user, outcome, c.message, c.err, lived != "")
 		j.counts["calls: "+outcome+", NOT EXCUSED"]++
 	default:
 		j.counts["calls: "+outcome+", "+excuse]++
@@ -237,19 +283,18 @@ func (j *judge) margin(token string) time.Duration {
 
 // excuse is why a call may have failed; empty: for no reason.
 func (j *judge) excuse(c call, lived string) string {
-	before := c.from.Add(-around)
 	switch {
 	case c.status == 0 && j.during(c.from.Add(-100*time.Millisecond), c.to, c.replica, kill, pause, longPause):
 		return "process killed or stopped"
 	case c.status == http.StatusBadGateway, c.status == http.StatusGatewayTimeout:
-		if j.during(before, c.to, c.replica, apiCut) {
+		if j.during(c.from.Add(-around), c.to, c.replica, apiCut) {
 			return "API cut off"
 		}
 		return ""
 	case c.status == http.StatusServiceUnavailable && !c.ready:
 		return "process starting"
 	case c.name == "store_unavailable" && (lived == "" || !j.cached(c, lived)):
-		if j.during(before, c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause) {
+		if j.during(c.from.Add(-recovery), c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause) {
 			return "no database, not cached"
 		}
 		return ""

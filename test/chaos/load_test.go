@@ -41,7 +41,14 @@ type call struct {
 	hungUp       bool
 	ready        bool   // for a 503: the process had been ready
 	name, reason string // of an error of larkside's own
+	message      string
 	err          error
+}
+
+// arrival is a call as the emulator saw it.
+type arrival struct {
+	at                  time.Time
+	token, owner, logID string
 }
 
 var (
@@ -83,9 +90,13 @@ func (c *call) read(res *http.Response, err error) {
 		c.err = err
 		return
 	}
-	var envelope struct{ Error struct{ Reason string } }
+	var envelope struct {
+		Msg   string
+		Error struct{ Reason string }
+	}
 	json.Unmarshal(body, &envelope) // what isn't JSON has no reason
-	c.status, c.name, c.reason = res.StatusCode, res.Header.Get("X-Larkside-Error"), envelope.Error.Reason
+	c.status, c.name = res.StatusCode, res.Header.Get("X-Larkside-Error")
+	c.reason, c.message = envelope.Error.Reason, envelope.Msg
 }
 
 var errHungUp = fmt.Errorf("hung up")
@@ -148,7 +159,8 @@ func (w *world) harvest(all bool) {
 	for _, c := range w.lark.Calls(func(c larktest.Call) bool { return c.Seq > seen }) {
 		w.seen = max(w.seen, c.Seq)
 		if id := c.Header.Get(callHeader); id != "" {
-			w.calls[id] = larktest.Call{At: c.At, TokenID: c.TokenID, Owner: c.Owner, LogID: c.LogID}
+			// A call may come twice: a GET is sent again when its connection was cut.
+			w.calls[id] = append(w.calls[id], arrival{c.At, c.TokenID, c.Owner, c.LogID})
 		}
 	}
 }

@@ -100,7 +100,9 @@ func (c *cluster) start() {
 	c.t.Helper()
 	cmd := c.command("postgres", "-D", filepath.Join(c.dir, "data"), "-p", strconv.Itoa(c.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off",
-		"-c", "max_connections=200", "-c", "shared_buffers=16MB")
+		"-c", "max_connections=200", "-c", "shared_buffers=16MB",
+		// A shutdown waits for connections that hang while they log in.
+		"-c", "authentication_timeout=2s")
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &c.log, &c.log, 5*time.Second
 	if err := cmd.Start(); err != nil {
 		c.t.Fatalf("starting PostgreSQL: %v", err)

@@ -37,20 +37,20 @@
 //
 // # What holds
 //
-//   - [Resent]: a refresh token that Lark answered with a pair is sent again only
+//   - [ErrResent]: a refresh token that Lark answered with a pair is sent again only
 //     if that pair is lost (its receiver was killed, or the answer never came),
 //     or if the lease of the sender, or of whoever holds the pair, has run out
 //     under it. So among processes that keep to their leases, never.
-//   - [Dropped]: the newest pair of a grant that was neither superseded by a
+//   - [ErrDropped]: the newest pair of a grant that was neither superseded by a
 //     consent nor revoked is in the row, or in the hands of a living replica whose
 //     store is going to succeed, or was lost as above. Nothing else loses a grant.
-//   - [WentBack]: the pair in the row is only ever followed by a newer one.
-//   - [CameBack]: after a revocation no token of that grant is in the row again.
-//   - [WronglyEnded]: a session ends with refresh_token_used only if its refresh
+//   - [ErrWentBack]: the pair in the row is only ever followed by a newer one.
+//   - [ErrCameBack]: after a revocation no token of that grant is in the row again.
+//   - [ErrWronglyEnded]: a session ends with refresh_token_used only if its refresh
 //     token is spent, and its pair lost or with an owner whose lease ran out (who
 //     brings the session back to life when it stores); and the journal tells it
 //     from a stolen token (class rotation_lost).
-//   - [Stuck]: when the faults stop, the system comes to rest, from every state:
+//   - [ErrStuck]: when the faults stop, the system comes to rest, from every state:
 //     no live-lock, and at rest the row holds the current pair with a fresh access
 //     token, or says refresh_token_used of a pair that was lost, or revoked; and of
 //     a grant that was revoked nothing works at Lark any more, unless its newest

@@ -15,12 +15,12 @@ type Result struct {
 
 // What can be found to be broken; see the package comment.
 var (
-	Resent       = errors.New("an answered refresh token is sent again")
-	Dropped      = errors.New("a grant is lost without a crash or a lost answer")
-	WentBack     = errors.New("the row goes back to an older pair")
-	CameBack     = errors.New("a token comes back after its revocation")
-	WronglyEnded = errors.New("a session ends that should not, or under the wrong name")
-	Stuck        = errors.New("the system does not come to rest, or not where it should")
+	ErrResent       = errors.New("an answered refresh token is sent again")
+	ErrDropped      = errors.New("a grant is lost without a crash or a lost answer")
+	ErrWentBack     = errors.New("the row goes back to an older pair")
+	ErrCameBack     = errors.New("a token comes back after its revocation")
+	ErrWronglyEnded = errors.New("a session ends that should not, or under the wrong name")
+	ErrStuck        = errors.New("the system does not come to rest, or not where it should")
 )
 
 // CounterExample is a way to a state in which something is broken. It wraps one
@@ -98,17 +98,17 @@ func (x *search) expand(i int32) (err error) {
 // judgeStep checks what only a step shows.
 func judgeStep(from state, st step, to state) error {
 	if st.who >= 0 && from.replicas[st.who].at == claimed && to.replicas[st.who].at == asking && from.resends(int(st.who)) {
-		return Resent
+		return ErrResent
 	}
 	a, b := from.row, to.row
 	if b.empty {
 		return nil
 	}
 	if from.lark[b.grant].left {
-		return CameBack
+		return ErrCameBack
 	}
 	if !a.empty && (b.grant < a.grant || b.grant == a.grant && b.gen < a.gen) {
-		return WentBack
+		return ErrWentBack
 	}
 	return nil
 }
@@ -125,7 +125,7 @@ func (s *state) resends(i int) bool {
 func judge(s state) error {
 	ch := s.lark[s.row.grant]
 	if s.row.ended && (!s.row.labelled || s.row.gen == ch.current || ch.fate != lost && !s.lateHolder()) {
-		return WronglyEnded
+		return ErrWronglyEnded
 	}
 	newest := s.newest()
 	if !s.lark[newest].wanted {
@@ -134,7 +134,7 @@ func judge(s state) error {
 	switch s.lark[newest].fate {
 	case stored:
 		if s.row.grant != newest || s.row.gen != s.lark[newest].current {
-			return Dropped
+			return ErrDropped
 		}
 	case held:
 		for i := range s.replicas {
@@ -142,9 +142,9 @@ func judge(s state) error {
 				return nil
 			}
 		}
-		return Dropped
+		return ErrDropped
 	case dropped:
-		return Dropped
+		return ErrDropped
 	}
 	return nil
 }
@@ -178,7 +178,7 @@ func (x *search) comesToRest() error {
 				if x.first[i] == x.first[i+1] {
 					x.result.Resting++
 					if !x.states[i].mayRest() {
-						return x.counterExample(Stuck, i, step{}, state{})
+						return x.counterExample(ErrStuck, i, step{}, state{})
 					}
 				}
 				colour[i] = done
@@ -191,7 +191,7 @@ func (x *search) comesToRest() error {
 			case 0:
 				path = append(path, n)
 			case open:
-				return x.counterExample(Stuck, i, step{}, state{})
+				return x.counterExample(ErrStuck, i, step{}, state{})
 			}
 		}
 	}

@@ -36,17 +36,17 @@ func TestMutations(t *testing.T) {
 		mutation Mutation
 		want     error
 	}{
-		{ReplaceAnyVersion, WentBack},
-		{ReplaceUnderLease, Dropped},
-		{ReplaceOnce, Dropped},
-		{EndMovesVersion, Dropped},
-		{EndAnyVersion, WronglyEnded},
-		{ClaimAnyVersion, Resent},
-		{ClaimAnyTime, Resent},
-		{NoJournal, WronglyEnded},
-		{LostIsDead, WronglyEnded},
-		{RevokeKeepsVersion, CameBack},
-		{LeaseForEver, Stuck},
+		{ReplaceAnyVersion, ErrWentBack},
+		{ReplaceUnderLease, ErrDropped},
+		{ReplaceOnce, ErrDropped},
+		{EndMovesVersion, ErrDropped},
+		{EndAnyVersion, ErrWronglyEnded},
+		{ClaimAnyVersion, ErrResent},
+		{ClaimAnyTime, ErrResent},
+		{NoJournal, ErrWronglyEnded},
+		{LostIsDead, ErrWronglyEnded},
+		{RevokeKeepsVersion, ErrCameBack},
+		{LeaseForEver, ErrStuck},
 	} {
 		t.Run(string(tc.mutation), func(t *testing.T) {
 			_, err := Explore(Config{Replicas: 2, Rotations: 2, Consents: 1, Revocations: 1, Mutation: tc.mutation})

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// userHelp is for commands that take a USER.
+const userHelp = `USER is an open_id (ou_…), or the union_id (on_…) or user_id of someone who has
+consented. Asks a running instance's admin listener (LARKSIDE_ADMIN_LISTEN, or
+--admin) with LARKSIDE_ADMIN_KEY, if that is set.`
+
+func newSessions(in invocation) *cobra.Command {
+	return group("sessions", "See and change users' sessions",
+		newSessionsList(in), newSessionsShow(in), newSessionsRefresh(in), newSessionsRevoke(in))
+}
+
+// apiSession is a session in an answer of the API.
+type apiSession struct {
+	AppID            string     `json:"app_id"`
+	OpenID           string     `json:"open_id"`
+	UnionID          string     `json:"union_id"`
+	UserID           string     `json:"user_id"`
+	Name             string     `json:"name"`
+	State            string     `json:"state"`
+	Reason           string     `json:"reason"`
+	Scope            string     `json:"scope"`
+	GrantedAt        *time.Time `json:"granted_at"`
+	AccessExpiresAt  *time.Time `json:"access_expires_at"`
+	RefreshExpiresAt *time.Time `json:"refresh_expires_at"`
+	RefreshedAt      *time.Time `json:"refreshed_at"`
+}
+
+var sessionStates = []string{"active", "consent_required", "disabled"}
+
+func newSessionsList(in invocation) *cobra.Command {
+	var o operation
+	var app, state string
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List all sessions",
+		Long: `List all sessions, in the order of app and open_id. No token is shown. Asks a
+running instance's admin listener (LARKSIDE_ADMIN_LISTEN, or --admin) with
+LARKSIDE_ADMIN_KEY, if that is set. With -o json it is one array.`,
+		Example: "  larkside sessions list --state consent_required\n  larkside sessions list -o json | jq -r '.[].open_id'",
+		Args:    cobra.NoArgs,
+		RunE: o.run(in, func(o *operation) error {
+			if state != "" && !slices.Contains(sessionStates, state) {
+				return usageError(fmt.Sprintf("--state %q: the nearest known one is %q", state, nearest(state, sessionStates)))
+			}
+			query := url.Values{}
+			for name, value := range map[string]string{"app_id": app, "state": state} {
+				if value != "" {
+					query.Set(name, value)
+				}
+			}
+			if o.format == "json" {
+				return o.listJSON("/api/v1/sessions", query)
+			}
+			return o.listSessions(query)
+		}),
+	}
+	o.flags(c)
+	c.Flags().StringVar(&app, "app", "", "only this app's (cli_…)")
+	c.Flags().StringVar(&state, "state", "", "only those that are active, consent_required or disabled")
+	c.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(sessionStates, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+// listJSON prints a list as one array, item by item as they come.
+func (o *operation) listJSON(path string, query url.Values) error {
+	separator := "[\n  "
+	err := o.client.pages(o.ctx, path, query, func(item json.RawMessage) error {
+		_, err := fmt.Fprintf(o.in.out, "%s%s", separator, item)
+		separator = ",\n  "
+		return err
+	})
+	if err != nil {
+		return err // the array stays open, so nobody takes it for all there is
+	}
+	end := "\n]\n"
+	if separator == "[\n  " {
+		end = "[]\n"
+	}
+	_, err = io.WriteString(o.in.out, end)
+	return err
+}
+
+// listSessions prints a table. Names are last: how wide they are is up to the
+// terminal.
+func (o *operation) listSessions(query url.Values) error {
+	now := time.Now()
+	table := tabwriter.NewWriter(o.in.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "APP\tUSER\tSTATE\tREASON\tACCESS ENDS\tREFRESH ENDS\tREFRESHED\tNAME")
+	n := 0
+	err := o.client.pages(o.ctx, "/api/v1/sessions", query, func(item json.RawMessage) error {
+		var s apiSession
+		if err := json.Unmarshal(item, &s); err != nil {
+			return err
+		}
+		n++
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", visible(s.AppID), visible(s.OpenID), s.State, orDash(s.Reason),
+			relative(s.AccessExpiresAt, now), relative(s.RefreshExpiresAt, now), relative(s.RefreshedAt, now), orDash(s.Name))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		fmt.Fprintln(o.in.errOut, "no sessions")
+		return nil
+	}
+	return table.Flush()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return visible(s)
+}
+
+// oneUser is the operation on one user's session.
+type oneUser struct {
+	operation
+	app string
+}
+
+func (o *oneUser) command(in invocation, c *cobra.Command, do func(o *oneUser, user string) error) *cobra.Command {
+	c.Args = cobra.ExactArgs(1)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return o.run(in, func(*operation) error {
+			err := do(o, args[0])
+			if notFound(err) {
+				return fmt.Errorf("there is no session of %s", args[0])
+			}
+			return err
+		})(c, args)
+	}
+	o.flags(c)
+	c.Flags().StringVar(&o.app, "app", "", "the app (cli_…; default: the instance's LARKSIDE_APP_ID)")
+	return c
+}
+
+// path is the session's.
+func (o *oneUser) path(user string) string {
+	app := o.app
+	if app == "" {
+		app = "-"
+	}
+	return "/api/v1/sessions/" + url.PathEscape(app) + "/" + url.PathEscape(user)
+}
+
+// show prints what the API answers about a session.
+func (o *oneUser) show(method, path string) error {
+	var raw json.RawMessage
+	if err := o.client.call(o.ctx, method, path, nil, &raw); err != nil {
+		return err
+	}
+	return o.print(raw, func() error {
+		var s apiSession
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return err
+		}
+		return printSession(o.in.out, &s, time.Now())
+	})
+}
+
+func printSession(w io.Writer, s *apiSession, now time.Time) error {
+	when := func(t *time.Time) string {
+		if t == nil {
+			return "-"
+		}
+		return t.Format(time.RFC3339) + " (" + relative(t, now) + ")"
+	}
+	state := s.State
+	if s.Reason != "" {
+		state += " (" + s.Reason + ")"
+	}
+	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, line := range [][2]string{
+		{"app", s.AppID}, {"open_id", s.OpenID}, {"union_id", s.UnionID}, {"user_id", s.UserID}, {"name", s.Name},
+		{"state", state}, {"scope", s.Scope}, {"granted", when(s.GrantedAt)}, {"access ends", when(s.AccessExpiresAt)},
+		{"refresh ends", when(s.RefreshExpiresAt)}, {"refreshed", when(s.RefreshedAt)},
+	} {
+		fmt.Fprintf(table, "%s\t%s\n", line[0], orDash(line[1]))
+	}
+	return table.Flush()
+}
+
+func newSessionsShow(in invocation) *cobra.Command {
+	return new(oneUser).command(in, &cobra.Command{
+		Use:   "show USER",
+		Short: "Show one session",
+		Long:  "Show one session: its state, why it is so, and when its tokens end. No token is\nshown. " + userHelp,
+	}, func(o *oneUser, user string) error { return o.show(http.MethodGet, o.path(user)) })
+}
+
+func newSessionsRefresh(in invocation) *cobra.Command {
+	return new(oneUser).command(in, &cobra.Command{
+		Use:   "refresh USER",
+		Short: "Renew one session's tokens now, whether they need it or not",
+		Long:  "Renew one session's tokens at Lark now, whether they need it or not, and show the\nsession. " + userHelp,
+	}, func(o *oneUser, user string) error { return o.show(http.MethodPost, o.path(user)+"/refresh") })
+}
+
+func newSessionsRevoke(in invocation) *cobra.Command {
+	return new(oneUser).command(in, &cobra.Command{
+		Use:   "revoke USER",
+		Short: "End one session, here within a second and at Lark",
+		Long: `End one session: every replica stops using its tokens within a second, and they
+are revoked at Lark. The user is asked again at the next request. ` + userHelp,
+	}, func(o *oneUser, user string) error {
+		if err := o.client.call(o.ctx, http.MethodDelete, o.path(user), nil, nil); err != nil {
+			return err
+		}
+		return o.print(map[string]any{"user": user, "revoked": true}, func() error {
+			_, err := fmt.Fprintf(o.in.out, "revoked the session of %s\n", visible(user))
+			return err
+		})
+	})
+}

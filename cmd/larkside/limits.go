@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"larkside/proxy"
+)
+
+// callerLimits are what callers may do, by name.
+//
+// An entry is a caller's name, a colon and fields separated by semicolons;
+// entries are separated by commas. The fields, each at most once:
+//
+//	users=ou_a|ou_b   only for these users, by open_id or the name that is sent;
+//	                  and no tenant token. *: all users, and the tenant
+//	paths=/a/|/b      only for these paths, as in INJECT_PATHS
+//	rate=10/1s        at most so many requests in any such time, on average
+//
+// White space around commas, semicolons and bars is ignored.
+type callerLimits map[string]proxy.CallerLimit
+
+func parseCallerLimits(v string) (callerLimits, error) {
+	all := callerLimits{}
+	for entry := range strings.SplitSeq(v, ",") {
+		entry = strings.TrimSpace(entry)
+		if entry == "" {
+			continue
+		}
+		name, fields, ok := strings.Cut(entry, ":")
+		if !ok || !validName.MatchString(name) {
+			return nil, reason(fmt.Sprintf("%q is not name:users=…;paths=…;rate=…", entry))
+		}
+		if _, twice := all[name]; twice {
+			return nil, reason(fmt.Sprintf("%q is there twice", name))
+		}
+		limit, err := parseCallerLimit(fields)
+		if err != nil {
+			return nil, reason(fmt.Sprintf("%q: %v", name, err))
+		}
+		all[name] = limit
+	}
+	return all, nil
+}
+
+func parseCallerLimit(fields string) (limit proxy.CallerLimit, err error) {
+	seen := map[string]bool{}
+	for field := range strings.SplitSeq(fields, ";") {
+		key, value, ok := strings.Cut(strings.TrimSpace(field), "=")
+		if !ok || seen[key] {
+			return limit, reason(fmt.Sprintf("%q is not users=, paths= or rate=, each once", field))
+		}
+		seen[key] = true
+		switch key {
+		case "users":
+			limit.Users, err = parseLimitUsers(value)
+		case "paths":
+			limit.Paths, err = parseLimitPaths(value)
+		case "rate":
+			limit.Requests, limit.Period, err = parseLimitRate(value)
+		default:
+			err = reason(fmt.Sprintf("%q: the nearest known field is %q", key, nearest(key, []string{"users", "paths", "rate"})))
+		}
+		if err != nil {
+			return limit, err
+		}
+	}
+	return limit, nil
+}
+
+// parseLimitUsers returns nil for all users.
+func parseLimitUsers(v string) ([]string, error) {
+	users := bars(v)
+	switch {
+	case slices.Equal(users, []string{"*"}):
+		return nil, nil
+	case len(users) == 0:
+		return nil, reason("users= names nobody")
+	}
+	for _, id := range users {
+		if !validUser(id) {
+			return nil, reason(fmt.Sprintf("%q is no user's id", id))
+		}
+	}
+	return users, nil
+}
+
+// validUser reports whether id is one that X-Lark-User-Id takes.
+func validUser(id string) bool {
+	odd := func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_.@-", r))
+	}
+	return id != "" && len(id) <= 128 && !strings.ContainsFunc(id, odd)
+}
+
+func parseLimitPaths(v string) ([]string, error) {
+	all := bars(v)
+	for _, path := range all {
+		if !canonical(path) {
+			return nil, reason(fmt.Sprintf("%q is no path in plain form", path))
+		}
+	}
+	if len(all) == 0 {
+		return nil, reason("paths= names none")
+	}
+	return all, nil
+}
+
+func parseLimitRate(v string) (count int, per time.Duration, err error) {
+	all, err := parseRates(v)
+	if err != nil || len(all) != 1 {
+		return 0, 0, reason(fmt.Sprintf("%q is not count/duration, such as 10/1s", v))
+	}
+	return all[0].Count, all[0].Per, nil
+}
+
+// bars splits a list.
+func bars(v string) []string {
+	var all []string
+	for one := range strings.SplitSeq(v, "|") {
+		if one = strings.TrimSpace(one); one != "" {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+// limitContradictions refuses limits of callers that are not there: a limit
+// that never applies is a door left open.
+func (p *parser) limitContradictions(c *config) {
+	if p.bad("CALLER_KEYS", "CALLER_LIMITS") {
+		return
+	}
+	var names []string
+	for _, k := range c.CallerKeys {
+		names = append(names, k.Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.CallerLimits)) {
+		switch {
+		case len(names) == 0:
+			p.invalid("CALLER_LIMITS", reason("there are no "+prefix+"CALLER_KEYS"))
+			return
+		case !slices.Contains(names, name):
+			p.invalid("CALLER_LIMITS", reason(fmt.Sprintf("%sCALLER_KEYS has no %q, the nearest is %q", prefix, name, nearest(name, names))))
+			return
+		}
+	}
+}

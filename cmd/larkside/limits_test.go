@@ -1,0 +1,66 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"larkside/proxy"
+)
+
+func TestCallerLimits(t *testing.T) {
+	const keys = "LARKSIDE_CALLER_KEYS=web:k1,web:k2,job:k3,all:k4"
+	c := mustRead(t, keys, "LARKSIDE_CALLER_LIMITS= web:users=ou_a|on_b | jane@x ; paths=/open-apis/apaas/|/open-apis/im/v1/chats;rate=10/1s,\n job:rate=600/1m , all:users=*")
+	want := callerLimits{
+		"web": {Users: []string{"ou_a", "on_b", "jane@x"}, Paths: []string{"/open-apis/apaas/", "/open-apis/im/v1/chats"}, Requests: 10, Period: time.Second},
+		"job": {Requests: 600, Period: time.Minute},
+		"all": {},
+	}
+	if !reflect.DeepEqual(c.CallerLimits, want) {
+		t.Errorf("%+v", c.CallerLimits)
+	}
+	for value, says := range map[string]string{
+		"web":                           `"web" is not name:users=…;paths=…;rate=…`,
+		"web:":                          `"" is not users=, paths= or rate=`,
+		"we b:rate=1/1s":                `is not name:`,
+		"web:rate=1/1s,web:rate=2/1s":   `"web" is there twice`,
+		"web:rate=1/1s;rate=2/1s":       `each once`,
+		"web:user=ou_a":                 `"user": the nearest known field is "users"`,
+		"web:users=":                    `users= names nobody`,
+		"web:users=ou_a|*":              `"*" is no user's id`,
+		"web:users=ou a":                `"ou a" is no user's id`,
+		"web:paths=open-apis/":          `"open-apis/" is no path in plain form`,
+		"web:paths=/a/../b":             `is no path in plain form`,
+		"web:paths=|":                   `paths= names none`,
+		"web:rate=10":                   `"10" is not count/duration`,
+		"web:rate=0/1s":                 `"0/1s" is not count/duration`,
+		"web:rate=1/1s|2/1m":            `is not count/duration`,
+		"wbe:rate=1/1s":                 `LARKSIDE_CALLER_KEYS has no "wbe", the nearest is "web"`,
+		"web:users=ou_a;;rate=1/1s":     `"" is not users=`,
+		"web:users=" + long("ou_", 129): `is no user's id`,
+	} {
+		_, err := read(t, keys, "LARKSIDE_CALLER_LIMITS="+value)
+		lines := problems(t, err)
+		if len(lines) != 1 || !strings.HasPrefix(lines[0], "LARKSIDE_CALLER_LIMITS: got ") || !strings.Contains(lines[0], says) {
+			t.Errorf("%s: %q", value, lines)
+		}
+	}
+	if lines := problems(t, second(read(t, "LARKSIDE_CALLER_LIMITS=web:rate=1/1s"))); len(lines) != 1 || !strings.Contains(lines[0], "there are no LARKSIDE_CALLER_KEYS") {
+		t.Errorf("%q", lines)
+	}
+}
+
+func second(_ *config, err error) error { return err }
+
+func long(begin string, n int) string { return begin + strings.Repeat("x", n-len(begin)) }
+
+// What the settings take, the proxy takes.
+func TestCallerLimitsFitTheProxy(t *testing.T) {
+	c := mustRead(t, "LARKSIDE_CALLER_KEYS=web:k1", "LARKSIDE_CALLER_LIMITS=web:users=ou_a;paths=/a/|/b;rate=1/1h")
+	s := &server{cfg: c, secrets: &secrets{CallerKeys: newSecret(c, "CALLER_KEYS", c.CallerKeys, parseNamedSecrets)}}
+	if _, err := s.newProxy(); err != nil {
+		t.Error(err)
+	}
+	var _ map[string]proxy.CallerLimit = c.CallerLimits
+}

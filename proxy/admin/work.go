@@ -1,0 +1,132 @@
+package admin
+
+import (
+	"encoding/json"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"larkside/session"
+)
+
+// UserSync is what came of reading profiles.
+type UserSync struct {
+	// Users is how many were asked about, Updated how many profiles were read,
+	// and Failed how many could not be.
+	Users   int `json:"users"`
+	Updated int `json:"updated"`
+	Failed  int `json:"failed"`
+}
+
+// syncUsers answers POST /api/v1/users/sync; see [run].
+func (a *admin) syncUsers(w http.ResponseWriter, r *http.Request) error {
+	return run(a, w, r, func(progress func(UserSync)) (UserSync, error) {
+		return a.SyncUsers(r.Context(), progress, actor(r))
+	})
+}
+
+// rotateKeys answers POST /api/v1/keys/rotate; see [run].
+func (a *admin) rotateKeys(w http.ResponseWriter, r *http.Request) error {
+	return run(a, w, r, func(progress func(session.Resealed)) (session.Resealed, error) {
+		return a.RotateKeys(r.Context(), progress, actor(r))
+	})
+}
+
+// run answers with the result of long work. With Accept: application/x-ndjson
+// each report is a line, the result is the last one and has "done": true; work
+// that fails behind the first line ends with an error's envelope as its last
+// line. Work ends early when the client hangs up.
+func run[T any](a *admin, w http.ResponseWriter, r *http.Request, work func(func(T)) (T, error)) error {
+	withoutDeadline(w)
+	if !wantsLines(r) {
+		result, err := work(func(T) {})
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, http.StatusOK, result)
+	}
+	out := newLines(w)
+	result, err := work(func(so T) {
+		out.write(reported(so, false))
+		out.flush()
+	})
+	if err != nil {
+		return a.breakOff(out, r, err)
+	}
+	out.write(reported(result, true))
+	return nil
+}
+
+// reported is v with whether it is the last word.
+func reported(v any, done bool) map[string]any {
+	var fields map[string]any
+	if content, err := json.Marshal(v); err == nil {
+		json.Unmarshal(content, &fields) // of an object: can't fail
+	}
+	fields["done"] = done
+	return fields
+}
+
+// withoutDeadline lifts the listener's limit on the time of a request: net/http
+// would take it for the client's hanging up.
+func withoutDeadline(w http.ResponseWriter) {
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Time{})
+	control.SetWriteDeadline(time.Time{})
+}
+
+const ndjson = "application/x-ndjson"
+
+// wantsLines reports whether r accepts JSON lines.
+func wantsLines(r *http.Request) bool {
+	for _, accepted := range strings.Split(strings.Join(r.Header.Values("Accept"), ","), ",") {
+		if kind, _, err := mime.ParseMediaType(accepted); err == nil && kind == ndjson {
+			return true
+		}
+	}
+	return false
+}
+
+// lines writes JSON lines. The answer begins with the first of them.
+type lines struct {
+	w     http.ResponseWriter
+	enc   *json.Encoder
+	begun bool
+}
+
+func newLines(w http.ResponseWriter) *lines {
+	withoutDeadline(w)
+	return &lines{w: w, enc: json.NewEncoder(w)}
+}
+
+func (l *lines) begin() {
+	if l.begun {
+		return
+	}
+	l.begun = true
+	h := l.w.Header()
+	h.Set("Content-Type", ndjson)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+}
+
+func (l *lines) write(v any) {
+	l.begin()
+	l.enc.Encode(v) // when the peer is gone there is nobody to tell
+}
+
+func (l *lines) flush() {
+	l.begin()
+	http.NewResponseController(l.w).Flush()
+}
+
+// breakOff ends lines with the failure, or returns it if none has been written.
+func (a *admin) breakOff(out *lines, r *http.Request, err error) error {
+	if !out.begun {
+		return err
+	}
+	_, envelope := a.envelope(r, err)
+	out.write(envelope)
+	return nil
+}

@@ -1,0 +1,338 @@
+package consent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"larkside/session"
+	"larkside/session/lark"
+	"larkside/telemetry"
+)
+
+const (
+	eventsPath = "/consent/events"
+	// maxEvent bounds the body of a posted event. A card click has 2 KB.
+	maxEvent = 64 << 10
+	// eventWait is within the 3 s after which Lark takes an answer for missing.
+	eventWait = 2500 * time.Millisecond
+	// keepEvents outlives Lark's last repetition, which comes about 7 hours
+	// after the first delivery.
+	keepEvents = 12 * time.Hour
+	// settleTime is how far the time of an event must be behind a rotation for
+	// it to be about what the rotation brought. Lark does not say whether a
+	// rotation, which ends a pair too, is told as a revocation.
+	settleTime = time.Minute
+	// revocationTries bounds how often a session may change under a revocation.
+	revocationTries = 3
+)
+
+// EventReply is the answer to an event, as Lark's clients read it: {} or what to
+// show to whoever clicked. Source: Lark "card callback communication".
+type EventReply struct {
+	Toast *eventToast `json:"toast,omitempty"`
+	Card  *eventCard  `json:"card,omitempty"`
+}
+
+type eventToast struct {
+	Type    string            `json:"type"` // info, success, warning, error
+	Content string            `json:"content"`
+	I18n    map[string]string `json:"i18n"`
+}
+
+// eventCard takes the place of the card that was clicked.
+type eventCard struct {
+	Type string          `json:"type"`
+	Data json.RawMessage `json:"data"`
+}
+
+func toast(kind string, t translated) *eventToast {
+	text := t.text()
+	return &eventToast{Type: kind, Content: text.Content, I18n: text.I18n}
+}
+
+// serveEvent answers what Lark posts to the app's request URL. Who can't prove
+// to be Lark gets a status and nothing else.
+func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
+	if err != nil {
+		status := http.StatusBadRequest
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			status = http.StatusRequestEntityTooLarge
+		}
+		w.WriteHeader(status)
+		return
+	}
+	e, err := f.eventKeys.Open(r.Header, body, f.now())
+	switch {
+	case errors.Is(err, lark.ErrEventMalformed):
+		f.refuseEvent(w, r, http.StatusBadRequest, err)
+		return
+	case err != nil:
+		f.refuseEvent(w, r, http.StatusUnauthorized, err)
+		return
+	case e.Challenge != "":
+		answerEvent(w, map[string]string{"challenge": e.Challenge})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), eventWait)
+	defer cancel()
+	reply, err := f.HandleEvent(ctx, e)
+	switch {
+	case errors.Is(err, lark.ErrEventForged):
+		f.refuseEvent(w, r, http.StatusUnauthorized, err)
+	case err != nil: // Lark sends it again
+		w.WriteHeader(http.StatusServiceUnavailable)
+	default:
+		answerEvent(w, reply)
+	}
+}
+
+// refuseEvent says why in the log only, once a minute: a key that was changed on
+// one side refuses everything.
+func (f *Flow) refuseEvent(w http.ResponseWriter, r *http.Request, status int, err error) {
+	f.countEvent(r.Context(), "refused")
+	if f.grumbles.due("event", f.now()) {
+		f.log.WarnContext(r.Context(), "an event was refused", "error", err)
+	}
+	w.WriteHeader(status)
+}
+
+func answerEvent(w http.ResponseWriter, reply any) {
+	body, err := json.Marshal(reply)
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Write(body)
+}
+
+func (f *Flow) countEvent(ctx context.Context, result string) {
+	f.events.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(result)))
+}
+
+// HandleEvent does what an event that Lark has sent asks for, once for each id
+// over all replicas, within eventWait, and returns the answer. What is of no
+// concern here gets an empty one. An error means that nothing was done and that
+// another delivery is welcome; [lark.ErrEventForged] that the app is not ours.
+func (f *Flow) HandleEvent(ctx context.Context, e *lark.Event) (EventReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, eventWait)
+	defer cancel()
+	if _, ok := f.apps[e.AppID]; !ok {
+		return EventReply{}, errors.Join(errors.New("an event of another app"), lark.ErrEventForged)
+	}
+	if e.Click == nil && e.Revocation == nil {
+		f.countEvent(ctx, "ignored")
+		return EventReply{}, nil
+	}
+	reply, result, err := f.handleOnce(ctx, e)
+	f.countEvent(ctx, result)
+	if err != nil {
+		f.grumble(ctx, "can't handle an event", session.Key{AppID: e.AppID}, err)
+		if e.Click != nil { // is not delivered again; somebody looks at it
+			return EventReply{Toast: toast("error", texts.toastFailed)}, nil
+		}
+	}
+	return reply, err
+}
+
+func (f *Flow) handleOnce(ctx context.Context, e *lark.Event) (reply EventReply, result string, err error) {
+	first, err := f.store.NoteEvent(ctx, e.AppID, e.ID, keepEvents)
+	switch {
+	case err != nil:
+		return EventReply{}, "failed", err
+	case !first:
+		return EventReply{}, "repeated", nil
+	}
+	if e.Click != nil {
+		reply, err = f.clicked(ctx, session.Key{AppID: e.AppID, OpenID: e.Click.OpenID}, e.Click.Value)
+	} else {
+		err = f.revokedAtLark(ctx, session.Key{AppID: e.AppID, OpenID: e.Revocation.OpenID}, e)
+	}
+	if err == nil {
+		return reply, "handled", nil
+	}
+	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	return EventReply{}, "failed", errors.Join(err, f.store.UnnoteEvent(again, e.AppID, e.ID))
+}
+
+// Actions of the cards' buttons, in the "action" of their value; "consent"
+// beside it is the id of the card's consent. Cards can be forwarded, so who
+// clicks may be anyone.
+const (
+	actionDecline = "decline"
+	// actionResend asks for a link in place of one that is over.
+	actionResend = "resend"
+	// actionRenew asks for one although the present grant is still good.
+	actionRenew = "renew"
+)
+
+// clicked handles a click by operator.
+func (f *Flow) clicked(ctx context.Context, operator session.Key, value map[string]string) (EventReply, error) {
+	var theirs *session.Pending // the card's consent, if it is the operator's
+	p, err := f.store.Consent(ctx, value["consent"])
+	switch {
+	case errors.Is(err, session.ErrNotFound):
+	case err != nil:
+		return EventReply{}, err
+	case p.Key == operator:
+		theirs = p
+	}
+	switch value["action"] {
+	case actionDecline:
+		return f.clickedDecline(ctx, operator, value["consent"])
+	case actionResend, actionRenew:
+		return f.clickedResend(ctx, operator, theirs, value["action"] == actionRenew)
+	}
+	return EventReply{}, nil // a button of the app's own cards
+}
+
+func (f *Flow) clickedDecline(ctx context.Context, operator session.Key, id string) (EventReply, error) {
+	said := toast("info", texts.declined.title)
+	switch err := f.Decline(ctx, id, operator.OpenID); {
+	case errors.Is(err, ErrNotTheirs):
+		return EventReply{Toast: toast("warning", texts.toastNotYours)}, nil
+	case errors.Is(err, session.ErrNotFound): // deleted a week after its end
+		return EventReply{Toast: toast("info", texts.toastOver)}, nil
+	case errors.Is(err, session.ErrConflict):
+		said = toast("info", texts.toastOver)
+	case err != nil:
+		return EventReply{}, err
+	}
+	closed, err := f.store.Consent(ctx, id)
+	if err != nil {
+		return EventReply{}, err
+	}
+	// Lark may show the old card again after this answer, whatever is patched
+	// meanwhile, unless the answer has the new one.
+	return EventReply{Toast: said, Card: raw(f.cards.closed(f.names[operator.AppID], closed))}, nil
+}
+
+// clickedResend starts a consent for the operator, whosever card that was. Of
+// the card's consent only the scopes are taken, and only if it was theirs.
+func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *session.Pending, renew bool) (EventReply, error) {
+	want, reason := f.scopes, session.NoSession
+	if theirs != nil && theirs.State != session.ConsentPending {
+		want = parseScopes(theirs.Scopes)
+	}
+	s, err := f.store.Load(ctx, operator)
+	switch {
+	case err != nil && !errors.Is(err, session.ErrNotFound):
+		return EventReply{}, err
+	case err == nil && s.State == session.Active && !renew && parseScopes(s.Scope).with(offlineAccess).covers(want):
+		return EventReply{Toast: toast("success", texts.toastAlready)}, nil
+	case err == nil && renew:
+		want, reason = want.with(parseScopes(s.Scope)...), s.Reason
+	}
+	c, err := f.Ask(ctx, operator, Ask{Reason: reason, Scopes: want})
+	switch {
+	case errors.Is(err, context.DeadlineExceeded): // it goes on behind this
+		return EventReply{Toast: toast("info", texts.toastSent)}, nil
+	case errors.Is(err, session.ErrUnavailable):
+		return EventReply{}, err
+	}
+	switch c.Card {
+	case session.CardSent, session.CardAlreadySent:
+		reply := EventReply{Toast: toast("success", texts.toastSent)}
+		if theirs != nil && theirs.State != session.ConsentPending || renew {
+			reply.Card = raw(f.cards.final("grey", texts.superseded, f.names[operator.AppID]))
+		}
+		return reply, nil
+	case session.CardRateLimited:
+		return EventReply{Toast: toast("warning", texts.toastRate)}, nil
+	}
+	return EventReply{Toast: toast("error", texts.toastFailed)}, nil
+}
+
+func raw(card []byte) *eventCard { return &eventCard{Type: "raw", Data: card} }
+
+// revokedAtLark ends the session that a revocation is about, if it is about the
+// one that is stored and not about what that has replaced.
+func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event) error {
+	for range revocationTries {
+		s, err := f.store.Load(ctx, key)
+		if errors.Is(err, session.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		dead, err := f.concerned(ctx, s, e)
+		switch {
+		case err != nil || !dead:
+			return err
+		case !e.Revocation.RefreshToken:
+			// The refresh token is good: the next request need not find out by
+			// being refused.
+			f.task(ctx, func(ctx context.Context) { f.refused(ctx, key, s.Version) })
+			return nil
+		}
+		err = f.store.RevokeLoaded(ctx, s, session.Revoked)
+		if errors.Is(err, session.ErrConflict) {
+			continue
+		}
+		if err == nil {
+			f.store.Audit(ctx, session.AuditEntry{Actor: session.ByLark, Action: session.AuditRevoke, Key: key, Result: "done"})
+			f.log.InfoContext(ctx, "a user's authorization was revoked at Lark", "app_id", key.AppID, f.users.Log(key.OpenID))
+			f.task(ctx, func(ctx context.Context) {
+				f.revokeTokens(ctx, key, s.AccessToken, s.RefreshToken)
+				f.showRevoked(ctx, key)
+			})
+		}
+		return err
+	}
+	return session.ErrConflict
+}
+
+// concerned reports whether a revocation is about the tokens of s. What is
+// older than they are is not. Of what is hardly younger, and of an access token
+// alone, the access token itself is asked.
+func (f *Flow) concerned(ctx context.Context, s *session.Session, e *lark.Event) (bool, error) {
+	r, since := e.Revocation, s.GrantedAt
+	if s.RefreshedAt.After(since) {
+		since = s.RefreshedAt
+	}
+	switch {
+	case s.AccessToken.Empty() && s.RefreshToken.Empty(), !r.AccessToken && !r.RefreshToken:
+		return false, nil
+	case !e.CreatedAt.After(since):
+		return false, nil
+	case r.RefreshToken && e.CreatedAt.After(since.Add(settleTime)):
+		return true, nil
+	case !r.AccessToken:
+		// Nothing can be asked about a refresh token without spending it. After
+		// a rotation the word may be of the one that was spent; should it be of
+		// the present one, the next refresh finds out.
+		return s.RefreshedAt.IsZero(), nil
+	case s.AccessToken.Empty() || !f.now().Before(s.ExpiresAt):
+		return r.RefreshToken, nil
+	}
+	_, err := f.apps[s.AppID].UserInfo(ctx, s.AccessToken)
+	var known *lark.Error
+	switch {
+	case err == nil:
+		return false, nil
+	case errors.As(err, &known) && (known.Class == lark.Reauthorize || known.Class == lark.UserDisabled):
+		return true, nil
+	}
+	return false, err
+}
+
+// isEvents reports whether r is for Lark rather than for a browser.
+func (f *Flow) isEvents(r *http.Request) bool {
+	return f.eventKeys != nil && strings.TrimSuffix(r.URL.Path, "/") == eventsPath
+}

@@ -1,0 +1,78 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+)
+
+// Examination is what a look at a database finds.
+type Examination struct {
+	// Absent: there is no database file yet, or nothing in the database. The
+	// first start makes it.
+	Absent bool
+	// Schema is the version that it has, Knows the one of this program.
+	Schema, Knows int64
+	// Keys are the ids of the encryption keys in use.
+	Keys []string
+	// KeysErr says why the configured keys don't do, wrapping [ErrSetup]; nil if
+	// they do.
+	KeysErr error
+}
+
+// Examine looks at a database without changing it or making anything. Errors:
+// [ErrInUse] when a process has the SQLite file, [ErrSetup] for what no retry
+// mends, or the database can't be reached.
+func Examine(ctx context.Context, cfg Config) (*Examination, error) {
+	if path, ok := strings.CutPrefix(cfg.URL.Expose(), "sqlite:"); ok {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return &Examination{Absent: true}, nil
+		}
+	}
+	c, err := connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	e, err := c.examine(ctx, cfg)
+	return e, errors.Join(err, c.close())
+}
+
+func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, error) {
+	e := &Examination{}
+	sources, err := fs.ReadDir(migrations, "migrations/"+c.dialect)
+	if err != nil {
+		return nil, err
+	}
+	// They are named by their versions, in order.
+	if _, err := fmt.Sscanf(sources[len(sources)-1].Name(), "%d_", &e.Knows); err != nil {
+		return nil, fmt.Errorf("reading the migrations: %w", err)
+	}
+	tables := `SELECT count(*) FROM sqlite_master WHERE name = 'goose_db_version'`
+	if c.dialect == dialectPostgres {
+		tables = `SELECT count(*) FROM pg_tables WHERE tablename = 'goose_db_version' AND schemaname = ANY (current_schemas(false))`
+	}
+	var there int
+	if err := c.db.GetContext(ctx, &there, tables); err != nil {
+		return nil, fmt.Errorf("reading the schema version: %w", err)
+	}
+	if there > 0 {
+		err = c.db.GetContext(ctx, &e.Schema, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`)
+		if err != nil {
+			return nil, fmt.Errorf("reading the schema version: %w", err)
+		}
+	}
+	if e.Absent = e.Schema == 0; e.Absent {
+		return e, nil
+	}
+	if err := c.db.SelectContext(ctx, &e.Keys, `SELECT id FROM encryption_keys ORDER BY id`); err != nil {
+		return nil, fmt.Errorf("reading the encryption keys in use: %w", err)
+	}
+	if cfg.Keys != nil || len(e.Keys) > 0 || c.dialect == dialectPostgres {
+		// With neither, SQLite's key file would be made.
+		_, e.KeysErr = c.keyring(ctx, cfg.Keys)
+	}
+	return e, nil
+}

@@ -1,0 +1,120 @@
+// Package e2e has the tests of the whole: the real binary, on SQLite and
+// PostgreSQL, alone and as replicas, with the emulator as Lark.
+package e2e
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"larkside/test/larktest"
+	"larkside/test/process"
+)
+
+func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
+
+const (
+	alice, bob, carol = larktest.Alice, larktest.Bob, larktest.Carol
+
+	workspace = "/open-apis/apaas/v1/workspaces/workspace_test"
+	tables    = workspace + "/tables"
+	records   = workspace + "/tables/orders/records"
+	helpers   = "/open-apis/apaas/v1/larktest"
+	echo      = helpers + "/echo"
+
+	scopes = "app_engine:workspace.table:read app_engine:workspace.table.record:read"
+)
+
+// newLark is an emulator that may be polled once a second, the least that the
+// device flow can say.
+func newLark(t *testing.T, change func(*larktest.Config)) *larktest.Platform {
+	c := &larktest.Config{DeviceInterval: time.Second}
+	if change != nil {
+		change(c)
+	}
+	return larktest.Start(t, c)
+}
+
+// consent brings a user through the device flow, as the card in the chat has
+// it, and returns when a call is answered.
+func consent(t *testing.T, lark *larktest.Platform, p *process.Process, openID string) {
+	t.Helper()
+	a := p.Get(t, records, openID)
+	if a.Status != 401 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	approve(t, lark, a.Envelope.Error.AuthorizeURL, openID)
+	process.Eventually(t, "a session for "+openID, func() bool { return p.Get(t, records, openID).Status == 200 })
+}
+
+func approve(t *testing.T, lark *larktest.Platform, link, openID string) {
+	t.Helper()
+	if err := lark.Approve(link, openID); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await waits for the emulator to have seen something.
+func await(t *testing.T, lark *larktest.Platform, what string, done func() bool) {
+	t.Helper()
+	ctx, cancel := contextFor(t)
+	defer cancel()
+	if err := lark.Wait(ctx, done); err != nil {
+		t.Fatalf("waiting for %s: %v", what, err)
+	}
+}
+
+// theCard is the one message that a user has got.
+func theCard(t *testing.T, lark *larktest.Platform, openID string) larktest.Message {
+	t.Helper()
+	all := lark.Messages(openID)
+	if len(all) != 1 {
+		t.Fatalf("%d messages, want one", len(all))
+	}
+	return all[0]
+}
+
+// cardSays waits for a user's card to have been updated and to say so.
+func cardSays(t *testing.T, lark *larktest.Platform, openID, text string) {
+	t.Helper()
+	await(t, lark, "an updated card", func() bool { return len(theCard(t, lark, openID).Versions) > 1 })
+	if m := theCard(t, lark, openID); !strings.Contains(m.Content(), text) || len(m.Links()) > 0 {
+		t.Errorf("the card is %s", m.Content())
+	}
+}
+
+// is judges an answer that is one of larkside's own errors, with what they all
+// have.
+func is(t *testing.T, a *process.Answer, status int, name string) {
+	t.Helper()
+	e := a.Envelope
+	if a.Status != status || a.Name() != name || e.Error.Type != name {
+		t.Errorf("want %d %s, got %d %q %s", status, name, a.Status, a.Name(), a.Body)
+	}
+	if e.Code/1000000 != 18 || e.Code/1000%1000 != status || e.Msg == "" {
+		t.Errorf("%s: code %d, msg %q", name, e.Code, e.Msg)
+	}
+	if got := a.Header.Get("Content-Type"); got != "application/json; charset=utf-8" {
+		t.Errorf("%s: Content-Type %q", name, got)
+	}
+	if got := a.Header.Get("Cache-Control"); got != "no-store" {
+		t.Errorf("%s: Cache-Control %q", name, got)
+	}
+}
+
+// isDataOf judges an answer with a user's own data.
+func isDataOf(t *testing.T, a *process.Answer, openID string) {
+	t.Helper()
+	if a.Status != 200 || a.Owner() != openID {
+		t.Errorf("want data of %s, got %d of %q: %s", openID, a.Status, a.Owner(), a.Body)
+	}
+}
+
+// noViolations: nothing that a client of Lark may never do.
+func noViolations(t *testing.T, lark *larktest.Platform) {
+	t.Helper()
+	for _, v := range lark.Violations() {
+		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
+	}
+}
