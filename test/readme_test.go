@@ -76,6 +76,22 @@ func TestREADMEErrors(t *testing.T) {
 	}
 }
 
+// Callers tell by the reason of a 401 what to say to the user.
+func TestREADMEReasons(t *testing.T) {
+	never := []string{
+		"unsupported_token_type",              // closes a consent, ends no session
+		"user_disabled", "user_not_permitted", // are answered with 403
+	}
+	for _, reason := range regexp.MustCompile(`Reason = "(\w+)"`).FindAllStringSubmatch(read(t, "session/errors.go"), -1) {
+		for _, name := range readmes {
+			list := regexp.MustCompile("(?m)^`error\\.reason`.*`error\\.card`").FindString(read(t, name))
+			if strings.Contains(list, "`"+reason[1]+"`") == slices.Contains(never, reason[1]) {
+				t.Errorf("%s: reason %q is missing, or should be", name, reason[1])
+			}
+		}
+	}
+}
+
 // settingRow is a row of the table of settings. That the English one is what
 // "larkside env" prints is checked in cmd/larkside.
 var settingRow = regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| .*$")
@@ -158,10 +174,12 @@ func TestREADMECommands(t *testing.T) {
 		source += read(t, strings.TrimPrefix(file, "../"))
 	}
 	for _, name := range readmes {
-		for _, typed := range regexp.MustCompile("(?m)(?:`|^\\./|&& )larkside ([a-z]+)").FindAllStringSubmatch(read(t, name), -1) {
-			word := typed[1]
-			if word != "completion" && !strings.Contains(source, `"`+word+`"`) {
-				t.Errorf("%s: there is no command %q", name, "larkside "+word)
+		for _, typed := range regexp.MustCompile("(?m)(?:`|`\\./|^\\./|&& )larkside ([a-z]+)(?: ([a-z]+))?").FindAllStringSubmatch(read(t, name), -1) {
+			for _, word := range typed[1:] {
+				known := regexp.MustCompile(`(?:Use: +|group\()"` + word + `[ "]`)
+				if word != "" && word != "completion" && !known.MatchString(source) {
+					t.Errorf("%s: there is no command %q in %q", name, word, typed[0])
+				}
 			}
 		}
 	}

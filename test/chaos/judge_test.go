@@ -22,9 +22,9 @@ import (
 //
 // A caller whose access token lived (a call had been served with it, and it had
 // life left when the answer came) is served. Excused are: 502 and 504 while the
-// API was cut off; 503 store_unavailable while the replica had no database (or
-// had only just been started) and had not had that token in its cache; no answer
-// at all from a process that was killed or stopped.
+// API was cut off; 503 while the replica had no database (or had only just been
+// started) and had not had that token in its cache; no answer at all from a
+// process that was killed or stopped.
 //
 // A caller whose access token has ended may get 503; 401 only if the grant is
 // lost, with reason refresh_token_used. A grant is lost by a rotation whose answer
@@ -293,11 +293,10 @@ func (j *judge) excuse(c call, lived string) string {
 		return ""
 	case c.status == http.StatusServiceUnavailable && !c.ready:
 		return "process starting"
-	case c.name == "store_unavailable" && (lived == "" || !j.cached(c, lived)):
-		if j.during(c.from.Add(-recovery), c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause) {
-			return "no database, not cached"
-		}
-		return ""
+	case c.status == http.StatusServiceUnavailable && (lived == "" || !j.cached(c, lived)) &&
+		j.during(c.from.Add(-recovery), c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause):
+		// Another replica may have renewed the token; this one can't know.
+		return "no database, not cached"
 	case lived != "":
 		return ""
 	case c.status == http.StatusUnauthorized && c.reason == "refresh_token_used":
