@@ -18,6 +18,7 @@ import (
 
 var (
 	duration = flag.Duration("duration", 15*time.Second, "how long new faults strike; the longest ends after 22 s, and leases of the killed run out after 20 s")
+	strict   = flag.Bool("strict", false, "fail on a single call that failed while no fault explains it; for a quiet machine")
 	seed     = flag.Uint64("seed", 0, "seed of the fault schedule; 0: a new one, which is printed")
 )
 
@@ -52,6 +53,12 @@ func TestChaos(t *testing.T) {
 	t.Log(j.report(plan))
 	for _, failure := range j.failures {
 		t.Error(failure)
+	}
+	for _, doubt := range j.doubts {
+		t.Log(doubt)
+	}
+	if n := len(j.doubts); n > 0 && (*strict || n*100 > len(w.asked)) {
+		t.Errorf("%d of %d calls failed without a fault that explains it", n, len(w.asked))
 	}
 }
 
