@@ -317,16 +317,26 @@ func (j *judge) excuse(c call, lived string) string {
 	return ""
 }
 
-// cached is whether this very process had served the token before, and no newer
-// one had been made, of which a notification would have told it.
+// cached is whether this very process had the token in its cache: it had served
+// it twice, since what it hears of another replica's renewal it does not keep
+// before it is asked again, and no newer one had been made, of which a
+// notification would have told it.
 func (j *judge) cached(c call, token string) bool {
-	had := slices.ContainsFunc(j.served[c.user], func(u use) bool {
-		return u.token == token && u.replica == c.replica && u.life == c.life && u.to.Before(c.from)
-	})
+	var first *use
+	twice := false
+	for _, u := range j.served[c.user] {
+		if u.token != token || u.replica != c.replica || u.life != c.life || !u.to.Before(c.from) {
+			continue
+		}
+		twice = twice || first != nil && u.from.After(first.to)
+		if first == nil {
+			first = &u
+		}
+	}
 	newer := slices.ContainsFunc(j.refresh[c.user], func(t larktest.Issued) bool {
 		return t.Issued.After(j.tokens[token].Issued.Add(time.Millisecond)) && t.Issued.Before(c.to)
 	})
-	return had && !newer
+	return twice && !newer
 }
 
 // lost is how the grant was lost of which a 401 tells; empty: it was not.

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"database/sql"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +29,8 @@ type cluster struct {
 	port    int
 	as      *syscall.Credential
 	running *exec.Cmd
+	ended   chan struct{}
+	stopped atomic.Bool // on purpose
 	log     bytes.Buffer
 }
 
@@ -67,13 +71,18 @@ func serverBinaries(t *testing.T) string {
 	return ""
 }
 
+// freePort is below those that the system gives to outgoing connections: one of
+// them, even one to this very port, could take it while the server is down.
 func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 15000 + rand.IntN(15000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 func (c *cluster) become(t *testing.T, name string) {
@@ -107,13 +116,23 @@ func (c *cluster) start() {
 	if err := cmd.Start(); err != nil {
 		c.t.Fatalf("starting PostgreSQL: %v", err)
 	}
-	c.running = cmd
+	ended := make(chan struct{})
+	c.running, c.ended = cmd, ended
+	c.stopped.Store(false)
+	go func() {
+		err := cmd.Wait()
+		if !c.stopped.Load() {
+			c.t.Errorf("PostgreSQL ended by itself: %v\n%s", err, c.log.Bytes()[max(0, c.log.Len()-2000):])
+		}
+		close(ended)
+	}()
 }
 
 // stop is pg_ctl -m immediate: what was committed is found again by recovery.
 func (c *cluster) stop() {
+	c.stopped.Store(true)
 	c.running.Process.Signal(syscall.SIGQUIT)
-	c.running.Wait()
+	<-c.ended
 }
 
 // await returns when the server takes connections.
