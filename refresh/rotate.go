@@ -76,10 +76,13 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		if err := app.governor.wait(ctx, w.urgent); err != nil {
 			return nil, StoreFailed, retryLater(err)
 		}
+		// Counted from before the claim: a process that is stopped right after
+		// it must not wake up and send what another has taken over.
+		until := time.Now().Add(s.exchangeTimeout)
 		lease, err := s.store.Claim(ctx, key, row.Version, 2*s.exchangeTimeout)
 		switch {
 		case err == nil:
-			return s.exchange(ctx, app, lease, w)
+			return s.exchange(ctx, app, lease, w, until)
 		case errors.Is(err, session.ErrLeased):
 			s.await(ctx, row)
 		case !errors.Is(err, session.ErrConflict):
@@ -136,7 +139,7 @@ func (s *Source) await(ctx context.Context, row *session.Session) {
 }
 
 // exchange spends the lease's refresh token and settles what came of it.
-func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w want) (*session.Access, Class, error) {
+func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w want, until time.Time) (*session.Access, Class, error) {
 	done, err := app.admit()
 	if err != nil {
 		s.store.Release(ctx, l, false, 0) // else it runs out by itself
@@ -144,7 +147,7 @@ func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w wan
 	}
 	// The run's context has no cancellation of any caller's (session.Group);
 	// this deadline is well before the lease's.
-	call, cancel := context.WithTimeout(ctx, s.exchangeTimeout)
+	call, cancel := context.WithDeadline(ctx, until)
 	// expires_in counts from some moment between asking and the answer; from
 	// before the first, a token is never taken for valid past its expiry.
 	asked := s.now()

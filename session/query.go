@@ -42,6 +42,7 @@ const queryClaim = `UPDATE sessions SET
 		lease_owner = $4, lease_until = larkside_now() + $5,
 		attempts = attempts + 1, attempt_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND lease_until <= larkside_now()
+		AND state <> 'consent_required'
 	RETURNING ` + sessionColumns
 
 // The rule that may never break: a rotated pair is stored only over the pair
