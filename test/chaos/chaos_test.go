@@ -4,8 +4,10 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -67,8 +69,6 @@ type world struct {
 	t        *testing.T
 	lark     *larktest.Platform
 	pg       *cluster
-	token    *cutter // accounts and the token endpoint
-	api      *cutter
 	replicas []*replica
 	users    []string
 	store    *session.Store // the users' consents come this way
@@ -81,7 +81,9 @@ type world struct {
 
 	// calls is what the emulator saw of them, by their id; seen the ledger's
 	// number of the last one taken, harvested the length of asked then.
-	calls           map[string][]arrival
+	calls map[string][]arrival
+	// redeemers are the replicas that sent a refresh token, by the log id.
+	redeemers       map[string]int
 	seen, harvested int
 	// consented is how many of asked were looked through for users who need to
 	// consent, consents how many did.
@@ -98,8 +100,8 @@ type event struct {
 
 // replica is one larkside; its process comes and goes.
 type replica struct {
-	database *cutter
-	process  *process.Process
+	database, lark *cutter
+	process        *process.Process
 
 	mu    sync.Mutex
 	lives []life // its processes, one after the other
@@ -130,9 +132,11 @@ func (r *replica) life() life {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, pg: startCluster(t), calls: map[string][]arrival{}}
-	config := larktest.Config{AdHocUsers: true, AccessLife: accessLife, RandomLives: true, KeepCalls: 50_000, TokenPerMinute: -1}
-	w.serveLark(&config)
+	w := &world{t: t, pg: startCluster(t), calls: map[string][]arrival{}, redeemers: map[string]int{}}
+	w.lark = larktest.New(larktest.Config{
+		URL: "http://lark.test", AdHocUsers: true, AccessLife: accessLife, RandomLives: true, KeepCalls: 50_000, TokenPerMinute: -1,
+	})
+	t.Cleanup(w.lark.Close)
 	for i := range userCount {
 		w.users = append(w.users, fmt.Sprintf("ou_%032x", i+1))
 	}
@@ -141,9 +145,9 @@ func newWorld(t *testing.T) *world {
 		w.consent(user)
 	}
 	w.consents = 0
-	for range replicaCount {
-		r := &replica{database: newCutter(t, fmt.Sprintf("127.0.0.1:%d", w.pg.port))}
-		r.process = process.Start(t, w.options(r.database))
+	for i := range replicaCount {
+		r := &replica{database: newCutter(t, fmt.Sprintf("127.0.0.1:%d", w.pg.port)), lark: newCutter(t, w.serveLark(i))}
+		r.process = process.Start(t, w.options(r))
 		r.process.AwaitReady()
 		r.begin()
 		w.replicas = append(w.replicas, r)
@@ -151,28 +155,30 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// serveLark serves the emulator behind two cutters: its own URL, which is in
-// each session's TokenURL, leads through one; OPEN_URL through the other.
-func (w *world) serveLark(c *larktest.Config) {
-	server := httptest.NewUnstartedServer(nil)
-	address := server.Listener.Addr().String()
-	w.token, w.api = newCutter(w.t, address), newCutter(w.t, address)
-	c.URL = "http://" + w.token.address()
-	w.lark = larktest.New(*c)
-	server.Config.Handler = w.lark
-	server.Start()
+// replicaHeader says in the ledger which replica a request came from.
+const replicaHeader = "X-Chaos-Replica"
+
+// serveLark serves the emulator to one replica, which takes it for its outbound
+// proxy: that way all its requests come in here, whatever URL a session's
+// TokenURL has, and the ledger can tell who spent a refresh token.
+func (w *world) serveLark(replica int) (address string) {
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		r.Header.Set(replicaHeader, strconv.Itoa(replica))
+		w.lark.ServeHTTP(rw, r)
+	}))
 	w.t.Cleanup(func() {
 		w.lark.Close()
 		server.CloseClientConnections()
 		server.Close()
 	})
+	return server.Listener.Addr().String()
 }
 
-func (w *world) options(database *cutter) process.Options {
+func (w *world) options(r *replica) process.Options {
 	return process.Options{
-		Lark: w.lark, DB: w.pg.through(database.address()), Unready: true,
+		Lark: w.lark, DB: w.pg.through(r.database.address()), Unready: true,
 		Env: map[string]string{
-			"OPEN_URL": "http://" + w.api.address(), "CARD": "off", "LOG_LEVEL": "info",
+			"UPSTREAM_PROXY": "http://" + r.lark.address(), "CARD": "off", "LOG_LEVEL": "info",
 			// Tokens this short would meet the default ceiling of 900 a minute, which
 			// is not what this is about.
 			"REFRESH_RATE": "45/1s,6000/1m", "REFRESH_THRESHOLD": "0.3", "CACHE_TTL": "2s", "SHUTDOWN_GRACE": "5s",
@@ -203,9 +209,10 @@ const (
 	restart        kind = "PostgreSQL restarted"
 	databaseCut    kind = "database connections of a replica cut"
 	databaseStall  kind = "database connections of a replica hang"
-	tokenCut       kind = "token endpoint cut off"
-	tokenStall     kind = "token endpoint hangs"
-	apiCut         kind = "API cut off"
+	larkCut        kind = "connections of a replica to Lark cut"
+	larkStall      kind = "connections of a replica to Lark hang"
+	tokenHang      kind = "token endpoint hangs"
+	heldAnswers    kind = "token answers held back after the rotation"
 	slowAnswers    kind = "slow token answers"
 	lostRequests   kind = "token requests lost"
 	lostAnswers    kind = "token answers lost after the rotation"
@@ -228,9 +235,10 @@ var menu = []struct {
 	{restart, 2, 100 * time.Millisecond, 2 * time.Second, "postgres"},
 	{databaseCut, 3, 0, 2 * time.Second, "database"},
 	{databaseStall, 3, 200 * time.Millisecond, 4 * time.Second, "database"},
-	{tokenCut, 2, 0, time.Second, "token"},
-	{tokenStall, 2, 200 * time.Millisecond, 3 * time.Second, "token"},
-	{apiCut, 1, 0, time.Second, "api"},
+	{larkCut, 3, 0, time.Second, "connections"},
+	{larkStall, 3, 200 * time.Millisecond, 3 * time.Second, "connections"},
+	{tokenHang, 2, 200 * time.Millisecond, 3 * time.Second, "lark"},
+	{heldAnswers, 2, 200 * time.Millisecond, 2 * time.Second, "lark"},
 	{slowAnswers, 3, time.Second, 3 * time.Second, "lark"},
 	{lostRequests, 2, time.Second, 3 * time.Second, "lark"},
 	{lostAnswers, 1, time.Second, 2 * time.Second, "lark"},
@@ -271,7 +279,7 @@ func schedule(rng *rand.Rand, length time.Duration) []planned {
 		m := menu[i]
 		p := planned{kind: m.kind, replica: -1, from: at, to: at + m.least + upTo(rng, m.most-m.least), n: 1 + rng.IntN(3), delay: upTo(rng, 1500*time.Millisecond)}
 		resource, replica := m.resource, rng.IntN(replicaCount)
-		if resource == "process" || resource == "database" {
+		if resource == "process" || resource == "database" || resource == "connections" {
 			p.replica = replica
 			resource = fmt.Sprint(resource, replica)
 		}
@@ -343,11 +351,11 @@ func (w *world) strike(p planned) (undo func()) {
 	case restart:
 		w.pg.stop()
 		end = w.pg.start
-	case databaseCut, tokenCut, apiCut:
+	case databaseCut, larkCut:
 		c := w.cutter(p)
 		c.cut(true)
 		end = func() { c.cut(false) }
-	case databaseStall, tokenStall:
+	case databaseStall, larkStall:
 		c := w.cutter(p)
 		c.flow(false)
 		end = func() { c.flow(true) }
@@ -358,19 +366,21 @@ func (w *world) strike(p planned) (undo func()) {
 }
 
 func (w *world) cutter(p planned) *cutter {
-	switch p.kind {
-	case tokenCut, tokenStall:
-		return w.token
-	case apiCut:
-		return w.api
+	r := w.replicas[p.replica]
+	if p.kind == larkCut || p.kind == larkStall {
+		return r.lark
 	}
-	return w.replicas[p.replica].database
+	return r.database
 }
 
 // spoil lets the emulator misbehave.
 func (w *world) spoil(p planned) (end func()) {
 	f := larktest.Fault{Endpoint: larktest.TokenEndpoint, Times: p.n}
 	switch p.kind {
+	case tokenHang:
+		f.Hang, f.Times = true, -1
+	case heldAnswers:
+		f.HangAnswer = true
 	case slowAnswers:
 		f.Delay, f.Times = p.delay, 10*p.n
 	case lostRequests:

@@ -1,7 +1,7 @@
 // Package chaos runs three real larkside processes on a real PostgreSQL, puts
 // load on them and breaks things: kill -9, stopped processes (also for longer
-// than a lease), an immediate restart of PostgreSQL, connections to the database,
-// to the token endpoint and to the API that are cut or hang, slow, lost and
+// than a lease), an immediate restart of PostgreSQL, connections to the database
+// and to Lark that are cut or hang, a token endpoint that hangs, slow, lost and
 // spoiled answers of the token endpoint, callers that hang up.
 //
 //	go test -v ./test/chaos                                        # a short one

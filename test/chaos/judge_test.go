@@ -22,7 +22,7 @@ import (
 //
 // A caller whose access token lived (a call had been served with it, and it had
 // life left when the answer came) is served. Excused are: 502 and 504 while the
-// API was cut off; 503 while the replica had no database (or had only just been
+// replica's connections to Lark were cut; 503 while the replica had no database (or had only just been
 // started) and had not had that token in its cache; no answer at all from a
 // process that was killed or stopped.
 //
@@ -156,7 +156,7 @@ func (j *judge) violation(v larktest.Violation) {
 	switch v.Kind {
 	case larktest.Replayed:
 		id := strings.TrimPrefix(v.Detail, "refresh token ")
-		if cause := j.whyReplayed(j.tokens[id], v.At); cause != "" {
+		if cause := j.whyReplayed(j.tokens[id], v); cause != "" {
 			j.counts["replays excused by: "+string(cause)]++
 			return
 		}
@@ -177,37 +177,45 @@ func (j *judge) violation(v larktest.Violation) {
 }
 
 // whyReplayed is the fault after which a refresh token may be sent again.
-func (j *judge) whyReplayed(t larktest.Issued, at time.Time) kind {
+func (j *judge) whyReplayed(t larktest.Issued, v larktest.Violation) kind {
+	if sender, ok := j.w.redeemers[v.LogID]; ok && j.during(v.At.Add(-around), v.At, sender, longPause) {
+		return longPause // between the claim and the request
+	}
 	for _, r := range t.Redemptions {
 		if r.Outcome == larktest.Answered {
-			return j.whyLost(r.At, at)
+			return j.whyLost(r, v.At)
 		}
 	}
 	return ""
 }
 
-// whyLost is the fault by which the answer of a rotation at from may have got
-// lost, or lies in the hands of a stopped process at to.
-func (j *judge) whyLost(from, to time.Time) kind {
-	unsafe := j.storedBy(from)
+// whyLost is the fault by which the answer of a rotation may have got lost, or
+// lies in the hands of a stopped process at the given time.
+func (j *judge) whyLost(r larktest.Redemption, at time.Time) kind {
+	replica, ok := j.w.redeemers[r.LogID]
+	if !ok {
+		replica = -1 // the ledger has not seen it end
+	}
+	unsafe := j.storedBy(r.At, replica)
 	switch {
-	case j.during(from, unsafe, -1, kill):
+	case j.during(r.At, unsafe, replica, kill):
 		return kill
-	case j.during(from, unsafe, -1, tokenCut):
-		return tokenCut
-	case j.during(from.Add(-lease/2), to, -1, longPause):
+	case j.during(r.At, unsafe, replica, larkCut):
+		return larkCut
+	case j.during(r.At.Add(-lease/2), at, replica, longPause):
 		return longPause
 	}
 	return ""
 }
 
 // storedBy is when the pair of a rotation is in the database at the latest, if
-// its process lives: at once, unless something holds the answer or the store up.
-func (j *judge) storedBy(from time.Time) time.Time {
+// the replica lives: at once, unless something holds the answer or the store up.
+func (j *judge) storedBy(from time.Time, replica int) time.Time {
 	by := from.Add(around)
 	for _, e := range j.events { // in the order in which they began
 		wait, ok := holdUp[e.kind]
-		if ok && !e.from.After(by) && !e.to.Before(from) && e.to.Add(wait).After(by) {
+		concerns := replica < 0 || e.replica < 0 || e.replica == replica
+		if ok && concerns && !e.from.After(by) && !e.to.Before(from) && e.to.Add(wait).After(by) {
 			by = e.to.Add(wait)
 		}
 	}
@@ -217,7 +225,7 @@ func (j *judge) storedBy(from time.Time) time.Time {
 // holdUp is how long after each of these faults a pair is stored at the latest. A
 // replica asks a failing database again after 2.5 s at most.
 var holdUp = map[kind]time.Duration{
-	tokenStall: around, pause: around, longPause: around,
+	larkStall: around, heldAnswers: around, pause: around, longPause: around,
 	databaseCut: recovery, databaseStall: recovery, restart: recovery,
 }
 
@@ -257,6 +265,8 @@ func (j *judge) call(c call) {
 	}
 	excuse := j.excuse(c, lived)
 	switch {
+	case excuse == "" && c.status == http.StatusUnauthorized:
+		j.fail("%s: %s got %s from replica %d, and no fault has cost the grant", j.clock(c.to), c.user, outcome, c.replica)
 	case excuse == "":
 		j.unexcused("%s (life %d of replica %d, after %v): %s got %s %q %v; its access token lived: %v", j.clock(c.to), c.life, c.replica, c.to.Sub(c.from), c.user, outcome, c.message, c.err, lived != "")
 		j.counts["calls: "+outcome+", NOT EXCUSED"]++
@@ -285,7 +295,7 @@ func (j *judge) lived(c call) string {
 // when Lark was slow to answer.
 func (j *judge) margin(token string) time.Duration {
 	issued := j.tokens[token].Issued
-	if j.during(issued.Add(-around), issued, -1, tokenStall, slowAnswers, pause, longPause) {
+	if j.during(issued.Add(-around), issued, -1, larkStall, tokenHang, heldAnswers, slowAnswers, pause, longPause) {
 		return early + 4*time.Second
 	}
 	return early
@@ -297,8 +307,8 @@ func (j *judge) excuse(c call, lived string) string {
 	case c.status == 0 && j.during(c.from.Add(-100*time.Millisecond), c.to, c.replica, kill, pause, longPause):
 		return "process killed or stopped"
 	case c.status == http.StatusBadGateway, c.status == http.StatusGatewayTimeout:
-		if j.during(c.from.Add(-around), c.to, c.replica, apiCut) {
-			return "API cut off"
+		if j.during(c.from.Add(-around), c.to, c.replica, larkCut, larkStall) {
+			return "no connection to Lark"
 		}
 		return ""
 	case c.status == http.StatusServiceUnavailable && !c.ready:
@@ -357,7 +367,7 @@ func (j *judge) lost(c call) string {
 	// The newest grant may be one that is about to be stored.
 	for _, g := range grants[max(0, len(grants)-2):] {
 		for _, r := range last[g].Redemptions {
-			switch cause := j.whyLost(r.At, c.to); {
+			switch cause := j.whyLost(r, c.to); {
 			case r.Outcome == larktest.Unanswered:
 				return "grant lost: the answer did not get out"
 			case r.Outcome == larktest.Answered && cause != "":

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,6 +159,9 @@ func (w *world) harvest(all bool) {
 	seen := w.seen
 	for _, c := range w.lark.Calls(func(c larktest.Call) bool { return c.Seq > seen }) {
 		w.seen = max(w.seen, c.Seq)
+		if replica, err := strconv.Atoi(c.Header.Get(replicaHeader)); err == nil && c.Endpoint == larktest.TokenEndpoint {
+			w.redeemers[c.LogID] = replica
+		}
 		if id := c.Header.Get(callHeader); id != "" {
 			// A call may come twice: a GET is sent again when its connection was cut.
 			w.calls[id] = append(w.calls[id], arrival{c.At, c.TokenID, c.Owner, c.LogID})
