@@ -35,6 +35,9 @@ func (p *proxy) challenge(x *exchange, reason session.Reason) error {
 			p.log.WarnContext(x, "asking for consent failed", "error", err)
 		}
 	}
+	if f.challenge.AuthorizeURL == "" && f.detail == "" {
+		f.detail = "The user has to authorize the app, and there is no link for that now: send the request again after Retry-After."
+	}
 	f.retryAfter = f.challenge.RetryAfter
 	if f.retryAfter <= 0 {
 		f.retryAfter = defaultRetry
