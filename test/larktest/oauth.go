@@ -261,6 +261,7 @@ func (p *Platform) rotate(x *exchange, t *token, scope []string) answer {
 	t.redeemed = append(t.redeemed, Redemption{At: p.now(), Outcome: Unanswered, LogID: x.logID})
 	a := p.tokenAnswer(x, t.grant, scope, t.id)
 	a.done = func(delivered bool) {
+		t.redeemed[n].Outcome = Unanswered
 		if delivered {
 			t.redeemed[n].Outcome = Answered
 		}

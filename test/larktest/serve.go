@@ -20,15 +20,16 @@ const jsonType = "application/json; charset=utf-8"
 
 // exchange is one request on its way through an API route.
 type exchange struct {
-	w     http.ResponseWriter
-	r     *http.Request
-	route *route
-	vars  map[string]string // path variables, unescaped
-	logID string
-	body  []byte
-	form  url.Values // of OAuth requests, whether they came as a form or JSON
-	token *token     // whose token came; nil for none or an unknown one
-	call  Call
+	w        http.ResponseWriter
+	r        *http.Request
+	route    *route
+	vars     map[string]string // path variables, unescaped
+	logID    string
+	body     []byte
+	form     url.Values // of OAuth requests, whether they came as a form or JSON
+	token    *token     // whose token came; nil for none or an unknown one
+	call     Call
+	inLedger bool
 }
 
 // field and object are a JSON object whose top-level order is random when it
@@ -115,8 +116,9 @@ type answer struct {
 	raw         []byte
 	contentType string
 	empty       bool // no body at all
-	// done is called once, with mu held, when it is known whether the answer
-	// went out whole and unspoiled.
+	// done is called with mu held and says whether the answer goes out whole and
+	// unspoiled: before the first byte, so that whoever has read the answer finds
+	// it in the ledger, and again if the connection then breaks.
 	done func(delivered bool)
 }
 
@@ -199,7 +201,7 @@ func (p *Platform) process(x *exchange) answer {
 	return x.route.serve(p, x)
 }
 
-// write sends an answer and reports whether it got out whole.
+// write books the call and sends the answer.
 func (p *Platform) write(x *exchange, a answer) {
 	x.call.Status, x.call.Code = a.status, a.code()
 	for name, values := range a.header {
@@ -213,10 +215,14 @@ func (p *Platform) write(x *exchange, a answer) {
 		body, _ = a.body.append(nil)
 	}
 	gone := x.r.Context().Err() != nil
+	p.settle(a, !gone)
+	p.book(x)
 	x.w.WriteHeader(a.status)
 	_, err := x.w.Write(body)
 	flushErr := http.NewResponseController(x.w).Flush()
-	p.settle(a, err == nil && flushErr == nil && !gone)
+	if err != nil || flushErr != nil {
+		p.settle(a, false)
+	}
 }
 
 func (p *Platform) settle(a answer, delivered bool) {
@@ -229,8 +235,13 @@ func (p *Platform) settle(a answer, delivered bool) {
 	p.touch()
 }
 
-// book adds the call to the ledger, also when the connection was dropped.
+// book adds the call to the ledger, once: before its answer goes out, or at the
+// end when there is none or it streams.
 func (p *Platform) book(x *exchange) {
+	if x.inLedger {
+		return
+	}
+	x.inLedger = true
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ledger.addCall(x.call)
