@@ -45,7 +45,7 @@ const (
 func newApp(id string, client Lark, store *session.Store, rates []session.Limit, now func() time.Time, log *slog.Logger) *app {
 	return &app{
 		id: id, client: client, now: now, log: log.With("app_id", id),
-		governor: &governor{app: id, store: store, rates: rates, hurry: make(chan struct{}, 1)},
+		governor: &governor{app: id, store: store, rates: rates, news: make(chan struct{}, 1)},
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			Name: id, MaxRequests: 1, Timeout: breakFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },
@@ -197,22 +197,26 @@ type governor struct {
 	urgent  []chan error
 	idle    []chan error
 	running bool
-	// hurry wakes a dispatcher that waits for the sweep's share of the rate.
-	hurry chan struct{}
+	// news wakes a dispatcher that waits for the rate: the first urgent one came,
+	// or the last one left.
+	news chan struct{}
 }
 
 // batch is how many admissions are taken from the database at a time, at most.
 const batch = 20
 
-// wait returns when one call may be made, ctx's error, or the database's.
-func (g *governor) wait(ctx context.Context, urgent bool) error {
+// errChanged: what the call was for has changed meanwhile.
+var errChanged = errors.New("the session has changed")
+
+// wait returns when one call may be made, [errChanged] when changed gets a value
+// before, ctx's error, or the database's.
+func (g *governor) wait(ctx context.Context, urgent bool, changed <-chan struct{}) error {
 	turn := make(chan error, 1)
 	g.mu.Lock()
 	if urgent {
 		g.urgent = append(g.urgent, turn)
-		select {
-		case g.hurry <- struct{}{}:
-		default:
+		if len(g.urgent) == 1 {
+			g.tell()
 		}
 	} else {
 		g.idle = append(g.idle, turn)
@@ -225,23 +229,38 @@ func (g *governor) wait(ctx context.Context, urgent bool) error {
 	select {
 	case err := <-turn:
 		return err
+	case <-changed:
+		g.leave(turn)
+		return errChanged
 	case <-ctx.Done():
 		g.leave(turn)
 		return context.Cause(ctx)
 	}
 }
 
+// leave gives up a place in line, or hands on what has just been admitted.
 func (g *governor) leave(turn chan error) {
+	if !g.drop(turn) && <-turn == nil {
+		g.pass()
+	}
+}
+
+// drop reports whether turn was still in line.
+func (g *governor) drop(turn chan error) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, queue := range []*[]chan error{&g.urgent, &g.idle} {
 		for i, c := range *queue {
 			if c == turn {
 				*queue = append((*queue)[:i:i], (*queue)[i+1:]...)
-				return
+				if len(g.urgent)+len(g.idle) == 0 {
+					g.tell()
+				}
+				return true
 			}
 		}
 	}
+	return false
 }
 
 // dispatch runs while anyone waits.
@@ -258,23 +277,25 @@ func (g *governor) dispatch() {
 		case admitted > 0:
 			g.call(admitted, nil)
 		default:
-			g.pause(rest, urgent)
+			g.pause(rest)
 		}
 	}
 }
 
-// pause waits for the rate to admit more; someone urgent need not wait for what
-// the sweep was refused.
-func (g *governor) pause(rest time.Duration, urgent bool) {
+// pause waits for the rate to admit more, or for news.
+func (g *governor) pause(rest time.Duration) {
 	timer := time.NewTimer(rest)
 	defer timer.Stop()
-	hurry := g.hurry
-	if urgent {
-		hurry = nil
-	}
 	select {
 	case <-timer.C:
-	case <-hurry:
+	case <-g.news:
+	}
+}
+
+func (g *governor) tell() {
+	select {
+	case g.news <- struct{}{}:
+	default:
 	}
 }
 
@@ -303,6 +324,11 @@ func (g *governor) limits(urgent bool) []session.Limit {
 	return halves
 }
 
+// pass hands on an admission that its taker has found no use for: another owner
+// was at work on the session already. The next in line spends it at about the
+// same moment; with nobody in line it is lost.
+func (g *governor) pass() { g.call(1, nil) }
+
 // call tells the first n in line, the urgent ones first.
 func (g *governor) call(n int, err error) {
 	g.mu.Lock()
@@ -313,9 +339,12 @@ func (g *governor) call(n int, err error) {
 			queue = &g.idle
 		}
 		if len(*queue) == 0 {
-			return
+			break
 		}
 		(*queue)[0] <- err
 		*queue = (*queue)[1:]
+	}
+	if len(g.urgent)+len(g.idle) == 0 {
+		g.tell()
 	}
 }

@@ -17,7 +17,9 @@
 //     refreshed it) that is the result. If it may not be tried yet (retry_at),
 //     or the app's circuit is open, the run ends here.
 //  3. A call to the token endpoint is admitted under the app's rate, which all
-//     replicas share. Whoever waits for a token goes before the sweep.
+//     replicas share. Whoever waits for a token goes before the sweep. An
+//     admission that turns out to be of no use, since another owner was faster,
+//     goes to the next in line.
 //  4. The lease is taken: UPDATE … WHERE version = (the one read) AND the lease
 //     is free. The same statement counts the attempt, which is the journal, and
 //     returns the row, which is the re-read under the lease.

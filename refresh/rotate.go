@@ -13,6 +13,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/telemetry"
 )
 
 // want is what a run is for.
@@ -42,7 +43,7 @@ const (
 // renew runs the protocol of the package comment once. Group sees to it that
 // it runs once at a time for each session in this process.
 func (s *Source) renew(ctx context.Context, key session.Key, w want) (*session.Access, error) {
-	ctx, span := s.tracer.Start(ctx, "token.refresh", userAttributes(key))
+	ctx, span := s.tracer.Start(ctx, "token.refresh", trace.WithAttributes(telemetry.AppID.String(key.AppID), s.users.Attr(key.OpenID)))
 	defer span.End()
 	a, class, err := s.attempt(ctx, key, w)
 	span.SetAttributes(attribute.String("larkside.refresh.class", string(class)))
@@ -59,6 +60,8 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 	if !ok {
 		return nil, Unconfigured, fmt.Errorf("app %q is not configured", key.AppID)
 	}
+	changed, stop := s.store.Watch(key)
+	defer stop()
 	for range leaseTries {
 		row, err := s.store.Load(ctx, key)
 		if errors.Is(err, session.ErrNotFound) {
@@ -73,16 +76,21 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		if err := app.resting(); err != nil {
 			return nil, Rested, err
 		}
-		if err := app.governor.wait(ctx, w.urgent); err != nil {
+		switch err := app.governor.wait(ctx, w.urgent, changed); {
+		case errors.Is(err, errChanged):
+			continue
+		case err != nil:
 			return nil, StoreFailed, retryLater(err)
 		}
 		// Counted from before the claim: a process that is stopped right after
 		// it must not wake up and send what another has taken over.
 		until := time.Now().Add(s.exchangeTimeout)
 		lease, err := s.store.Claim(ctx, key, row.Version, 2*s.exchangeTimeout)
-		switch {
-		case err == nil:
+		if err == nil {
 			return s.exchange(ctx, app, lease, w, until)
+		}
+		app.governor.pass()
+		switch {
 		case errors.Is(err, session.ErrLeased):
 			s.await(ctx, row)
 		case !errors.Is(err, session.ErrConflict):
@@ -158,12 +166,12 @@ func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w wan
 		return s.failed(ctx, l, w, err)
 	}
 	for _, warning := range token.Warnings {
-		s.log.WarnContext(ctx, "Lark's token answer is odd", "app_id", l.Session.AppID, "what", warning)
+		s.logFor(l.Session.Key).WarnContext(ctx, "Lark's token answer is odd", "what", warning)
 	}
 	if s.testingOnlyBeforeStore != nil {
 		s.testingOnlyBeforeStore(l.Session.Key)
 	}
-	return s.keep(ctx, app, l, newTokens(l.Session, token, asked))
+	return s.keep(ctx, l, newTokens(l.Session, token, asked))
 }
 
 func newTokens(old *session.Session, t lark.Token, asked time.Time) session.Tokens {
@@ -188,65 +196,60 @@ func newTokens(old *session.Session, t lark.Token, asked time.Time) session.Toke
 // keep stores a new pair. Until that has succeeded this process has the only
 // good copy of the grant, so a failing database is asked until it answers: at
 // first while the callers wait, then behind them.
-func (s *Source) keep(ctx context.Context, app *app, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
+func (s *Source) keep(ctx context.Context, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
 	quick, cancel := context.WithTimeout(ctx, storeQuickly)
 	defer cancel()
-	a, class, err := s.storeOnce(quick, app, l, t)
+	a, class, err := s.storeOnce(quick, l, t)
 	if class != StoreFailed {
 		return a, class, err
 	}
-	s.log.ErrorContext(ctx, "the database does not take a renewed token; trying until it does", "app_id", l.Session.AppID, "error", err)
+	s.logFor(l.Session.Key).ErrorContext(ctx, "the database does not take a renewed token; trying until it does", "error", err)
 	s.unstored.Store(l.Session.Key, true)
-	s.behind.Go(func() { s.keepTrying(context.WithoutCancel(ctx), app, l, t) })
+	s.behind.Go(func() { s.keepTrying(context.WithoutCancel(ctx), l, t) })
 	return nil, StoreFailed, retryLater(err)
 }
 
-func (s *Source) keepTrying(ctx context.Context, app *app, l *session.Lease, t session.Tokens) {
+func (s *Source) keepTrying(ctx context.Context, l *session.Lease, t session.Tokens) {
 	defer s.unstored.Delete(l.Session.Key)
 	for try := 0; ; try++ {
 		select {
 		case <-time.After(backoff(try, 100*time.Millisecond, 2*time.Second)):
 		case <-s.store.Closed():
-			s.log.ErrorContext(ctx, "a renewed token could not be stored before the process ended; its session is lost", "app_id", l.Session.AppID)
+			s.logFor(l.Session.Key).ErrorContext(ctx, "a renewed token could not be stored before the process ended; its session is lost")
 			return
 		}
 		call, cancel := context.WithTimeout(ctx, 5*time.Second)
-		_, class, _ := s.storeOnce(call, app, l, t)
+		_, class, _ := s.storeOnce(call, l, t)
 		cancel()
 		if class != StoreFailed {
-			s.log.InfoContext(ctx, "the database took a renewed token", "app_id", l.Session.AppID, "result", string(class))
+			s.logFor(l.Session.Key).InfoContext(ctx, "the database took a renewed token", "result", string(class))
 			return
 		}
 	}
 }
 
-func (s *Source) storeOnce(ctx context.Context, app *app, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
+func (s *Source) storeOnce(ctx context.Context, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
 	stored, err := s.store.Replace(ctx, l, t)
 	switch {
 	case err == nil:
 		return session.NewAccess(stored), Renewed, nil
 	case errors.Is(err, session.ErrConflict):
-		return s.superseded(ctx, app, l, t)
+		return s.superseded(ctx, l, t)
 	}
 	return nil, StoreFailed, err
 }
 
 // superseded is for a pair that came too late: the user has consented anew, and
-// that grant counts, or has revoked, and then this pair must not live on.
-func (s *Source) superseded(ctx context.Context, app *app, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
+// that grant counts, or has revoked, and then this pair must not live on. A pair
+// older than a new consent is not revoked at Lark: no page says whether that
+// would end the new grant too.
+func (s *Source) superseded(ctx context.Context, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
 	row, err := s.store.Load(ctx, l.Session.Key)
 	if err != nil && !errors.Is(err, session.ErrNotFound) {
 		return nil, StoreFailed, err
 	}
 	if err != nil || row.Reason == session.Revoked {
-		s.behind.Go(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.exchangeTimeout)
-			defer cancel()
-			if err := app.client.Revoke(ctx, t.RefreshToken, "refresh_token"); err != nil {
-				s.log.Error("could not revoke tokens that were renewed while their user revoked", "app_id", l.Session.AppID, "error", err)
-			}
-			app.client.Revoke(ctx, t.AccessToken, "access_token")
-		})
+		s.discard(ctx, l.Session.Key, t.AccessToken, t.RefreshToken)
 		return nil, NotRenewable, &session.ConsentRequiredError{Reason: session.Revoked}
 	}
 	return s.found(row, Superseded)
@@ -270,7 +273,7 @@ func (s *Source) failed(ctx context.Context, l *session.Lease, w want, cause err
 	if !errors.As(cause, &e) {
 		e = &lark.Error{Class: lark.Unknown, Outcome: lark.Lost, Err: cause}
 	}
-	trace.SpanFromContext(ctx).SetAttributes(attribute.Int("lark.code", e.Code), attribute.String("lark.log_id", e.LogID))
+	trace.SpanFromContext(ctx).SetAttributes(telemetry.LarkCode.Int(e.Code), telemetry.LarkLogID.String(e.LogID))
 	switch e.Class {
 	case lark.Reauthorize:
 		return s.dead(ctx, l, w, e)
@@ -312,7 +315,7 @@ func (s *Source) end(ctx context.Context, l *session.Lease, ending session.Endin
 	case err != nil:
 		return nil, StoreFailed, retryLater(err)
 	}
-	s.log.WarnContext(ctx, "a session can't be renewed any more", "app_id", row.AppID,
+	s.logFor(row.Key).WarnContext(ctx, "a session can't be renewed any more",
 		"state", row.State, "reason", row.Reason, "class", string(class), "error", e)
 	s.ended(ctx, row)
 	return s.found(row, class)
@@ -331,7 +334,7 @@ func (s *Source) later(ctx context.Context, l *session.Lease, w want, e *lark.Er
 		row = l.Session // the lease runs out by itself
 	}
 	if class == Transient {
-		s.log.WarnContext(ctx, "a refresh failed; the session is kept", "app_id", row.AppID,
+		s.logFor(row.Key).WarnContext(ctx, "a refresh failed; the session is kept",
 			"failures", row.Failures, "retry_in", rest.Round(time.Millisecond).String(), "error", e)
 	}
 	if a := session.NewAccess(row); a.Usable(s.now()) && !w.refused {

@@ -9,19 +9,17 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/telemetry"
 )
 
 // Lark is what refreshing needs of one app's client. *lark.Client is one.
 type Lark interface {
 	// Refresh spends a refresh token. Errors are *lark.Error.
 	Refresh(ctx context.Context, tokenURL string, refreshToken session.Secret) (lark.Token, error)
-	// Revoke ends a token at Lark; hint is access_token or refresh_token.
-	Revoke(ctx context.Context, token session.Secret, hint string) error
 	// Users reads up to 50 people's data.
 	Users(ctx context.Context, openIDs []string) ([]lark.ContactUser, error)
 }
@@ -47,6 +45,12 @@ type Config struct {
 	// Ended is called when a session was found to be past renewal, at most once
 	// for each, possibly concurrently. Nil: nobody cares.
 	Ended func(ctx context.Context, s *session.Session)
+	// Discard is given a pair that was renewed while its user revoked: it must
+	// end at Lark. Called possibly concurrently, on a context that no caller
+	// cancels. Nil: it lives until it expires.
+	Discard func(ctx context.Context, key session.Key, access, refresh session.Secret)
+	// Users writes user ids into spans and logs.
+	Users telemetry.Users
 	// Now is the clock that judges expiry. Nil: time.Now.
 	Now func() time.Time
 	Log *slog.Logger
@@ -62,6 +66,8 @@ type Source struct {
 	sweepEvery      time.Duration
 	syncEvery       time.Duration
 	ended           func(context.Context, *session.Session)
+	discard         func(ctx context.Context, key session.Key, access, refresh session.Secret)
+	users           telemetry.Users
 	now             func() time.Time
 	log             *slog.Logger
 	tracer          trace.Tracer
@@ -97,7 +103,7 @@ func New(c Config) (*Source, error) {
 	}
 	s := &Source{
 		store: c.Store, threshold: c.Threshold, exchangeTimeout: c.ExchangeTimeout,
-		sweepEvery: c.Sweep, syncEvery: c.Sync, ended: c.Ended, now: c.Now, log: c.Log,
+		sweepEvery: c.Sweep, syncEvery: c.Sync, ended: c.Ended, discard: c.Discard, users: c.Users, now: c.Now, log: c.Log,
 		apps:   make(map[string]*app, len(c.Apps)),
 		tracer: otel.Tracer("larkside/refresh"),
 	}
@@ -109,6 +115,9 @@ func New(c Config) (*Source, error) {
 	}
 	if s.ended == nil {
 		s.ended = func(context.Context, *session.Session) {}
+	}
+	if s.discard == nil {
+		s.discard = func(context.Context, session.Key, session.Secret, session.Secret) {}
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -269,6 +278,7 @@ func retryLater(err error) error {
 
 func atLeastASecond(d time.Duration) time.Duration { return max(time.Second, d) }
 
-func userAttributes(key session.Key) trace.SpanStartOption {
-	return trace.WithAttributes(attribute.String("lark.app_id", key.AppID))
+// logFor is the log with whose session it is about.
+func (s *Source) logFor(key session.Key) *slog.Logger {
+	return s.log.With("app_id", key.AppID, s.users.Log(key.OpenID))
 }

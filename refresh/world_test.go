@@ -62,6 +62,10 @@ func (w *world) replica(change func(*Config)) (*session.Store, *Source) {
 		w.t.Fatal(err)
 	}
 	c := Config{Store: store, Apps: map[string]Lark{larktest.AppID: client}}
+	c.Discard = func(ctx context.Context, _ session.Key, access, refresh session.Secret) {
+		client.Revoke(ctx, refresh, "refresh_token")
+		client.Revoke(ctx, access, "access_token")
+	}
 	if change != nil {
 		change(&c)
 	}

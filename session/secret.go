@@ -1,6 +1,8 @@
 package session
 
 import (
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
 	"io"
@@ -44,6 +46,17 @@ func (s Secret) Empty() bool { return s.value == nil || *s.value == "" }
 // Equal compares in a time that depends on the lengths only.
 func (s Secret) Equal(other Secret) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Expose()), []byte(other.Expose())) == 1
+}
+
+// Derive returns 32 bytes that tell nothing about the secret and are the same
+// for the same secret and purpose: a key for something else (HKDF-SHA256,
+// RFC 5869; purpose is its info).
+func (s Secret) Derive(purpose string) []byte {
+	key, err := hkdf.Key(sha256.New, []byte(s.Expose()), nil, purpose, sha256.Size)
+	if err != nil {
+		panic("session: " + err.Error()) // more than 255 hashes were asked for: not here
+	}
+	return key
 }
 
 // Format writes REDACTED for every verb and flag.

@@ -47,7 +47,9 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	users, err := telemetry.NewUsers(telemetry.UserMode(cfg.TraceUsers), nil)
+	// All replicas show a user alike, until the app secret changes.
+	hashKey := secrets.App(cfg.AppID).Derive("users in logs and spans")
+	users, err := telemetry.NewUsers(telemetry.UserMode(cfg.TraceUsers), hashKey)
 	if err != nil {
 		return err
 	}
@@ -274,17 +276,23 @@ func (s *server) newParts(store *session.Store) (*parts, error) {
 		toRefresh[id] = client
 	}
 	// The two know each other: a session that ends is a user to ask.
-	var ended atomic.Pointer[consent.Flow]
+	var asking atomic.Pointer[consent.Flow]
 	source, err := refresh.New(refresh.Config{
 		Store: store, Apps: toRefresh, Threshold: s.cfg.RefreshThreshold, Rates: limits(s.cfg.RefreshRate),
 		Sweep: s.cfg.RefreshSweep, Sync: s.cfg.UserSync, Log: s.log,
 		Ended: func(ctx context.Context, over *session.Session) {
 			store.Audit(ctx, session.AuditEntry{Actor: session.ByLark, Action: session.AuditLost, Key: over.Key,
 				Result: string(over.State), Detail: string(over.Reason)})
-			if flow := ended.Load(); flow != nil {
+			if flow := asking.Load(); flow != nil {
 				flow.Ended(ctx, over)
 			}
 		},
+		Discard: func(ctx context.Context, key session.Key, access, refresh session.Secret) {
+			if flow := asking.Load(); flow != nil {
+				flow.Discard(ctx, key, access, refresh)
+			}
+		},
+		Users: s.users,
 	})
 	if err != nil {
 		return nil, err
@@ -301,7 +309,7 @@ func (s *server) newParts(store *session.Store) (*parts, error) {
 		Refused: func(ctx context.Context, key session.Key, version int64) { source.Refused(ctx, key, version) },
 		Users:   s.users, Log: s.log,
 	})
-	ended.Store(flow)
+	asking.Store(flow)
 	return &parts{store, source, flow}, err
 }
 

@@ -125,7 +125,7 @@ func (f *Flow) Revoke(ctx context.Context, key session.Key, reason session.Reaso
 	if err != nil {
 		return err
 	}
-	f.revokeTokens(ctx, key, before.AccessToken, before.RefreshToken)
+	f.Discard(ctx, key, before.AccessToken, before.RefreshToken)
 	f.task(ctx, func(ctx context.Context) { f.showRevoked(ctx, key) })
 	return nil
 }
@@ -148,10 +148,10 @@ const (
 	revokeTries   = 8 // over about half a minute
 )
 
-// revokeTokens ends tokens at Lark that must not be used: the refresh token
-// first, since it is the one that lasts. The first try is made before it
-// returns, the others behind it.
-func (f *Flow) revokeTokens(ctx context.Context, key session.Key, access, refresh session.Secret) {
+// Discard ends tokens at Lark that must not be used: the refresh token first,
+// since it is the one that lasts. The first try is made before it returns, the
+// others behind it.
+func (f *Flow) Discard(ctx context.Context, key session.Key, access, refresh session.Secret) {
 	app, ok := f.apps[key.AppID]
 	if !ok {
 		return

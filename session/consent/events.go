@@ -289,7 +289,7 @@ func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event
 			f.store.Audit(ctx, session.AuditEntry{Actor: session.ByLark, Action: session.AuditRevoke, Key: key, Result: "done"})
 			f.log.InfoContext(ctx, "a user's authorization was revoked at Lark", "app_id", key.AppID, f.users.Log(key.OpenID))
 			f.task(ctx, func(ctx context.Context) {
-				f.revokeTokens(ctx, key, s.AccessToken, s.RefreshToken)
+				f.Discard(ctx, key, s.AccessToken, s.RefreshToken)
 				f.showRevoked(ctx, key)
 			})
 		}

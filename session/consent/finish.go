@@ -80,11 +80,11 @@ func (f *Flow) keep(ctx context.Context, p *session.Pending, t lark.Token, who l
 	case errors.Is(err, session.ErrConflict):
 		f.log.WarnContext(ctx, "a consent was granted after it had ended; the grant is revoked", "app_id", p.AppID,
 			f.users.Log(p.OpenID), "consent", p.ID)
-		f.revokeTokens(ctx, p.Key, t.AccessToken, t.RefreshToken)
+		f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
 		return f.store.Consent(ctx, p.ID)
 	case err != nil:
 		f.log.ErrorContext(ctx, "a grant could not be stored and is lost", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
-		f.revokeTokens(ctx, p.Key, t.AccessToken, t.RefreshToken)
+		f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
 		return nil, err
 	}
 	done := *p
@@ -103,7 +103,7 @@ func (f *Flow) reject(ctx context.Context, p *session.Pending, t lark.Token, rea
 		closed, err = f.close(ctx, p, session.ConsentFailed, reason)
 		return err
 	})
-	f.revokeTokens(ctx, p.Key, t.AccessToken, t.RefreshToken)
+	f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
 	if errors.Is(err, session.ErrConflict) {
 		return f.store.Consent(ctx, p.ID)
 	}
