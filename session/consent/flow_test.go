@@ -30,19 +30,19 @@ const public = "https://sidecar.test"
 // stage is one emulator, one database, and any number of flows on it. Tests
 // run it in a synctest bubble, where minutes pass at once.
 type stage struct {
-	t     *testing.T
+	t     testing.TB
 	lark  *larktest.Platform
 	store *session.Store
 	log   *bytes.Buffer
 	logMu sync.Mutex
 }
 
-func newStage(t *testing.T, change func(*larktest.Config)) *stage {
+func newStage(t testing.TB, change func(*larktest.Config)) *stage {
 	t.Helper()
 	return newStageOn(t, dbtest.SQLite(t), change)
 }
 
-func newStageOn(t *testing.T, db *dbtest.DB, change func(*larktest.Config)) *stage {
+func newStageOn(t testing.TB, db *dbtest.DB, change func(*larktest.Config)) *stage {
 	t.Helper()
 	c := larktest.Config{
 		URL: origin, TokenPerSecond: -1,
@@ -288,7 +288,7 @@ func (b *browser) do(method, link string) *http.Response {
 	return resp
 }
 
-func checkHeaders(t *testing.T, resp *http.Response) {
+func checkHeaders(t testing.TB, resp *http.Response) {
 	t.Helper()
 	for name, want := range map[string]string{
 		"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
@@ -322,7 +322,7 @@ func (b *browser) consent(page, openID string) string {
 	return back
 }
 
-func wantPage(t *testing.T, resp *http.Response, status int, m message) {
+func wantPage(t testing.TB, resp *http.Response, status int, m message) {
 	t.Helper()
 	body := new(bytes.Buffer)
 	body.ReadFrom(resp.Body)
