@@ -3,6 +3,7 @@ package lark_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -283,6 +284,25 @@ func TestCancelledBeforeSending(t *testing.T) {
 	for name, op := range operations {
 		if e := asError(t, op(ctx, c)); e.Class != lark.Retry || e.Outcome != lark.NotSent && name != "TenantAccessToken" {
 			t.Errorf("%s: %s, %s", name, e.Class, e.Outcome)
+		}
+	}
+}
+
+// What came instead of JSON is named by its type, and by nothing else of it.
+func TestAnswerThatIsNotJSON(t *testing.T) {
+	for contentType, want := range map[string]string{
+		"text/html; charset=utf-8":     "not a JSON object, but text/html",
+		"":                             "not a JSON object, but of no content type",
+		"text/<script>":                "not a JSON object, but of no content type",
+		"x/" + strings.Repeat("y", 99): "not a JSON object, but of no content type",
+	} {
+		server := serve(t, func(w http.ResponseWriter, _ request) {
+			w.Header()["Content-Type"] = []string{contentType}
+			io.WriteString(w, "<p>Please sign in")
+		})
+		_, err := server.client(t).Refresh(t.Context(), "", session.NewSecret("r"))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "sign in") {
+			t.Errorf("%q: %v", contentType, err)
 		}
 	}
 }

@@ -2,11 +2,13 @@ package lark
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -126,9 +128,22 @@ func (x *exchange) roundTrip(ctx context.Context, base http.RoundTripper, req *h
 		x.err = fmt.Errorf("reading the answer: %w", err)
 		return nil, x.err
 	}
-	x.fields, x.err = parseFields(x.body)
+	if x.fields, x.err = parseFields(x.body); x.err != nil {
+		x.err = fmt.Errorf("%w, but %s", x.err, cmp.Or(mediaType(x.header), "of no content type"))
+	}
 	resp.Body = io.NopCloser(bytes.NewReader(x.body))
 	return resp, nil
+}
+
+// mediaType is the type that the answer claims, as far as it is one: a proxy's
+// login page is recognised by it.
+func mediaType(h http.Header) string {
+	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	kind, sub, _ := strings.Cut(t, "/")
+	if err != nil || plainID(kind) == "" || plainID(sub) == "" {
+		return ""
+	}
+	return t
 }
 
 func readAll(r io.Reader, limit int64) ([]byte, error) {
