@@ -426,6 +426,32 @@ func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 	})
 }
 
+// A clock that jumps costs a renewal at the most, and no grant: forward, every
+// token counts as expired; back, Lark refuses tokens that look fresh here.
+func TestClockJumps(t *testing.T) {
+	var jump atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
+	inWorld(t, nil, func(c *Config) { c.Now = now }, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		jump.Store(int64(24 * time.Hour))
+		if a, _, err := w.token(k); err != nil || a.Version != 2 {
+			t.Fatalf("after a jump forward: %v", err)
+		}
+		time.Sleep(3 * time.Hour) // Lark's token is over
+		jump.Store(0)
+		a, _, err := w.token(k)
+		if err != nil || a.Version != 2 {
+			t.Fatalf("after a jump back: %v", err)
+		}
+		if a, err := w.source.Refused(t.Context(), k, a.Version); err != nil || a.Version != 3 {
+			t.Fatalf("refused by Lark after a jump back: %v", err)
+		}
+		if row := w.row(k); row.State != session.Active || w.attempts() != 2 {
+			t.Errorf("%s after %d refreshes", row.State, w.attempts())
+		}
+	})
+}
+
 func TestRefusedWhileLarkFails(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)

@@ -109,7 +109,7 @@ func (s *Source) settled(row *session.Session, w want) (*session.Access, Class, 
 	switch {
 	case a.Usable(now) && (moved || !w.refused && !w.force && now.Before(a.RefreshAt(s.threshold))):
 		return a, WonByOther, nil
-	case w.refused && now.Sub(row.IssuedAt) < youngest && a.Usable(now):
+	case w.refused && now.Sub(row.IssuedAt).Abs() < youngest && a.Usable(now):
 		return nil, Refused, &session.ConsentRequiredError{Reason: session.TokenRefused}
 	case s.isUnstored(row.Key):
 		return nil, StoreFailed, retryLater(fmt.Errorf("a renewed token awaits the database: %w", session.ErrUnavailable))
