@@ -17,20 +17,32 @@ func (p *proxy) serveOwn(x *exchange) error {
 
 // authz answers a mesh that forwards by itself: 200 with the Authorization to
 // send, or what the proxy would have answered. rest is the original path if it
-// came behind authz's own (Envoy), else "".
+// came behind authz's own (Envoy), else "". A mesh says once what the original
+// was: a second source that differs is a client's, and so is an empty one.
 func (p *proxy) authz(x *exchange, rest string) error {
-	method, ok := original(x.in.Header, "", "X-Forwarded-Method", "X-Original-Method")
-	if !ok || method == http.MethodConnect || method == http.MethodTrace {
-		return methodNotAllowed
-	}
-	if method != "" {
+	methods := sources(x.in.Header, "X-Forwarded-Method", "X-Original-Method")
+	if len(methods) > 0 {
+		method := methods[0]
+		if !allEqual(methods) || !isToken(method) || method == http.MethodConnect || method == http.MethodTrace {
+			return methodNotAllowed
+		}
 		x.method = method
 	}
-	uri, ok := original(x.in.Header, rest, "X-Forwarded-Uri", "X-Original-Uri")
-	if !ok || !strings.HasPrefix(uri, "/") || strings.Contains(uri, "#") {
+	paths := sources(x.in.Header, "X-Forwarded-Uri", "X-Original-Uri")
+	for i, target := range paths {
+		if !isTarget(target) {
+			return ambiguousPath
+		}
+		paths[i] = pathOf(target)
+	}
+	if rest != "" {
+		paths = append(paths, rest)
+	}
+	if len(paths) == 0 || !allEqual(paths) {
 		return ambiguousPath
 	}
-	if x.path, x.class, ok = p.judge(uri); !ok {
+	var ok bool
+	if x.path, x.class, ok = p.judge(paths[0]); !ok {
 		return ambiguousPath
 	}
 	if x.class.own {
@@ -70,18 +82,41 @@ func (p *proxy) authorizeMesh(x *exchange, h http.Header) error {
 	return nil
 }
 
-// original returns what all the sources say that say something, without a
-// query, or false when they contradict each other.
-func original(h http.Header, rest string, headers ...string) (string, bool) {
-	said := rest
-	for _, name := range headers {
-		for _, value := range h[name] {
-			value = pathOf(value)
-			if said != "" && said != value {
-				return "", false
-			}
-			said = value
+// sources returns all the values of the named headers.
+func sources(h http.Header, names ...string) []string {
+	var values []string
+	for _, name := range names {
+		values = append(values, h[name]...)
+	}
+	return values
+}
+
+func allEqual(values []string) bool {
+	for _, v := range values {
+		if v != values[0] {
+			return false
 		}
 	}
-	return said, true
+	return true
+}
+
+// isTarget reports whether value can be the target of a request in origin form
+// (RFC 9112 section 3.2.1), as net/http has seen to for those that came on a
+// request line. A blank is in none: it stands in a list, which something has
+// made of two headers.
+func isTarget(value string) bool {
+	return strings.HasPrefix(value, "/") && !strings.ContainsAny(value, "# \t")
+}
+
+// isToken reports whether a method is one by its letters (RFC 9110 section
+// 5.6.2): also not a list.
+func isToken(method string) bool {
+	for i := range len(method) {
+		c := method[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+			return false
+		}
+	}
+	return method != ""
 }

@@ -37,6 +37,20 @@ func TestForwardAuth(t *testing.T) {
 		"encoded dot segment":         {authz, []string{"X-Original-URI: /open-apis/apaas/%252e%252e/im", user}, 400, "ambiguous_path"},
 		"dot segment in the rest":     {authz + "/open-apis/apaas/../im", []string{user}, 400, "ambiguous_path"},
 		"fragment":                    {authz, []string{"X-Forwarded-Uri: " + table + "#/../im", user}, 400, "ambiguous_path"},
+		"fragment in the query":       {authz, []string{"X-Forwarded-Uri: " + table + "?x#/../im", user}, 400, "ambiguous_path"},
+		"empty beside a path":         {authz, []string{"X-Forwarded-Uri:", "X-Original-URI: " + table, user}, 400, "ambiguous_path"},
+		"empty beside the rest":       {authz + table, []string{"X-Forwarded-Uri:", user}, 400, "ambiguous_path"},
+		"query only beside a path":    {authz, []string{"X-Forwarded-Uri: ?x", "X-Forwarded-Uri: " + table, user}, 400, "ambiguous_path"},
+		"two headers made one":        {authz, []string{"X-Forwarded-Uri: " + table + ", " + mail, user}, 400, "ambiguous_path"},
+		"made one behind a query":     {authz, []string{"X-Forwarded-Uri: " + table + "?, " + mail, user}, 400, "ambiguous_path"},
+		"the same twice":              {authz, []string{"X-Forwarded-Uri: " + table, "X-Forwarded-Uri: " + table, user}, 200, user1},
+		"another spelling is ignored": {authz + table, []string{"X_Forwarded_Uri: " + mail, "X-Original-Url: " + mail, "X-Rewrite-Url: " + mail, user}, 200, user1},
+		"encoded slash":               {authz, []string{"X-Original-URI: /open-apis%2Fapaas/v1/x", user}, 400, "ambiguous_path"},
+		"broken escape":               {authz, []string{"X-Original-URI: /open-apis/apaas/%zz", user}, 400, "ambiguous_path"},
+		"host in the path":            {authz, []string{"X-Forwarded-Uri: //evil.example" + table, user}, 400, "ambiguous_path"},
+		"asterisk":                    {authz, []string{"X-Forwarded-Uri: *", "X-Forwarded-Method: OPTIONS", user}, 400, "ambiguous_path"},
+		"own prefix, encoded":         {authz, []string{"X-Forwarded-Uri: /%2D/larkside/authz" + table, "Authorization: Bearer own"}, 403, "path_not_allowed"},
+		"where tokens are made":       {authz, []string{"X-Forwarded-Uri: /open-apis/authen/v2/oauth/token", "X-Forwarded-Method: POST", user}, 403, "path_not_allowed"},
 		"absolute":                    {authz, []string{"X-Forwarded-Uri: http://evil.example" + table, user}, 400, "ambiguous_path"},
 		"not an inject path":          {authz + mail, []string{user}, 403, "path_not_allowed"},
 		"allowed only in the query":   {authz, []string{"X-Forwarded-Uri: /x?" + table, user}, 403, "path_not_allowed"},
@@ -47,6 +61,16 @@ func TestForwardAuth(t *testing.T) {
 		"unknown user":                {authz + table, []string{"X-Lark-User-Id: ou_new"}, 401, "authorization_required"},
 		"unknown app":                 {authz + table, []string{user, "X-Lark-App-Id: x"}, 400, "unknown_app"},
 		"original TRACE":              {authz + table, []string{"X-Forwarded-Method: TRACE", user}, 405, "method_not_allowed"},
+		"original CONNECT":            {authz, []string{"X-Forwarded-Uri: " + table, "X-Original-Method: CONNECT", user}, 405, "method_not_allowed"},
+		"original TRACE, in a list":   {authz + table, []string{"X-Forwarded-Method: GET, TRACE", user}, 405, "method_not_allowed"},
+		"original method is no token": {authz + table, []string{"X-Forwarded-Method: GET?", user}, 405, "method_not_allowed"},
+		"original method is empty":    {authz + table, []string{"X-Forwarded-Method:", user}, 405, "method_not_allowed"},
+		"user in another spelling":    {authz + table, []string{"X_Lark_User_Id: ou_1"}, 400, "user_id_required"},
+		"user twice":                  {authz + table, []string{user, user}, 200, user1},
+		"users in a list":             {authz + table, []string{"X-Lark-User-Id: ou_1, ou_2"}, 400, "invalid_user_id"},
+		"user named in Connection":    {authz + table, []string{user, "Connection: X-Lark-User-Id, Authorization"}, 200, user1},
+		"rebound name":                {authz + table, []string{user, "Host: evil.example"}, 403, "host_not_allowed"},
+		"a page's GET":                {authz + table, []string{user, "Sec-Fetch-Site: cross-site"}, 403, "host_not_allowed"},
 		"original methods contradict": {authz + table, []string{"X-Forwarded-Method: GET", "X-Original-Method: POST", user}, 405, "method_not_allowed"},
 		"a page's request":            {authz + table, []string{"Origin: https://evil.example", user}, 403, "host_not_allowed"},
 	} {
@@ -66,6 +90,11 @@ func TestForwardAuth(t *testing.T) {
 				}
 				if a.Header.Get("Cache-Control") != "no-store" {
 					t.Error("a token that may be cached")
+				}
+				for name := range a.Header {
+					if !slices.Contains([]string{"Authorization", "Cache-Control", "Content-Length", "Date"}, name) {
+						t.Errorf("%s on an answer to copy from", name)
+					}
 				}
 			}
 			b.lark.none(t)

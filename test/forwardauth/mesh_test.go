@@ -1,0 +1,337 @@
+package forwardauth
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"larkside/test/process"
+)
+
+// missing skips the test by name, and fails it with CI set.
+func missing(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// run starts a server until the test ends, and returns when it takes
+// connections.
+func run(t *testing.T, addr string, cmd *exec.Cmd) {
+	t.Helper()
+	var out output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			cmd.Process.Kill()
+			<-ended
+		}
+		if t.Failed() {
+			t.Logf("%s says:\n%s", filepath.Base(cmd.Path), out.String())
+		}
+	})
+	process.Eventually(t, filepath.Base(cmd.Path)+" listens", func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("%s has ended:\n%s", cmd.Path, out.String())
+		default:
+		}
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// nginx is its path, or the test ends here.
+func nginx(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	missing(t, "no nginx on PATH or in /usr/sbin (Debian: nginx-light)")
+	return ""
+}
+
+// nginxMain is what a distribution has around conf.d, in a directory of the
+// test's.
+const nginxMain = `daemon off;
+%[2]s
+worker_processes 2;
+pid %[1]s/pid;
+error_log stderr warn;
+events {}
+http {
+    access_log off;
+    client_body_temp_path %[1]s/body;
+    proxy_temp_path %[1]s/proxy;
+    fastcgi_temp_path %[1]s/fastcgi;
+    uwsgi_temp_path %[1]s/uwsgi;
+    scgi_temp_path %[1]s/scgi;
+    include %[1]s/larkside.conf;
+}
+`
+
+func startNginx(t *testing.T, larkside string, lark *front) string {
+	t.Helper()
+	path := nginx(t)
+	addr := "127.0.0.1:" + freePort(t)
+	dir := t.TempDir()
+	site := shipped(t, "nginx.conf",
+		"listen 127.0.0.1:8090", "listen "+addr,
+		"server 127.0.0.1:8080;", "server "+larkside+";",
+		"server open.feishu.cn:443;", "server "+lark.addr+";",
+		"/etc/ssl/certs/ca-certificates.crt", lark.roots)
+	user := ""
+	if os.Getuid() == 0 {
+		user = "user root;" // dir is closed to the one that it would become
+	}
+	for name, content := range map[string]string{"larkside.conf": site, "nginx.conf": fmt.Sprintf(nginxMain, dir, user)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, addr, exec.Command(path, "-p", dir, "-c", filepath.Join(dir, "nginx.conf")))
+	return addr
+}
+
+const (
+	caddyVersion = "v2.11.4"
+	caddyModule  = "github.com/caddyserver/caddy/v2/cmd/caddy@" + caddyVersion
+)
+
+// caddy is the path of the real one, built by Go on the machine's first use and
+// kept in the user's cache. It is not in go.mod: nothing of ours links it.
+func caddy(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	cache = filepath.Join(cache, "larkside-test")
+	path := filepath.Join(cache, "caddy-"+caddyVersion)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(cache, "build-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	build := exec.CommandContext(t.Context(), "go", "install", caddyModule)
+	build.Dir = dir
+	build.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=", "GOWORK=off", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		missing(t, "building Caddy: %v\n%s", err, out)
+	}
+	if err := os.Rename(filepath.Join(dir, "caddy"), path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func startCaddy(t *testing.T, larkside string, lark *front) string {
+	t.Helper()
+	path := caddy(t)
+	port := freePort(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "Caddyfile")
+	site := shipped(t, "Caddyfile",
+		":8090", ":"+port,
+		"forward_auth 127.0.0.1:8080", "forward_auth "+larkside,
+		"reverse_proxy https://open.feishu.cn:443", "reverse_proxy https://"+lark.addr)
+	if err := os.WriteFile(file, []byte(site), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "run", "--adapter", "caddyfile", "--config", file)
+	cmd.Env = []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "SSL_CERT_FILE=" + lark.roots}
+	addr := "127.0.0.1:" + port
+	run(t, addr, cmd)
+	return addr
+}
+
+// startExtAuthz is what Envoy does with envoy.yaml, as far as its documentation
+// says: it asks with the original method and Host, the original target behind
+// the prefix, and of the headers those that are listed; it sets what the answer
+// has to copy, removes what is to be removed, and forwards.
+func startExtAuthz(t *testing.T, larkside string, lark *front) string {
+	t.Helper()
+	ask := &http.Transport{}
+	forward := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: lark.pool, ServerName: larkHost}, ForceAttemptHTTP2: true, DisableCompression: true}
+	t.Cleanup(ask.CloseIdleConnections)
+	t.Cleanup(forward.CloseIdleConnections)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodConnect {
+			w.WriteHeader(http.StatusNotFound) // no route has a connect_matcher
+			return
+		}
+		target := r.RequestURI
+		if !strings.HasPrefix(target, "/") {
+			target = r.URL.RequestURI()
+		}
+		question := &http.Request{
+			Method: r.Method, URL: &url.URL{Scheme: "http", Host: larkside, Opaque: "/-/larkside/authz" + target},
+			Host: r.Host, Header: http.Header{},
+		}
+		for _, name := range []string{"Authorization", "X-Lark-User-Id", "X-Lark-App-Id", "X-Larkside-Key", "Prefer", "Origin", "Sec-Fetch-Site"} {
+			if values := r.Header[name]; values != nil {
+				question.Header[name] = values
+			}
+		}
+		verdict, err := ask.RoundTrip(question.WithContext(r.Context()))
+		if err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		defer verdict.Body.Close()
+		if verdict.StatusCode != http.StatusOK {
+			pass(w, verdict)
+			return
+		}
+		out := &http.Request{
+			Method: r.Method, URL: &url.URL{Scheme: "https", Host: lark.addr, Opaque: target}, Host: larkHost,
+			Header: r.Header.Clone(), Body: r.Body, ContentLength: r.ContentLength,
+		}
+		for _, name := range []string{
+			"Connection", "Upgrade", "Http2-Settings", "X-Lark-User-Id", "X-Lark-App-Id", "Cookie", "Proxy-Authorization", "Forwarded",
+			"X-Real-Ip", "Baggage", "Prefer", "Authorization",
+		} {
+			delete(out.Header, name)
+		}
+		for name := range out.Header {
+			if strings.Contains(name, "_") || strings.HasPrefix(name, "X-Larkside-") || strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-") {
+				delete(out.Header, name)
+			}
+		}
+		if values := verdict.Header["Authorization"]; values != nil {
+			out.Header["Authorization"] = values
+		}
+		answer, err := forward.RoundTrip(out.WithContext(r.Context()))
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer answer.Body.Close()
+		pass(w, answer)
+	}))
+	server.Start()
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+func pass(w http.ResponseWriter, res *http.Response) {
+	for name, values := range res.Header {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(res.StatusCode)
+	http.NewResponseController(w).Flush()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := res.Body.Read(buffer)
+		if n > 0 {
+			w.Write(buffer[:n])
+			http.NewResponseController(w).Flush()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Between nginx's two questions the user may authorize. The answer must not look
+// like success, and the token must not reach the app.
+func TestNginxBetweenTwoQuestions(t *testing.T) {
+	for _, first := range []int{401, 403, 400, 405, 429, 503} {
+		t.Run(fmt.Sprint(first), func(t *testing.T) {
+			t.Parallel()
+			lark := newFront(t, nil)
+			var asked atomic.Int32
+			larkside := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if asked.Add(1) == 1 {
+					w.WriteHeader(first)
+					io.WriteString(w, "no")
+					return
+				}
+				if r.Header.Get("Prefer") != "" {
+					t.Error("asked to wait once more")
+				}
+				w.Header().Set("Authorization", "Bearer u-secret")
+			}))
+			t.Cleanup(larkside.Close)
+			mesh := startNginx(t, strings.TrimPrefix(larkside.URL, "http://"), lark)
+			a := send(t, mesh, "GET "+echo, "", "X-Lark-User-Id: "+alice, "Prefer: wait=1")
+			if a.Status != first || a.Body != "" || a.Header["Authorization"] != nil || len(lark.requests()) > 0 {
+				t.Errorf("%d %q %v", a.Status, a.Body, a.Header)
+			}
+		})
+	}
+}
+
+// Whoever answers at Lark's address without Lark's certificate gets no token.
+func TestCertificate(t *testing.T) {
+	larkside := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Authorization", "Bearer u-secret")
+	}))
+	t.Cleanup(larkside.Close)
+	for _, mesh := range meshes {
+		t.Run(mesh.name, func(t *testing.T) {
+			t.Parallel()
+			impostor, lark := newFront(t, nil), newFront(t, nil)
+			addr := mesh.start(t, strings.TrimPrefix(larkside.URL, "http://"), &front{addr: impostor.addr, roots: lark.roots, pool: lark.pool})
+			a := send(t, addr, "GET "+echo, "", "X-Lark-User-Id: "+alice)
+			if a.Status != 502 || len(impostor.requests()) > 0 {
+				t.Errorf("%d %s", a.Status, a.Body)
+			}
+		})
+	}
+}
