@@ -1,0 +1,374 @@
+package deploy
+
+import (
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+)
+
+func labelsOf(m map[string]string) labels.Set { return m }
+
+// Every pod passes the strictest of Kubernetes' pod security standards, by the
+// code that a cluster judges with, and a little more.
+func TestPodSecurity(t *testing.T) {
+	t.Parallel()
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
+		for _, p := range c.pods {
+			results := evaluator.EvaluatePod(api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}, &p.template.ObjectMeta, &p.template.Spec)
+			if r := policy.AggregateCheckResults(results); !r.Allowed {
+				t.Errorf("%s: %s: %s", p.name, r.ForbiddenReason(), r.ForbiddenDetail())
+			}
+			s := p.template.Spec
+			if s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken {
+				t.Errorf("%s: has a token for the Kubernetes API", p.name)
+			}
+			if u := s.SecurityContext.RunAsUser; u == nil || *u != 65532 {
+				t.Errorf("%s: not user 65532, as the image", p.name)
+			}
+			for _, one := range containers(p) {
+				if o := one.SecurityContext.ReadOnlyRootFilesystem; o == nil || !*o {
+					t.Errorf("%s/%s: may write to its root file system", p.name, one.Name)
+				}
+				if one.Resources.Requests.Cpu().IsZero() || one.Resources.Requests.Memory().IsZero() || one.Resources.Limits.Memory().IsZero() {
+					t.Errorf("%s/%s: resources are missing", p.name, one.Name)
+				}
+			}
+		}
+	})
+}
+
+func containers(p pod) []corev1.Container {
+	return slices.Concat(p.template.Spec.InitContainers, p.template.Spec.Containers)
+}
+
+// larkside is the pod's container with Larkside in it.
+func larkside(t *testing.T, p pod) corev1.Container {
+	t.Helper()
+	all := containers(p)
+	i := slices.IndexFunc(all, func(c corev1.Container) bool { return strings.HasPrefix(c.Image, "larkside:") })
+	if i < 0 {
+		t.Fatalf("%s has no larkside", p.name)
+	}
+	return all[i]
+}
+
+// environment is what a container sees, from ConfigMaps and by itself.
+func (c *cluster) environment(t *testing.T, one corev1.Container) map[string]string {
+	t.Helper()
+	env := map[string]string{}
+	for _, from := range one.EnvFrom {
+		i := slices.IndexFunc(c.configMaps, func(m *corev1.ConfigMap) bool { return m.Name == from.ConfigMapRef.Name })
+		if i < 0 {
+			t.Fatalf("%s: there is no ConfigMap %s", one.Name, from.ConfigMapRef.Name)
+		}
+		for k, v := range c.configMaps[i].Data {
+			env[k] = v
+		}
+	}
+	for _, e := range one.Env {
+		if e.ValueFrom != nil {
+			t.Errorf("%s: the test does not follow valueFrom of %s", one.Name, e.Name)
+		}
+		env[e.Name] = e.Value
+	}
+	return env
+}
+
+// example is the Secret that people are told to make.
+func example(t *testing.T) *corev1.Secret {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(kubernetes, "secret.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	object, err := decode(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return object.(*corev1.Secret)
+}
+
+// Whatever is mounted, referred to or selected is there.
+func TestReferences(t *testing.T) {
+	t.Parallel()
+	secret := example(t)
+	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
+		for _, p := range c.pods {
+			if a := p.template.Spec.ServiceAccountName; !slices.ContainsFunc(c.accounts, func(s *corev1.ServiceAccount) bool { return s.Name == a }) {
+				t.Errorf("%s: there is no ServiceAccount %q", p.name, a)
+			}
+			mounted := map[string]bool{}
+			volumes := map[string]corev1.Volume{}
+			for _, v := range p.template.Spec.Volumes {
+				volumes[v.Name] = v
+				c.checkVolume(t, secret, p, v)
+			}
+			for _, one := range containers(p) {
+				for _, m := range one.VolumeMounts {
+					mounted[m.Name] = true
+					if _, ok := volumes[m.Name]; !ok {
+						t.Errorf("%s/%s mounts %s, which is no volume", p.name, one.Name, m.Name)
+					}
+					if m.SubPath != "" {
+						t.Errorf("%s/%s: a subPath is never updated", p.name, one.Name)
+					}
+					if v := volumes[m.Name]; v.Projected != nil && one.Name != "larkside" {
+						t.Errorf("%s/%s gets the secrets", p.name, one.Name)
+					}
+				}
+				c.checkFiles(t, one, volumes)
+			}
+			for name := range volumes {
+				if !mounted[name] {
+					t.Errorf("%s: volume %s is mounted nowhere", p.name, name)
+				}
+			}
+		}
+		c.checkSelectors(t)
+	})
+}
+
+func (c *cluster) checkVolume(t *testing.T, secret *corev1.Secret, p pod, v corev1.Volume) {
+	if v.PersistentVolumeClaim != nil && !slices.ContainsFunc(c.claims, func(x *corev1.PersistentVolumeClaim) bool { return x.Name == v.PersistentVolumeClaim.ClaimName }) {
+		t.Errorf("%s: there is no PersistentVolumeClaim %s", p.name, v.PersistentVolumeClaim.ClaimName)
+	}
+	if v.Projected == nil {
+		return
+	}
+	// Readable by the group that fsGroup makes, and by nobody else.
+	if m := v.Projected.DefaultMode; m == nil || *m != 0o440 || p.template.Spec.SecurityContext.FSGroup == nil {
+		t.Errorf("%s: volume %s is not 0440 with an fsGroup", p.name, v.Name)
+	}
+	for _, source := range v.Projected.Sources {
+		if source.Secret.Name != secret.Name {
+			t.Errorf("%s: there is no Secret %s", p.name, source.Secret.Name)
+		}
+		for _, item := range source.Secret.Items {
+			if _, ok := secret.StringData[item.Key]; !ok {
+				t.Errorf("%s: secret.example.yaml lacks %s", p.name, item.Key)
+			}
+		}
+	}
+}
+
+// checkFiles looks for the file that each setting with _FILE names.
+func (c *cluster) checkFiles(t *testing.T, one corev1.Container, volumes map[string]corev1.Volume) {
+	for name, value := range c.environment(t, one) {
+		if !strings.HasPrefix(name, "LARKSIDE_") || !strings.HasSuffix(name, "_FILE") {
+			continue
+		}
+		if _, ok := secretKey(one, volumes, value); !ok {
+			t.Errorf("%s: %s=%s, and no volume has that file", one.Name, name, value)
+		}
+	}
+}
+
+// secretKey is the key of the Secret that a container sees as the file.
+func secretKey(one corev1.Container, volumes map[string]corev1.Volume, file string) (string, bool) {
+	for _, m := range one.VolumeMounts {
+		if m.MountPath != path.Dir(file) || volumes[m.Name].Projected == nil {
+			continue
+		}
+		for _, source := range volumes[m.Name].Projected.Sources {
+			for _, item := range source.Secret.Items {
+				if item.Path == path.Base(file) {
+					return item.Key, true
+				}
+			}
+		}
+	}
+	return "", false
+}
+
+// matching are the pods that a selector selects.
+func (c *cluster) matching(t *testing.T, selector *metav1.LabelSelector) []pod {
+	t.Helper()
+	s, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []pod
+	for _, p := range c.pods {
+		if s.Matches(labels.Set(p.template.Labels)) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func (c *cluster) checkSelectors(t *testing.T) {
+	for _, s := range c.services {
+		pods := c.matching(t, &metav1.LabelSelector{MatchLabels: s.Spec.Selector})
+		if len(pods) == 0 {
+			t.Errorf("Service %s selects nothing", s.Name)
+		}
+		for _, p := range pods {
+			for _, port := range s.Spec.Ports {
+				if portOf(p, port.TargetPort) == 0 {
+					t.Errorf("Service %s: %s has no port %s", s.Name, p.name, port.TargetPort.String())
+				}
+			}
+		}
+	}
+	for _, b := range c.budgets {
+		for _, p := range c.matching(t, b.Spec.Selector) {
+			if p.replicas < 2 {
+				t.Errorf("PodDisruptionBudget %s: one replica could never be moved", b.Name)
+			}
+		}
+		if len(c.matching(t, b.Spec.Selector)) == 0 {
+			t.Errorf("PodDisruptionBudget %s selects nothing", b.Name)
+		}
+	}
+	for _, p := range c.pods {
+		if p.replicas > 1 && len(c.budgets) == 0 {
+			t.Errorf("%s has no PodDisruptionBudget", p.name)
+		}
+	}
+	for _, n := range c.policies {
+		pods := c.matching(t, &n.Spec.PodSelector)
+		if len(pods) == 0 {
+			t.Errorf("NetworkPolicy %s selects nothing", n.Name)
+		}
+		for _, rule := range n.Spec.Ingress {
+			for _, port := range rule.Ports {
+				if !slices.ContainsFunc(pods, func(p pod) bool { return portOf(p, *port.Port) != 0 }) {
+					t.Errorf("NetworkPolicy %s: no pod has port %s", n.Name, port.Port)
+				}
+			}
+			if len(rule.From) == 0 {
+				t.Errorf("NetworkPolicy %s lets everybody in", n.Name)
+			}
+		}
+	}
+	for _, p := range c.pods {
+		if !slices.ContainsFunc(c.policies, func(n *networkingv1.NetworkPolicy) bool {
+			return len(n.Spec.PolicyTypes) == 2 && slices.ContainsFunc(c.matching(t, &n.Spec.PodSelector), func(x pod) bool { return x.name == p.name })
+		}) {
+			t.Errorf("%s: no NetworkPolicy closes it", p.name)
+		}
+	}
+	for _, m := range c.monitors {
+		pods := c.matching(t, &m.Spec.Selector)
+		for _, p := range pods {
+			for _, e := range m.Spec.PodMetricsEndpoints {
+				if portOf(p, intstr.FromString(e.Port)) == 0 || e.Path != "/metrics" {
+					t.Errorf("PodMonitor %s: %s has no %s%s", m.Metadata.Name, p.name, e.Port, e.Path)
+				}
+			}
+		}
+		if len(pods) == 0 {
+			t.Errorf("PodMonitor %s selects nothing", m.Metadata.Name)
+		}
+	}
+	for _, i := range c.ingresses {
+		for _, rule := range i.Spec.Rules {
+			for _, p := range rule.HTTP.Paths {
+				c.checkBackend(t, i.Name, p)
+			}
+		}
+	}
+}
+
+// checkBackend lets an Ingress lead to the consent listener's pages only.
+func (c *cluster) checkBackend(t *testing.T, ingress string, p networkingv1.HTTPIngressPath) {
+	if !strings.HasPrefix(p.Path, "/consent/") || p.PathType == nil || *p.PathType == networkingv1.PathTypeImplementationSpecific {
+		t.Errorf("Ingress %s: path %s is open to the world", ingress, p.Path)
+	}
+	ok := slices.ContainsFunc(c.services, func(s *corev1.Service) bool {
+		return s.Name == p.Backend.Service.Name && slices.ContainsFunc(s.Spec.Ports, func(x corev1.ServicePort) bool {
+			return x.Name == p.Backend.Service.Port.Name && x.TargetPort.StrVal == "consent"
+		})
+	})
+	if !ok {
+		t.Errorf("Ingress %s: no Service leads %s to the consent listener", ingress, p.Path)
+	}
+}
+
+// portOf is the number of a pod's port, by name or number; 0 if it has none.
+func portOf(p pod, port intstr.IntOrString) int32 {
+	for _, one := range containers(p) {
+		for _, x := range one.Ports {
+			if x.Name == port.StrVal && port.Type == intstr.String || x.ContainerPort == port.IntVal && port.Type == intstr.Int {
+				return x.ContainerPort
+			}
+		}
+	}
+	return 0
+}
+
+// No secret stands in a manifest: neither a Secret with values nor a setting
+// that should be a file.
+func TestNoSecretInClear(t *testing.T) {
+	t.Parallel()
+	known := settings(t)
+	for key, value := range example(t).StringData {
+		if value != "" {
+			t.Errorf("secret.example.yaml: %s has a value", key)
+		}
+	}
+	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
+		for _, s := range c.secrets {
+			t.Errorf("an apply would overwrite the Secret %s", s.Name)
+		}
+		for _, p := range c.pods {
+			for name, value := range c.environment(t, larkside(t, p)) {
+				if known[name].Secret || known[name].File != "" && !strings.HasPrefix(value, "sqlite:") {
+					t.Errorf("%s: %s=%s should be a file", p.name, name, value)
+				}
+			}
+		}
+	})
+}
+
+// A pod that is told to go has the time that all of it takes, one after the
+// other: preStop, the app's own end, SHUTDOWN_GRACE.
+func TestGrace(t *testing.T) {
+	t.Parallel()
+	known := settings(t)
+	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
+		for _, p := range c.pods {
+			text := c.environment(t, larkside(t, p))["LARKSIDE_SHUTDOWN_GRACE"]
+			if text == "" {
+				text = known["LARKSIDE_SHUTDOWN_GRACE"].Default
+			}
+			need, err := time.ParseDuration(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, one := range containers(p) {
+				if one.Lifecycle != nil && one.Lifecycle.PreStop != nil {
+					if one.Lifecycle.PreStop.Sleep == nil {
+						t.Fatalf("%s/%s: a preStop that the image can't run", p.name, one.Name)
+					}
+					need += time.Duration(one.Lifecycle.PreStop.Sleep.Seconds) * time.Second
+				}
+			}
+			if g := p.template.Spec.TerminationGracePeriodSeconds; g == nil || time.Duration(*g)*time.Second <= need {
+				t.Errorf("%s: terminationGracePeriodSeconds is not above %s", p.name, need)
+			}
+			// Behind a Service it must not be told to stop while requests are sent.
+			one := larkside(t, p)
+			served := slices.ContainsFunc(one.Ports, func(x corev1.ContainerPort) bool { return x.Name == "proxy" })
+			if served && (one.Lifecycle == nil || one.Lifecycle.PreStop == nil) {
+				t.Errorf("%s: larkside is drained while its Service still sends", p.name)
+			}
+		}
+	})
+}

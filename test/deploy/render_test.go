@@ -1,0 +1,235 @@
+package deploy
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+)
+
+// kubernetes is where the manifests are.
+const kubernetes = root + "/deploy/kubernetes"
+
+// rendering is one thing that people apply: a directory, and components that
+// they may add to it.
+type rendering struct {
+	name, dir  string
+	components []string
+	postgres   bool
+}
+
+var renderings = []rendering{
+	{name: "sidecar-sqlite", dir: "overlays/sidecar-sqlite"},
+	{name: "sidecar-postgres", dir: "overlays/sidecar-postgres", postgres: true},
+	{name: "gateway", dir: "overlays/gateway", postgres: true},
+	{name: "jobs", dir: "jobs", postgres: true},
+	{name: "sidecar-sqlite with all", dir: "overlays/sidecar-sqlite", components: []string{"consent", "prometheus", "otlp"}},
+	{name: "sidecar-postgres with all", dir: "overlays/sidecar-postgres", components: []string{"consent", "prometheus", "otlp"}, postgres: true},
+	{name: "gateway with all", dir: "overlays/gateway", components: []string{"consent", "prometheus", "otlp"}, postgres: true},
+}
+
+// eachRendering runs f on everything that people apply.
+func eachRendering(t *testing.T, f func(t *testing.T, r rendering, c *cluster)) {
+	for _, r := range renderings {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			f(t, r, render(t, r))
+		})
+	}
+}
+
+// cluster is what a cluster has after the apply, of each kind.
+type cluster struct {
+	pods       []pod
+	configMaps []*corev1.ConfigMap
+	secrets    []*corev1.Secret
+	accounts   []*corev1.ServiceAccount
+	claims     []*corev1.PersistentVolumeClaim
+	services   []*corev1.Service
+	ingresses  []*networkingv1.Ingress
+	policies   []*networkingv1.NetworkPolicy
+	budgets    []*policyv1.PodDisruptionBudget
+	monitors   []*podMonitor
+}
+
+// pod is the pod of a Deployment or a Job.
+type pod struct {
+	name     string
+	template corev1.PodTemplateSpec
+	// replicas is 1 for a Job.
+	replicas int32
+}
+
+// podMonitor is what of the Prometheus operator's type is used here.
+type podMonitor struct {
+	metav1.TypeMeta `json:",inline"`
+	Metadata        metav1.ObjectMeta `json:"metadata"`
+	Spec            struct {
+		Selector            metav1.LabelSelector `json:"selector"`
+		PodMetricsEndpoints []struct {
+			Port     string `json:"port"`
+			Path     string `json:"path"`
+			Interval string `json:"interval"`
+		} `json:"podMetricsEndpoints"`
+	} `json:"spec"`
+}
+
+// render does what "kubectl apply -k" does before it sends.
+func render(t *testing.T, r rendering) *cluster {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(kubernetes)); err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(dir, r.dir)
+	if r.components != nil {
+		// As the overlay would look with the lines in it no longer comments.
+		path := filepath.Join(at, "kustomization.yaml")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range r.components {
+			line := "  # - ../../components/" + c + "\n"
+			if !bytes.Contains(text, []byte(line)) {
+				t.Fatalf("%s does not offer the component %s", path, c)
+			}
+			text = bytes.Replace(text, []byte(line), []byte("  - ../../components/"+c+"\n"), 1)
+		}
+		text = bytes.Replace(text, []byte("# components:\n"), []byte("components:\n"), 1)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{}
+	for _, resource := range resources.Resources() {
+		text, err := resource.AsYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		object, err := decode(text)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		c.add(t, object)
+	}
+	return c
+}
+
+func (c *cluster) add(t *testing.T, object any) {
+	switch o := object.(type) {
+	case *appsv1.Deployment:
+		if s, err := metav1.LabelSelectorAsSelector(o.Spec.Selector); err != nil || s.Empty() || !s.Matches(labelsOf(o.Spec.Template.Labels)) {
+			t.Errorf("Deployment %s does not select its own pods: %v", o.Name, err)
+		}
+		c.pods = append(c.pods, pod{o.Name, o.Spec.Template, *o.Spec.Replicas})
+	case *batchv1.Job:
+		c.pods = append(c.pods, pod{o.Name, o.Spec.Template, 1})
+	case *corev1.ConfigMap:
+		c.configMaps = append(c.configMaps, o)
+	case *corev1.Secret:
+		c.secrets = append(c.secrets, o)
+	case *corev1.ServiceAccount:
+		c.accounts = append(c.accounts, o)
+	case *corev1.PersistentVolumeClaim:
+		c.claims = append(c.claims, o)
+	case *corev1.Service:
+		c.services = append(c.services, o)
+	case *networkingv1.Ingress:
+		c.ingresses = append(c.ingresses, o)
+	case *networkingv1.NetworkPolicy:
+		c.policies = append(c.policies, o)
+	case *policyv1.PodDisruptionBudget:
+		c.budgets = append(c.budgets, o)
+	case *podMonitor:
+		c.monitors = append(c.monitors, o)
+	case *corev1.Namespace:
+	default:
+		t.Errorf("the test does not know what to do with a %T", object)
+	}
+}
+
+// decode reads one document strictly: unknown fields, fields that stand twice
+// and wrong types are errors.
+func decode(text []byte) (any, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	var meta metav1.TypeMeta
+	if err := yaml.Unmarshal(text, &meta); err != nil {
+		return nil, err
+	}
+	if meta.APIVersion == "monitoring.coreos.com/v1" && meta.Kind == "PodMonitor" {
+		m := &podMonitor{}
+		return m, yaml.UnmarshalStrict(text, m)
+	}
+	strict := json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, json.SerializerOptions{Yaml: true, Strict: true})
+	object, _, err := strict.Decode(text, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", meta.APIVersion, meta.Kind, err)
+	}
+	return object, nil
+}
+
+// Each file by itself is strictly what it says, also patches, which are objects
+// that lack most of their fields: kustomize itself drops what it does not know.
+func TestFilesDecode(t *testing.T) {
+	t.Parallel()
+	decoded := 0
+	for _, path := range files(t, kubernetes, ".yaml") {
+		if filepath.Base(path) == "kustomization.yaml" {
+			continue // read strictly by kustomize, when it is rendered
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for document := range strings.SplitSeq(string(text), "\n---\n") {
+			if _, err := decode([]byte(document)); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+			decoded++
+		}
+	}
+	if decoded < 15 {
+		t.Errorf("only %d files found", decoded)
+	}
+}
+
+// What the cluster would refuse is refused here.
+func TestDecodeIsStrict(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"unknown field": "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selectors: {a: b}}\n",
+		"field twice":   "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec:\n  type: ClusterIP\n  type: NodePort\n",
+		"wrong type":    "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {replicas: many}\n",
+		"unknown kind":  "apiVersion: v1\nkind: Servise\nmetadata: {name: x}\n",
+		"quantity":      "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: x}\nspec: {resources: {requests: {storage: 1Gib}}}\n",
+		"monitor":       "apiVersion: monitoring.coreos.com/v1\nkind: PodMonitor\nmetadata: {name: x}\nspec: {podMetricEndpoints: []}\n",
+	} {
+		if _, err := decode([]byte(text)); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+}
