@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"math"
 	"net/http"
 	"slices"
@@ -97,7 +98,7 @@ func (p *proxy) failureOf(x *exchange, err error) *failure {
 		row = storeUnavailable
 	default:
 		// Not in any part's contract: nothing is known, so nothing is sent.
-		p.log.ErrorContext(x, "token lookup failed in an unforeseen way", "error", err)
+		p.complaints.Log(x, slog.LevelError, "token lookup failed in an unforeseen way", "", "error", err)
 		row = storeUnavailable
 	}
 	return &failure{Failure: row, retryAfter: retryAfter(row, err)}
@@ -135,6 +136,7 @@ type bodyError struct {
 // answer writes f.
 func (x *exchange) answer(f *failure) {
 	x.outcome = Outcome(f.Name)
+	x.body.unwanted()
 	h := x.w.Header()
 	clear(h)
 	h.Set("Content-Type", "application/json; charset=utf-8")

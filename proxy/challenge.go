@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -32,7 +33,7 @@ func (p *proxy) challenge(x *exchange, reason session.Reason) error {
 			errors.Is(err, session.ErrAppMisconfigured), errors.Is(err, session.ErrUserDisabled):
 			return err
 		default:
-			p.log.WarnContext(x, "asking for consent failed", "error", err)
+			p.complaints.Log(x, slog.LevelWarn, "asking for consent failed", "", "error", err)
 		}
 	}
 	if f.challenge.AuthorizeURL == "" && f.detail == "" {

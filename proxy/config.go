@@ -75,6 +75,9 @@ type Config struct {
 	// header of its answer; 0: 30 s. A Transport given here must be made with
 	// the same value: it tells which failures are a timeout of Lark's.
 	UpstreamTimeout time.Duration
+	// BodyPatience is how long a caller may let each KiB of its request's body
+	// be waited for; 0: 30 s. A body that moves may take hours.
+	BodyPatience time.Duration
 
 	// Apps are the ids that X-Lark-App-Id may name. The first is the default.
 	Apps []string
@@ -143,6 +146,9 @@ func (c Config) withDefaults() Config {
 	if c.UpstreamTimeout == 0 {
 		c.UpstreamTimeout = 30 * time.Second
 	}
+	if c.BodyPatience == 0 {
+		c.BodyPatience = bodyPatience
+	}
 	if c.MaxWait == 0 {
 		c.MaxWait = time.Minute
 	}
@@ -193,7 +199,7 @@ func (c Config) check() error {
 			fail("limits of caller %q: %w", name, err)
 		}
 	}
-	if c.ReplayBuffer < 0 || c.MaxWait < 0 || c.MaxWaiters < 0 || c.UpstreamTimeout < 0 {
+	if c.ReplayBuffer < 0 || c.MaxWait < 0 || c.MaxWaiters < 0 || c.UpstreamTimeout < 0 || c.BodyPatience < 0 {
 		fail("sizes and times must not be negative")
 	}
 	return errors.Join(problems...)

@@ -76,6 +76,7 @@ type exchange struct {
 	key        session.Key
 	access     *session.Access
 
+	body       *pacedBody // nil without one
 	upload     *upload
 	peek       *[]byte
 	answerBody peeked
@@ -88,8 +89,12 @@ type exchange struct {
 	waited  bool       // Prefer: wait was applied
 	until   time.Time  // until when it may be; zero before the first time
 	span    trace.Span // the server span
-	lookup  session.Lookup
-	done    bool // the handler returned; otherwise it panicked
+	// identifying is of the span "identify" while that is open; nil when
+	// nothing is recorded.
+	identifying context.Context
+	reason      session.Reason // why the user was asked
+	lookup      session.Lookup
+	done        bool // the handler returned; otherwise it panicked
 }
 
 // exchangeKey is the context key of an exchange.

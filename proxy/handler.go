@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/telemetry"
 )
 
 // proxy is the handler, and the Transport of its own ReverseProxy.
@@ -19,10 +20,12 @@ type proxy struct {
 	hosts     hosts
 	callers   callers
 	reverse   *httputil.ReverseProxy
-	telemetry *telemetry
+	telemetry *instruments
 	peeks     peeks
 	waiting   chan struct{} // one for each request that waits for a consent
 	log       *slog.Logger
+	// complaints is for what every request may have to say.
+	complaints *telemetry.Complaints
 }
 
 // errCallerGone ends a request whose caller can't be answered.
@@ -34,7 +37,8 @@ func New(c Config) (http.Handler, error) {
 		return nil, fmt.Errorf("proxy settings: %w", err)
 	}
 	c = c.withDefaults()
-	t, err := newTelemetry(c)
+	waiting := make(chan struct{}, c.MaxWaiters)
+	t, err := newInstruments(c, waiting)
 	if err != nil {
 		return nil, err
 	}
@@ -44,8 +48,10 @@ func New(c Config) (http.Handler, error) {
 		hosts:     c.AllowHosts,
 		callers:   newCallers(c),
 		telemetry: t,
-		waiting:   make(chan struct{}, c.MaxWaiters),
+		waiting:   waiting,
 		log:       c.Log,
+
+		complaints: telemetry.NewComplaints(c.Log),
 	}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
@@ -74,6 +80,8 @@ func originOf(c Config) origin {
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.begin(w, r)
 	defer p.end(x)
+	x.pace(p.cfg.BodyPatience)
+	defer x.body.release()
 	if err := p.serve(x); err != nil {
 		p.fail(x, err)
 	}
@@ -84,6 +92,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Larkside; up to forward nothing has left this process.
 func (p *proxy) serve(x *exchange) error {
 	r := x.in
+	p.telemetry.startIdentify(x)
 	if p.cfg.Draining() {
 		return draining
 	}
@@ -190,7 +199,11 @@ func (p *proxy) resolve(x *exchange, id string) (session.Key, error) {
 	case p.cfg.Resolver == nil:
 		return session.Key{}, session.ErrNotFound
 	}
-	key, err := p.cfg.Resolver.Resolve(x, x.app, id)
+	ctx := x.identifying
+	if ctx == nil {
+		ctx = x
+	}
+	key, err := p.cfg.Resolver.Resolve(ctx, x.app, id)
 	switch {
 	case err != nil:
 		return session.Key{}, err

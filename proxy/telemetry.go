@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,10 +19,10 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
-	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"larkside/session"
+	"larkside/telemetry"
 )
 
 // Spans and metrics follow the HTTP semantic conventions of OpenTelemetry
@@ -37,7 +39,7 @@ const statusClientGone = 499
 // callers are few; statuses are Lark's.
 const maxSeries = 4096
 
-type telemetry struct {
+type instruments struct {
 	cfg     Config
 	tracer  trace.Tracer
 	latency metric.Float64Histogram
@@ -57,20 +59,26 @@ type labels struct {
 	caller        string
 }
 
-func newTelemetry(c Config) (*telemetry, error) {
+func newInstruments(c Config, waiting chan struct{}) (*instruments, error) {
 	meter := otel.Meter(scope)
 	latency, err1 := meter.Float64Histogram("http.server.request.duration",
 		metric.WithUnit("s"), metric.WithDescription("Duration of HTTP server requests."),
 		metric.WithExplicitBucketBoundaries(.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10))
 	lookups, err2 := meter.Int64Counter("larkside.token.lookups",
 		metric.WithUnit("{lookup}"), metric.WithDescription("Where the tokens of requests were found."))
-	if err := errors.Join(err1, err2); err != nil {
+	_, err3 := meter.Int64ObservableGauge("larkside.requests.waiting",
+		metric.WithUnit("{request}"), metric.WithDescription("Requests that are held until their user decides (Prefer: wait)."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(int64(len(waiting)))
+			return nil
+		}))
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, fmt.Errorf("creating instruments: %w", err)
 	}
-	t := &telemetry{cfg: c, tracer: otel.Tracer(scope), latency: latency, lookups: lookups,
+	t := &instruments{cfg: c, tracer: otel.Tracer(scope), latency: latency, lookups: lookups,
 		byFound: make(map[session.Lookup][]metric.AddOption)}
 	for _, l := range []session.Lookup{session.FromCache, session.FromDatabase, session.Refreshed, session.Waited, session.Missing} {
-		t.byFound[l] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("result", string(l))))}
+		t.byFound[l] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(telemetry.Result.String(string(l))))}
 	}
 	t.series.Store(new(map[labels][]metric.RecordOption))
 	return t, nil
@@ -117,8 +125,9 @@ func (p *proxy) end(x *exchange) {
 	p.telemetry.endServer(x, l)
 	if p.cfg.AccessLog {
 		p.log.LogAttrs(x, slog.LevelInfo, "request",
-			slog.String("method", l.method), slog.String("route", l.route), slog.Int("status", l.status),
-			slog.String("outcome", string(l.outcome)), slog.String("caller", l.caller), slog.Duration("duration", took))
+			slog.String(telemetry.LogMethod, l.method), slog.String(telemetry.LogRoute, l.route), slog.Int(telemetry.LogStatus, l.status),
+			slog.String(telemetry.LogOutcome, string(l.outcome)), slog.String(telemetry.LogCaller, l.caller),
+			slog.Float64(telemetry.LogDuration, took.Round(time.Microsecond).Seconds()))
 	}
 }
 
@@ -140,18 +149,21 @@ func (x *exchange) aborted() int {
 	return http.StatusInternalServerError
 }
 
+// otherRoute stands for all paths that are no known operation's.
+const otherRoute = "other"
+
 // route is the template of x's path, out of a bounded set.
 func (p *proxy) route(x *exchange) string {
 	switch {
 	case x.path == "":
-		return "other"
+		return otherRoute
 	case p.cfg.Route != nil:
-		return p.cfg.Route(x.in.Method, x.path)
+		return p.cfg.Route(x.method, x.path)
 	}
 	if i := matchAny(p.cfg.InjectPaths, x.path); i >= 0 {
 		return p.cfg.InjectPaths[i]
 	}
-	return "other"
+	return otherRoute
 }
 
 // method is m as a label: an unknown one must not make a series.
@@ -164,14 +176,13 @@ func method(m string) string {
 }
 
 // options returns the attribute set of l, built once.
-func (t *telemetry) options(l labels) []metric.RecordOption {
+func (t *instruments) options(l labels) []metric.RecordOption {
 	if o, ok := (*t.series.Load())[l]; ok {
 		return o
 	}
 	set := attribute.NewSet(
-		semconv.HTTPRequestMethodKey.String(l.method), semconv.HTTPRoute(l.route),
-		semconv.HTTPResponseStatusCode(l.status),
-		attribute.String("outcome", string(l.outcome)), attribute.String("caller", l.caller))
+		telemetry.HTTPMethod.String(l.method), telemetry.HTTPRoute.String(l.route), telemetry.HTTPStatus.Int(l.status),
+		telemetry.Outcome.String(string(l.outcome)), telemetry.Caller.String(l.caller))
 	o := []metric.RecordOption{metric.WithAttributeSet(set)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -186,33 +197,80 @@ func (t *telemetry) options(l labels) []metric.RecordOption {
 	return o
 }
 
-func (t *telemetry) endServer(x *exchange, l labels) {
+func (t *instruments) endServer(x *exchange, l labels) {
 	if x.span.IsRecording() {
+		failed := l.status >= 400 || !x.done
+		t.endIdentify(x, failed)
 		x.span.SetName(l.method + " " + l.route)
-		x.span.SetAttributes(semconv.HTTPRequestMethodKey.String(l.method), semconv.HTTPRoute(l.route),
-			semconv.HTTPResponseStatusCode(l.status), attribute.String("larkside.outcome", string(l.outcome)))
-		if l.caller != "" {
-			x.span.SetAttributes(attribute.String("larkside.caller", l.caller))
-		}
-		if x.lookup != "" {
-			x.span.SetAttributes(attribute.String("larkside.token.lookup", string(x.lookup)))
-		}
-		if t.cfg.UserAttr != nil && x.key.OpenID != "" {
-			if user := t.cfg.UserAttr(x.key); user != "" {
-				x.span.SetAttributes(attribute.String("larkside.user", user))
-			}
+		x.span.SetAttributes(telemetry.HTTPMethod.String(l.method), telemetry.HTTPRoute.String(l.route),
+			telemetry.HTTPStatus.Int(l.status), telemetry.RequestOutcome.String(string(l.outcome)))
+		set(x.span, telemetry.RequestCaller, l.caller)
+		set(x.span, telemetry.AppID, x.app)
+		set(x.span, telemetry.TokenLookup, string(x.lookup))
+		set(x.span, telemetry.Reason, string(x.reason))
+		set(x.span, telemetry.Hint, x.hint)
+		set(x.span, telemetry.User, t.user(x))
+		if x.waited {
+			x.span.SetAttributes(telemetry.Waited.Bool(true))
 		}
 		// Conventions: of a server span only 5xx is an error.
 		if l.status >= 500 || !x.done {
-			x.span.SetAttributes(semconv.ErrorTypeKey.String(string(l.outcome)))
+			x.span.SetAttributes(telemetry.ErrorType.String(string(l.outcome)))
 			x.span.SetStatus(codes.Error, "")
 		}
 	}
 	x.span.End()
 }
 
+// set leaves out what is empty.
+func set(span trace.Span, key attribute.Key, value string) {
+	if value != "" {
+		span.SetAttributes(key.String(value))
+	}
+}
+
+// user is how x's user appears in spans, or "".
+func (t *instruments) user(x *exchange) string {
+	if t.cfg.UserAttr == nil || x.key.OpenID == "" {
+		return ""
+	}
+	return t.cfg.UserAttr(x.key)
+}
+
+// startIdentify begins the span of finding out who calls, for whom, and whether
+// they may. It ends when a token is looked for, the request goes out, or it is
+// refused.
+func (t *instruments) startIdentify(x *exchange) {
+	if x.span.IsRecording() {
+		x.identifying, _ = t.tracer.Start(x.Context, "identify")
+	}
+}
+
+func (t *instruments) endIdentify(x *exchange, refused bool) {
+	if x.identifying == nil {
+		return
+	}
+	span := trace.SpanFromContext(x.identifying)
+	x.identifying = nil
+	set(span, telemetry.RequestCaller, x.caller)
+	set(span, telemetry.AppID, x.app)
+	set(span, telemetry.User, t.user(x))
+	switch h := x.in.Header[userHeader]; {
+	case len(h) > 0 && strings.HasPrefix(h[0], "ou_"):
+		span.SetAttributes(telemetry.IDKind.String("open_id"))
+	case len(h) > 0:
+		span.SetAttributes(telemetry.IDKind.String("alias"))
+	}
+	if refused {
+		span.SetAttributes(telemetry.ErrorType.String(string(x.outcome)))
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
+}
+
 // token asks tokens for x's token and counts where it was.
-func (t *telemetry) token(x *exchange, tokens TokenSource) (*session.Access, session.Lookup, error) {
+func (t *instruments) token(x *exchange, tokens TokenSource) (*session.Access, session.Lookup, error) {
+	t.endIdentify(x, false)
 	var ctx context.Context = x
 	var span trace.Span
 	if x.span.IsRecording() {
@@ -224,8 +282,11 @@ func (t *telemetry) token(x *exchange, tokens TokenSource) (*session.Access, ses
 		lookup = session.Missing
 	}
 	if span != nil {
-		span.SetAttributes(attribute.String("result", string(lookup)))
+		span.SetAttributes(telemetry.Result.String(string(lookup)))
 		if err != nil {
+			reason, _ := reasonOf(err)
+			set(span, telemetry.Reason, string(reason))
+			span.SetAttributes(telemetry.ErrorType.String(lookupError(err)))
 			span.SetStatus(codes.Error, "")
 		}
 	}
@@ -233,15 +294,42 @@ func (t *telemetry) token(x *exchange, tokens TokenSource) (*session.Access, ses
 	return access, lookup, err
 }
 
+// lookupError is why there is no token, by the name of the answer.
+func lookupError(err error) string {
+	switch _, asked := reasonOf(err); {
+	case asked:
+		return authorizationRequired.Name
+	case errors.Is(err, session.ErrUserDisabled):
+		return userDisabled.Name
+	case errors.Is(err, session.ErrAppMisconfigured):
+		return appMisconfigured.Name
+	case errors.Is(err, session.ErrRefreshUnavailable):
+		return refreshUnavailable.Name
+	case errors.Is(err, session.ErrUnavailable):
+		return storeUnavailable.Name
+	}
+	return errorType(err)
+}
+
 // startAttempt begins the client span of one request to Lark, and puts it into
-// the request's context. It returns nil when nothing is recorded.
-func (t *telemetry) startAttempt(x *exchange, out **http.Request) trace.Span {
+// the request's context. resend counts from 0. It returns nil when nothing is
+// recorded.
+func (p *proxy) startAttempt(x *exchange, out **http.Request, resend int) trace.Span {
+	t := p.telemetry
 	ctx := (*out).Context()
 	var span trace.Span
 	if x.span.IsRecording() {
-		ctx, span = t.tracer.Start(ctx, method(x.in.Method), clientSpan...)
-		span.SetAttributes(semconv.HTTPRequestMethodKey.String(method(x.in.Method)),
-			semconv.ServerAddress((*out).URL.Hostname()), semconv.URLScheme((*out).URL.Scheme))
+		t.endIdentify(x, false)
+		name, route, u := method(x.in.Method), p.route(x), (*out).URL
+		if route != otherRoute {
+			name += " " + route
+		}
+		ctx, span = t.tracer.Start(ctx, name, clientSpan...)
+		span.SetAttributes(telemetry.HTTPMethod.String(method(x.in.Method)), telemetry.URLTemplate.String(route),
+			telemetry.Server.String(u.Hostname()), telemetry.ServerPort.Int(portOf(u)), telemetry.URLScheme.String(u.Scheme))
+		if resend > 0 {
+			span.SetAttributes(telemetry.HTTPResend.Int(resend))
+		}
 		*out = (*out).WithContext(ctx)
 	}
 	if t.cfg.PropagateTrace {
@@ -250,24 +338,32 @@ func (t *telemetry) startAttempt(x *exchange, out **http.Request) trace.Span {
 	return span
 }
 
-func (t *telemetry) endAttempt(x *exchange, span trace.Span, res *http.Response, found larkError, err error) {
+func portOf(u *url.URL) int {
+	switch port, err := strconv.Atoi(u.Port()); {
+	case err == nil:
+		return port
+	case u.Scheme == "http":
+		return 80
+	}
+	return 443
+}
+
+func (t *instruments) endAttempt(span trace.Span, res *http.Response, found larkError, err error) {
 	if span == nil {
 		return
 	}
 	if err != nil {
-		span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
+		span.SetAttributes(telemetry.ErrorType.String(errorType(err)))
 		span.SetStatus(codes.Error, "")
 	} else {
-		span.SetAttributes(semconv.HTTPResponseStatusCode(res.StatusCode))
-		if id := res.Header.Get("X-Tt-Logid"); id != "" {
-			span.SetAttributes(attribute.String("lark.log_id", id))
-		}
+		span.SetAttributes(telemetry.HTTPStatus.Int(res.StatusCode))
+		set(span, telemetry.LarkLogID, res.Header.Get("X-Tt-Logid"))
 		if found.Code != 0 {
-			span.SetAttributes(attribute.Int("lark.code", found.Code))
+			span.SetAttributes(telemetry.LarkCode.Int(found.Code))
 		}
 		// Conventions: of a client span 4xx is an error too.
 		if res.StatusCode >= 400 {
-			span.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(res.StatusCode)))
+			span.SetAttributes(telemetry.ErrorType.String(strconv.Itoa(res.StatusCode)))
 			span.SetStatus(codes.Error, "")
 		}
 	}

@@ -2,9 +2,12 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +26,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/session"
+	larkapi "larkside/session/lark"
 )
 
 const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -68,9 +72,10 @@ func TestSpans(t *testing.T) {
 		c.UserAttr = func(session.Key) string { return "hash" }
 	})
 	b.get(table, "Traceparent: "+parent, "Baggage: secret=1")
-	byName := ended(t, spans, 3)
-	server, client, lookup := byName["server GET /tables"], byName["client GET"], byName["internal token.lookup"]
-	if server == nil || client == nil || lookup == nil {
+	byName := ended(t, spans, 4)
+	server, client, lookup := byName["server GET /tables"], byName["client GET /tables"], byName["internal token.lookup"]
+	identify := byName["internal identify"]
+	if server == nil || client == nil || lookup == nil || identify == nil {
 		t.Fatalf("spans %v", byName)
 	}
 	if got := server.Parent().TraceID().String(); got != parent[3:35] {
@@ -79,8 +84,11 @@ func TestSpans(t *testing.T) {
 	if client.Parent().SpanID() != server.SpanContext().SpanID() || lookup.Parent().SpanID() != server.SpanContext().SpanID() {
 		t.Error("spans are not children of the server span")
 	}
+	if got, want := attributes(identify.Attributes()), "lark.app_id=cli_a larkside.user.id_kind=open_id larkside.user=hash"; got != want {
+		t.Errorf("identify: %s, want %s", got, want)
+	}
 	if got, want := attributes(server.Attributes()), "http.request.method=GET http.response.status_code=200 http.route=/tables "+
-		"larkside.outcome=proxied larkside.token.lookup=cache larkside.user=hash"; got != want {
+		"lark.app_id=cli_a larkside.outcome=proxied larkside.token.lookup=cache larkside.user=hash"; got != want {
 		t.Errorf("server span: %s, want %s", got, want)
 	}
 	if got := attributes(client.Attributes()); !strings.Contains(got, "lark.log_id=log-1") || !strings.Contains(got, "http.response.status_code=200") {
@@ -96,7 +104,7 @@ func TestSpansOfFailures(t *testing.T) {
 	b := start(t, nil)
 	b.refuses(2, 400, invalidToken)
 	b.get(table)
-	ended(t, spans, 4)
+	ended(t, spans, 5)
 	var coded []string
 	for _, s := range spans.Ended() {
 		if a := attributes(s.Attributes()); strings.Contains(a, "lark.code=99991668") {
@@ -113,7 +121,7 @@ func TestSpansOfFailures(t *testing.T) {
 	spans.Reset()
 	b = start(t, func(c *proxy.Config) { c.Upstream = nobody(t) })
 	b.get(table)
-	server := ended(t, spans, 3)["server GET /open-apis/apaas/"]
+	server := ended(t, spans, 4)["server GET /open-apis/apaas/"]
 	if server == nil || server.Status().Code != codes.Error || !strings.Contains(attributes(server.Attributes()), "error.type=upstream_unreachable") {
 		t.Errorf("server span %+v", server)
 	}
@@ -123,7 +131,7 @@ func TestPropagateTrace(t *testing.T) {
 	spans, _ := record(t)
 	b := start(t, func(c *proxy.Config) { c.PropagateTrace = true })
 	b.get(table, "Traceparent: "+parent, "Tracestate: a=b", "Baggage: secret=1")
-	client := ended(t, spans, 3)["client GET"]
+	client := ended(t, spans, 4)["client GET /open-apis/apaas/"]
 	got := b.lark.one(t).header
 	want := fmt.Sprintf("00-%s-%s-01", parent[3:35], client.SpanContext().SpanID())
 	if got.Get("Traceparent") != want || got.Get("Tracestate") != "a=b" || got.Get("Baggage") != "" {
@@ -186,6 +194,64 @@ func TestMetrics(t *testing.T) {
 	}, func() { t.Errorf("series %q", got) })
 	if got := series(t, reader, "larkside.token.lookups"); !slices.Equal(got, []string{"result=cache", "result=missing"}) {
 		t.Errorf("lookups %q", got)
+	}
+}
+
+// anyToken has a token for whoever is asked about.
+type anyToken struct{ oneToken }
+
+func (anyToken) Token(_ context.Context, key session.Key) (*session.Access, session.Lookup, error) {
+	s := *benchSession()
+	s.Key = key
+	return session.NewAccess(&s), session.FromCache, nil
+}
+
+// Ten thousand users on ten thousand paths, known and invented, leave the number
+// of series as it is: templates are Lark's.
+func TestSeriesStayFew(t *testing.T) {
+	_, reader := record(t)
+	upstream, err := url.Parse("https://open.feishu.cn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := larkapi.NewRoutes()
+	h, err := proxy.New(proxy.Config{
+		Upstream: upstream, Transport: nullTransport{}, Apps: []string{"cli_a"}, InjectPaths: []string{"/"}, Tokens: anyToken{},
+		Route: func(method, path string) string {
+			if template, ok := routes.Match(method, path); ok {
+				return template
+			}
+			return "other"
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := []string{
+		"/open-apis/contact/v3/users/ou_%d", "/open-apis/apaas/v1/workspaces/w%d/tables/t%[1]d/records",
+		"/open-apis/contact/v3/users/ou_%d/x%[1]d", "/nowhere/%d?q=%[1]d", "/open-apis/contact/v3/users/%%2e%d",
+	}
+	send := func(from, to int) []string {
+		for i := from; i < to; i++ {
+			r := httptest.NewRequest("GET", fmt.Sprintf(paths[i%len(paths)], i), nil)
+			r.Host = "127.0.0.1:8080"
+			if i%2 == 1 {
+				r.Method = fmt.Sprint("BREW", i)
+			}
+			r.Header.Set("X-Lark-User-Id", fmt.Sprint("ou_", i))
+			h.ServeHTTP(&nullWriter{http.Header{}}, r)
+		}
+		return series(t, reader, "http.server.request.duration")
+	}
+	few := send(0, 100)
+	many := send(100, 10_000)
+	if !slices.Equal(few, many) {
+		t.Errorf("from %d series to %d, the last %s", len(few), len(many), many[len(many)-1])
+	}
+	for _, want := range []string{"http.route=/open-apis/contact/v3/users/:user_id ", "http.route=/open-apis/apaas/v1/workspaces/:workspace_id/tables/:table_name/records ", "http.route=other "} {
+		if !strings.Contains(strings.Join(few, "\n"), want) {
+			t.Errorf("no series with %s: %q", want, few)
+		}
 	}
 }
 
@@ -265,7 +331,7 @@ func TestAccessLog(t *testing.T) {
 		}
 		eventually(t, func() bool { return strings.Contains(log.String(), "\n") })
 		line := log.String()
-		for _, want := range []string{"level=INFO", "method=GET", "route=/open-apis/apaas/", "status=200", "outcome=proxied", "duration="} {
+		for _, want := range []string{"level=INFO", "method=GET", "route=/open-apis/apaas/", "status=200", "outcome=proxied", "duration_seconds=0.0"} {
 			if !strings.Contains(line, want) {
 				t.Errorf("%s is missing in %s", want, line)
 			}

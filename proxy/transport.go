@@ -55,7 +55,8 @@ func NewTransport(c TransportConfig) *http.Transport {
 
 // NewServer returns a server with the limits that the proxy's listener needs:
 // a header in 10 s and within 64 KiB, an idle connection for two minutes, and
-// no limit on what streams. OPTIONS * reaches h.
+// no limit on what streams; the handler of [New] sees to it that a body moves.
+// OPTIONS * reaches h.
 func NewServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      h,

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -130,7 +131,7 @@ func servable(a *session.Access, key session.Key, now time.Time) error {
 // is renewed and the request replayed. It is the Transport of the ReverseProxy.
 func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	x := exchangeOf(out.Context())
-	res, found, err := p.attempt(x, out)
+	res, found, err := p.attempt(x, out, 0)
 	if err != nil || found.verdict() != refused {
 		p.remark(x, found)
 		return res, err
@@ -147,7 +148,7 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	res.Body.Close()
 	x.access, x.outcome = renewed, RefreshedReplayed
-	res, found, err = p.attempt(x, next)
+	res, found, err = p.attempt(x, next, 1)
 	if err == nil && found.verdict() == refused {
 		res.Body.Close()
 		return nil, &session.ConsentRequiredError{Reason: session.TokenRefused}
@@ -171,10 +172,10 @@ func (x *exchange) again(out *http.Request) (*http.Request, bool) {
 }
 
 // attempt sends out and returns Lark's answer with what it says about the
-// user's token.
-func (p *proxy) attempt(x *exchange, out *http.Request) (res *http.Response, found larkError, err error) {
-	span := p.telemetry.startAttempt(x, &out)
-	defer func() { p.telemetry.endAttempt(x, span, res, found, err) }()
+// user's token. resend counts the attempts before this one.
+func (p *proxy) attempt(x *exchange, out *http.Request, resend int) (res *http.Response, found larkError, err error) {
+	span := p.startAttempt(x, &out, resend)
+	defer func() { p.telemetry.endAttempt(span, res, found, err) }()
 	if err := p.authorize(x, out); err != nil {
 		return nil, larkError{}, err
 	}
@@ -218,7 +219,7 @@ func (p *proxy) askForScope(x *exchange, scope string) string {
 	c, err := p.cfg.Asker.Ask(x, x.key, MissingScope, []string{scope})
 	if err != nil {
 		// Lark's answer says what is missing; it is passed on all the same.
-		p.log.WarnContext(x, "asking for a missing scope failed", "scope", scope, "error", err)
+		p.complaints.Log(x, slog.LevelWarn, "asking for a missing scope failed", "", "scope", scope, "error", err)
 		return ""
 	}
 	return c.AuthorizeURL
@@ -239,7 +240,7 @@ func (p *proxy) unanswered(x *exchange, err error, sent time.Time) error {
 	if !dial && errors.As(err, &timeout) && timeout.Timeout() && time.Since(sent) >= p.cfg.UpstreamTimeout {
 		row = upstreamTimeout
 	}
-	p.log.WarnContext(x, "upstream did not answer", "failure", row.Name, "error", err)
+	p.complaints.Log(x, slog.LevelWarn, "upstream did not answer", row.Name, "failure", row.Name, "error", err)
 	return row
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -24,6 +25,7 @@ func (p *proxy) askAndWait(x *exchange, err error) error {
 	if !ok {
 		return err
 	}
+	x.reason = reason
 	answer := p.challenge(x, reason)
 	if errors.Is(answer, session.ErrConflict) {
 		// The user authorized between the look-up and the question.
@@ -45,7 +47,7 @@ func (p *proxy) askAndWait(x *exchange, err error) error {
 			return nil
 		}
 		if reason, ok := reasonOf(err); ok && reason == session.Declined {
-			f.reason = reason
+			f.reason, x.reason = reason, reason
 			return f
 		} else if err != nil && !ok {
 			return err
@@ -96,7 +98,7 @@ func (p *proxy) pause(x *exchange, d time.Duration) bool {
 	defer cancel()
 	err := p.cfg.Waiter.Wait(ctx, x.key)
 	if err != nil && ctx.Err() == nil {
-		p.log.WarnContext(x, "waiting for a consent failed", "error", err)
+		p.complaints.Log(x, slog.LevelWarn, "waiting for a consent failed", "", "error", err)
 		<-ctx.Done()
 	}
 	return x.Err() == nil

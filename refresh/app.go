@@ -270,7 +270,7 @@ func (g *governor) dispatch() {
 		if n == 0 {
 			return
 		}
-		admitted, rest, err := g.store.TakeRate(context.Background(), "token/"+g.app, g.limits(urgent), min(n, batch))
+		admitted, rest, err := g.store.TakeRate(context.Background(), g.name(), g.limits(urgent), min(n, batch))
 		switch {
 		case err != nil:
 			g.call(n, err)

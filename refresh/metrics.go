@@ -3,10 +3,15 @@ package refresh
 import (
 	"context"
 	"errors"
+	"strings"
+	"time"
 
+	"github.com/sony/gobreaker/v2"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"larkside/telemetry"
 )
 
 // Class says what came of one run of the protocol. The strings are the label
@@ -49,28 +54,108 @@ const (
 )
 
 type metrics struct {
-	refreshes metric.Int64Counter
+	refreshes                          metric.Int64Counter
+	took, left, leaseWait, governorFor metric.Float64Histogram
 }
 
-func newMetrics(apps map[string]*app) (metrics, error) {
+// budgetTimeout is how long a scrape waits for the database to say how much of
+// the token endpoint's rate is used.
+const budgetTimeout = 500 * time.Millisecond
+
+func newMetrics(s *Source) (m metrics, err error) {
 	meter := otel.Meter("larkside/refresh")
-	refreshes, err1 := meter.Int64Counter("larkside.refreshes",
-		metric.WithDescription("Runs of the refresh protocol by what came of them."))
-	_, err2 := meter.Int64ObservableGauge("larkside.app.refused",
-		metric.WithDescription("1 while Lark refuses the app itself."),
-		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
-			for id, a := range apps {
-				refused := int64(0)
-				if a.verdict() != nil {
-					refused = 1
-				}
-				o.Observe(refused, metric.WithAttributes(attribute.String("app_id", id)))
+	var errs [10]error
+	m.refreshes, errs[0] = meter.Int64Counter("larkside.refreshes",
+		metric.WithUnit("{refresh}"), metric.WithDescription("Runs of the refresh protocol by what came of them."))
+	m.took, errs[1] = meter.Float64Histogram("larkside.refresh.duration",
+		metric.WithUnit("s"), metric.WithDescription("Duration of runs of the refresh protocol."),
+		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30))
+	m.left, errs[2] = meter.Float64Histogram("larkside.refresh.time_to_expiry",
+		metric.WithUnit("s"), metric.WithDescription("Life that was left of an access token when Lark was asked for the next one; 0: it had expired."),
+		metric.WithExplicitBucketBoundaries(0, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200))
+	m.leaseWait, errs[3] = meter.Float64Histogram("larkside.lease.wait",
+		metric.WithUnit("s"), metric.WithDescription("Time that runs waited for another owner of their session's lease."),
+		metric.WithExplicitBucketBoundaries(.05, .1, .25, .5, 1, 2.5, 5, 10, 20))
+	m.governorFor, errs[4] = meter.Float64Histogram("larkside.governor.wait",
+		metric.WithUnit("s"), metric.WithDescription("Time that runs waited for the rate of the token endpoint."),
+		metric.WithExplicitBucketBoundaries(.005, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60))
+	refused, err := meter.Int64ObservableGauge("larkside.app.refused",
+		metric.WithDescription("1 while Lark refuses the app itself."))
+	errs[5] = err
+	open, err := meter.Int64ObservableGauge("larkside.circuit.open",
+		metric.WithDescription("1 while this replica leaves the token endpoint alone because it keeps failing."))
+	errs[6] = err
+	used, err := meter.Float64ObservableGauge("larkside.token_endpoint.budget.used",
+		metric.WithUnit("1"), metric.WithDescription("Part of the rate of the token endpoint that is used, over all replicas."))
+	errs[7] = err
+	unstored, err := meter.Int64ObservableGauge("larkside.tokens.unstored",
+		metric.WithUnit("{session}"), metric.WithDescription("Sessions whose renewed tokens the database has not taken yet: they are lost if the process ends."))
+	errs[8] = err
+	_, errs[9] = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		ctx, cancel := context.WithTimeout(ctx, budgetTimeout)
+		defer cancel()
+		for id, a := range s.apps {
+			app := telemetry.App.String(id)
+			o.ObserveInt64(refused, oneIf(a.verdict() != nil), metric.WithAttributes(app))
+			o.ObserveInt64(open, oneIf(a.breaker.State() != gobreaker.StateClosed), metric.WithAttributes(app))
+			limits, spent, err := s.Budget(ctx, id)
+			if err != nil {
+				continue
 			}
-			return nil
-		}))
-	return metrics{refreshes}, errors.Join(err1, err2)
+			for i, l := range limits {
+				o.ObserveFloat64(used, float64(spent[i])/float64(l.N), metric.WithAttributes(app, telemetry.Period.String(short(l.Period))))
+			}
+		}
+		n := int64(0)
+		s.unstored.Range(func(any, any) bool { n++; return true })
+		o.ObserveInt64(unstored, n)
+		return nil
+	}, refused, open, used, unstored)
+	return m, errors.Join(errs[:]...)
 }
 
-func (m metrics) count(ctx context.Context, c Class) {
-	m.refreshes.Add(ctx, 1, metric.WithAttributes(attribute.String("class", string(c))))
+func oneIf(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// short is d as it is written in REFRESH_RATE: 1m, not 1m0s.
+func short(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+// ran counts a run that has ended.
+func (m metrics) ran(ctx context.Context, c Class, took time.Duration) {
+	class := metric.WithAttributes(telemetry.Class.String(string(c)))
+	m.refreshes.Add(ctx, 1, class)
+	m.took.Record(ctx, took.Seconds(), class)
+}
+
+// asks records how much life was left of the token that is replaced.
+func (m metrics) asks(ctx context.Context, left time.Duration) {
+	m.left.Record(ctx, max(0, left).Seconds())
+}
+
+// waitedForLease and waitedForRate record a wait and note it on the run's span.
+func (m metrics) waitedForLease(ctx context.Context, d time.Duration) {
+	m.leaseWait.Record(ctx, d.Seconds())
+	trace.SpanFromContext(ctx).SetAttributes(telemetry.LeaseWait.Float64(d.Seconds()))
+}
+
+func (m metrics) waitedForRate(ctx context.Context, urgent bool, d time.Duration) {
+	priority := "idle"
+	if urgent {
+		priority = "urgent"
+	}
+	m.governorFor.Record(ctx, d.Seconds(), metric.WithAttributes(telemetry.Priority.String(priority)))
+	trace.SpanFromContext(ctx).SetAttributes(telemetry.GovernorWait.Float64(d.Seconds()))
 }

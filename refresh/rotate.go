@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
@@ -45,13 +45,14 @@ const (
 func (s *Source) renew(ctx context.Context, key session.Key, w want) (*session.Access, error) {
 	ctx, span := s.tracer.Start(ctx, "token.refresh", trace.WithAttributes(telemetry.AppID.String(key.AppID), s.users.Attr(key.OpenID)))
 	defer span.End()
+	began := time.Now()
 	a, class, err := s.attempt(ctx, key, w)
-	span.SetAttributes(attribute.String("larkside.refresh.class", string(class)))
+	span.SetAttributes(telemetry.RefreshClass.String(string(class)))
 	if err != nil {
 		span.SetStatus(codes.Error, string(class))
-		span.SetAttributes(attribute.String("error.type", string(class)))
+		span.SetAttributes(telemetry.ErrorType.String(string(class)))
 	}
-	s.metrics.count(ctx, class)
+	s.metrics.ran(ctx, class, time.Since(began))
 	return a, err
 }
 
@@ -76,7 +77,10 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		if err := app.resting(); err != nil {
 			return nil, Rested, err
 		}
-		switch err := app.governor.wait(ctx, w.urgent, changed); {
+		asked := time.Now()
+		err = app.governor.wait(ctx, w.urgent, changed)
+		s.metrics.waitedForRate(ctx, w.urgent, time.Since(asked))
+		switch {
 		case errors.Is(err, errChanged):
 			continue
 		case err != nil:
@@ -92,7 +96,9 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		app.governor.pass()
 		switch {
 		case errors.Is(err, session.ErrLeased):
+			began := time.Now()
 			s.await(ctx, row)
+			s.metrics.waitedForLease(ctx, time.Since(began))
 		case !errors.Is(err, session.ErrConflict):
 			return nil, StoreFailed, retryLater(err)
 		}
@@ -159,6 +165,7 @@ func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w wan
 	// expires_in counts from some moment between asking and the answer; from
 	// before the first, a token is never taken for valid past its expiry.
 	asked := s.now()
+	s.metrics.asks(ctx, l.Session.ExpiresAt.Sub(asked))
 	token, err := app.client.Refresh(call, l.Session.TokenURL, l.Session.RefreshToken)
 	cancel()
 	done(err)
@@ -273,7 +280,9 @@ func (s *Source) failed(ctx context.Context, l *session.Lease, w want, cause err
 	if !errors.As(cause, &e) {
 		e = &lark.Error{Class: lark.Unknown, Outcome: lark.Lost, Err: cause}
 	}
-	trace.SpanFromContext(ctx).SetAttributes(telemetry.LarkCode.Int(e.Code), telemetry.LarkLogID.String(e.LogID))
+	if span := trace.SpanFromContext(ctx); e.Code != 0 {
+		span.SetAttributes(telemetry.LarkCode.Int(e.Code), telemetry.LarkLogID.String(e.LogID))
+	}
 	switch e.Class {
 	case lark.Reauthorize:
 		return s.dead(ctx, l, w, e)
@@ -334,7 +343,7 @@ func (s *Source) later(ctx context.Context, l *session.Lease, w want, e *lark.Er
 		row = l.Session // the lease runs out by itself
 	}
 	if class == Transient {
-		s.logFor(row.Key).WarnContext(ctx, "a refresh failed; the session is kept",
+		s.complaints.Log(ctx, slog.LevelWarn, "a refresh failed; the session is kept", row.AppID, "app_id", row.AppID, s.users.Log(row.OpenID),
 			"failures", row.Failures, "retry_in", rest.Round(time.Millisecond).String(), "error", e)
 	}
 	if a := session.NewAccess(row); a.Usable(s.now()) && !w.refused {

@@ -70,6 +70,7 @@ type Source struct {
 	users           telemetry.Users
 	now             func() time.Time
 	log             *slog.Logger
+	complaints      *telemetry.Complaints
 	tracer          trace.Tracer
 	metrics         metrics
 
@@ -125,6 +126,7 @@ func New(c Config) (*Source, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.complaints = telemetry.NewComplaints(s.log)
 	rates := c.Rates
 	if len(rates) == 0 {
 		rates = []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
@@ -133,7 +135,7 @@ func New(c Config) (*Source, error) {
 		s.apps[id] = newApp(id, client, c.Store, rates, s.now, s.log)
 	}
 	var err error
-	s.metrics, err = newMetrics(s.apps)
+	s.metrics, err = newMetrics(s)
 	return s, err
 }
 
@@ -235,7 +237,8 @@ func (s *Source) Refused(ctx context.Context, key session.Key, version int64) (*
 	return fresh, nil
 }
 
-// Refresh renews key's session now, whether it needs it or not.
+// Refresh renews key's session now, whether it needs it or not. When that fails
+// it is an error, whatever the token that there was is still good for.
 func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access, error) {
 	a, err := s.store.Access(ctx, key)
 	if errors.Is(err, session.ErrNotFound) {
@@ -250,6 +253,10 @@ func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access,
 	fresh, _, err := s.runs.Do(ctx, key, func(ctx context.Context) (*session.Access, error) {
 		return s.renew(ctx, key, want{version: a.Version, force: true, urgent: true})
 	})
+	if err == nil && fresh.Version == a.Version {
+		// The token that there was still works, so the failure was not passed on.
+		return nil, &session.RetryError{Err: fmt.Errorf("%w: nothing was renewed", session.ErrRefreshUnavailable), After: time.Second}
+	}
 	return fresh, err
 }
 

@@ -3,6 +3,8 @@ package session
 import (
 	"context"
 	"sync"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Group lets concurrent callers that want the same thing for one [Key] share
@@ -18,7 +20,9 @@ type Group[V any] struct {
 }
 
 type flight[V any] struct {
-	done  chan struct{}
+	done chan struct{}
+	// by is the span of who started it.
+	by    trace.SpanContext
 	value V
 	err   error
 }
@@ -30,6 +34,12 @@ type flight[V any] struct {
 // the work had been started by another caller.
 func (g *Group[V]) Do(ctx context.Context, key Key, work func(context.Context) (V, error)) (value V, joined bool, err error) {
 	f, joined := g.start(ctx, key, work)
+	if joined {
+		// The work is in another request's trace: this one leads there.
+		if span := trace.SpanFromContext(ctx); span.IsRecording() && f.by.IsValid() {
+			span.AddLink(trace.Link{SpanContext: f.by})
+		}
+	}
 	select {
 	case <-f.done:
 		return f.value, joined, f.err
@@ -52,7 +62,7 @@ func (g *Group[V]) start(ctx context.Context, key Key, work func(context.Context
 	if g.running == nil {
 		g.running = make(map[Key]*flight[V])
 	}
-	f = &flight[V]{done: make(chan struct{})}
+	f = &flight[V]{done: make(chan struct{}), by: trace.SpanContextFromContext(ctx)}
 	g.running[key] = f
 	go func() {
 		f.value, f.err = work(context.WithoutCancel(ctx))

@@ -4,8 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"larkside/telemetry"
 )
 
 // Lease is the right to spend the refresh token of one session, held by one
@@ -34,10 +39,26 @@ func (s *Store) Claim(ctx context.Context, key Key, version int64, ttl time.Dura
 	var r row
 	err := s.db.GetContext(ctx, &r, queryClaim, key.AppID, key.OpenID, version, l.owner, ttl.Milliseconds())
 	if err := noRows(err, ErrLeased, "claiming a session"); err != nil {
-		return nil, s.whyNotClaimed(ctx, key, version, err)
+		err = s.whyNotClaimed(ctx, key, version, err)
+		s.countClaim(ctx, err)
+		return nil, err
 	}
+	s.countClaim(ctx, nil)
 	l.Session, err = s.unseal(&r)
 	return l, err
+}
+
+func (s *Store) countClaim(ctx context.Context, err error) {
+	result := "failed"
+	switch {
+	case err == nil:
+		result = "taken"
+	case errors.Is(err, ErrLeased):
+		result = "held"
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
+		result = "moved"
+	}
+	s.leases.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(result)))
 }
 
 func (s *Store) whyNotClaimed(ctx context.Context, key Key, version int64, cause error) error {

@@ -26,16 +26,28 @@ func (s *Store) follow() {
 		return // one process: stored() does it
 	}
 	s.stopped.Go(func() {
-		if s.listen.Expose() == "off" {
-			s.poll(s.closed)
-		} else {
-			s.hear(s.closed)
+		for s.closed.Err() == nil {
+			round, over := context.WithCancel(s.closed)
+			s.stopped.Go(func() {
+				select {
+				case <-s.relisten:
+					over()
+				case <-round.Done():
+				}
+			})
+			if url := s.listen.Load(); url.Expose() == "off" {
+				s.poll(round)
+			} else {
+				s.hear(round, url.Expose())
+			}
+			over()
 		}
 	})
 }
 
-func (s *Store) hear(ctx context.Context) {
-	listener := pq.NewListener(s.listen.Expose(), 100*time.Millisecond, 5*time.Second, func(event pq.ListenerEventType, err error) {
+// hear listens until ctx ends.
+func (s *Store) hear(ctx context.Context, url string) {
+	listener := pq.NewListener(url, 100*time.Millisecond, 5*time.Second, func(event pq.ListenerEventType, err error) {
 		switch event {
 		case pq.ListenerEventDisconnected:
 			s.log.Warn("lost the connection for change notifications; cached tokens are checked against the database until it is back", "error", err)
@@ -46,7 +58,7 @@ func (s *Store) hear(ctx context.Context) {
 	})
 	// Listen blocks until there is a connection; closing is what ends it.
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
-	if err := listener.Listen(notifyChannel); err != nil {
+	if err := listener.Listen(notifyChannel); err != nil && ctx.Err() == nil {
 		s.log.Error("can't listen for change notifications; other replicas' changes are seen after CACHE_TTL", "error", err)
 	}
 	s.heard(nil) // what was said before anyone listened is lost

@@ -79,35 +79,11 @@ var registerNow = sync.OnceValue(func() error {
 		})
 })
 
-// queryTimeout bounds each statement, the wait for a connection included: a
-// database that hangs is one that is down.
-const queryTimeout = 5 * time.Second
-
-// database bounds every statement by queryTimeout.
-type database struct{ *sqlx.DB }
-
-func (d database) GetContext(ctx context.Context, dest any, query string, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	return d.DB.GetContext(ctx, dest, query, args...)
-}
-
-func (d database) SelectContext(ctx context.Context, dest any, query string, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	return d.DB.SelectContext(ctx, dest, query, args...)
-}
-
-func (d database) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	return d.DB.ExecContext(ctx, query, args...)
-}
-
 // connection is an opened database with what differs between the two kinds.
 type connection struct {
 	db      database
 	dialect string
+	server  *server      // PostgreSQL
 	lock    *flock.Flock // SQLite: held while open
 	path    string       // SQLite
 }
@@ -118,41 +94,9 @@ func connect(ctx context.Context, cfg Config) (*connection, error) {
 	case strings.HasPrefix(raw, "sqlite:"):
 		return connectSQLite(strings.TrimPrefix(raw, "sqlite:"), cfg.TestingOnlyShared)
 	case strings.HasPrefix(raw, "postgres://"), strings.HasPrefix(raw, "postgresql://"):
-		return connectPostgres(ctx, raw, cfg.MaxConns)
+		return connectPostgres(ctx, cfg.URL, cfg.MaxConns)
 	}
 	return nil, fmt.Errorf("%w: want postgres://… or sqlite:PATH", ErrSetup)
-}
-
-func connectPostgres(ctx context.Context, raw string, maxConns int) (*connection, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%w: the postgres URL does not parse", ErrSetup) // the parser would quote the password
-	}
-	query := u.Query()
-	if !query.Has("binary_parameters") {
-		// Parse, bind and execute in one message: a look-up is one round trip,
-		// and PgBouncer in transaction mode can't tear it apart.
-		query.Set("binary_parameters", "yes")
-	}
-	if !query.Has("connect_timeout") {
-		query.Set("connect_timeout", "5")
-	}
-	u.RawQuery = query.Encode()
-	db, err := sqlx.Open("postgres", u.String())
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSetup, err)
-	}
-	if maxConns == 0 {
-		maxConns = 16
-	}
-	db.SetMaxOpenConns(maxConns)
-	db.SetMaxIdleConns(maxConns)
-	db.SetConnMaxIdleTime(5 * time.Minute)
-	if err := db.PingContext(ctx); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("connecting to PostgreSQL at %s: %w", u.Host, err)
-	}
-	return &connection{db: database{db}, dialect: dialectPostgres}, nil
 }
 
 func connectSQLite(path string, shared bool) (*connection, error) {
@@ -193,7 +137,7 @@ func connectSQLite(path string, shared bool) (*connection, error) {
 	}
 	db.SetMaxOpenConns(4)
 	db.SetMaxIdleConns(4)
-	return &connection{db: database{db}, dialect: dialectSQLite, lock: l, path: path}, nil
+	return &connection{db: database{DB: db, system: "sqlite"}, dialect: dialectSQLite, lock: l, path: path}, nil
 }
 
 func (c *connection) close() error {

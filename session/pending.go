@@ -225,6 +225,16 @@ func (s *Store) CloseConsent(ctx context.Context, id string, state ConsentState,
 	return p, err
 }
 
+// DropConsent removes an open consent as if it had never been: there is nobody
+// to ask.
+func (s *Store) DropConsent(ctx context.Context, p *Pending) error {
+	if _, err := s.db.ExecContext(ctx, queryConsentDrop, p.ID); err != nil {
+		return unavailable(err, "dropping a consent")
+	}
+	s.watch.wake(p.Key)
+	return nil
+}
+
 // ClaimDueConsent is [Store.ClaimConsent] for what [Store.DueConsents] listed:
 // also [ErrLeased] when another has polled since, so that it is not due any more.
 func (s *Store) ClaimDueConsent(ctx context.Context, id string, ttl time.Duration) (*Pending, error) {

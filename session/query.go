@@ -106,6 +106,12 @@ const queryDueForRefresh = `SELECT app_id, open_id FROM sessions
 		AND lease_until <= larkside_now()
 	ORDER BY refresh_due_at LIMIT $2`
 
+// What queryDueForRefresh finds, without its limit, and the keys in use.
+const queryBacklog = `SELECT (SELECT COUNT(*) FROM encryption_keys) AS keys, COUNT(*) AS due,
+		COALESCE($1 - MIN(refresh_due_at), 0) AS lag FROM sessions
+	WHERE state = 'active' AND refresh_due_at > 0 AND refresh_due_at <= $1 AND retry_at <= larkside_now()
+		AND lease_until <= larkside_now()`
+
 const queryDueForSync = `SELECT app_id, open_id FROM sessions
 	WHERE app_id = $1 AND synced_at < $2 AND reason <> 'revoked' ORDER BY synced_at LIMIT $3`
 
@@ -234,6 +240,8 @@ const queryConsentCardClaim = `UPDATE consents SET lease_owner = $2, lease_until
 	WHERE id = $1 AND card_shows <> state AND lease_until <= larkside_now()`
 
 const queryConsentForget = `DELETE FROM consents WHERE state <> 'pending' AND created_at < larkside_now() - $1`
+
+const queryConsentDrop = `DELETE FROM consents WHERE id = $1 AND state = 'pending'`
 
 const queryConsentList = `SELECT ` + consentColumns + `, larkside_now() AS now FROM consents
 	WHERE ($1 = '' OR id < $1) AND ($2 = '' OR app_id = $2) AND ($3 = '' OR open_id = $3) AND ($4 = '' OR state = $4)

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 )
 
@@ -27,9 +26,10 @@ type Store struct {
 	now  func() time.Time
 	log  *slog.Logger
 
-	cache *cache
-	ttl   time.Duration
-	loads Group[*Access]
+	cache     *cache
+	cacheSize int
+	ttl       time.Duration
+	loads     Group[*Access]
 	// restUntil is when the database may be asked again about entries that are
 	// cached anyway, in Unix nanoseconds of the local clock.
 	restUntil atomic.Int64
@@ -43,12 +43,17 @@ type Store struct {
 	// Owner names this store in leases: random, new in each process.
 	owner string
 
-	listen  Secret
-	closed  context.Context
-	stop    context.CancelFunc
-	stopped sync.WaitGroup
+	// listen is the URL for LISTEN, or "off"; relisten gets a value when it
+	// changes.
+	listen   atomic.Pointer[Secret]
+	relisten chan struct{}
+	closed   context.Context
+	stop     context.CancelFunc
+	stopped  sync.WaitGroup
 
 	evictions metric.Int64Counter
+	leases    metric.Int64Counter
+	unobserve func() // ends the callbacks of instruments
 }
 
 // restAfterFailure is how long cached entries are served without a new try
@@ -84,7 +89,8 @@ func open(ctx context.Context, conn *connection, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		conn: conn, db: conn.db, ring: ring, now: cfg.Now, log: cfg.Log,
-		ttl: cfg.CacheTTL, owner: randomID(), listen: cfg.ListenURL, settle: resealSettle,
+		ttl: cfg.CacheTTL, owner: randomID(), settle: resealSettle,
+		relisten: make(chan struct{}, 1),
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -99,41 +105,24 @@ func open(ctx context.Context, conn *connection, cfg Config) (*Store, error) {
 	if size == 0 {
 		size = 100_000
 	}
+	s.cacheSize = size
 	if s.cache, err = newCache(size); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSetup, err)
 	}
 	if err := s.instruments(); err != nil {
 		return nil, err
 	}
-	if s.listen.Empty() {
-		s.listen = cfg.URL
+	if cfg.ListenURL.Empty() {
+		cfg.ListenURL = cfg.URL
 	}
+	s.listen.Store(&cfg.ListenURL)
 	s.follow()
 	return s, nil
 }
 
-func (s *Store) instruments() error {
-	meter := otel.Meter("larkside/session")
-	var err1, err2, err3 error
-	s.evictions, err1 = meter.Int64Counter("larkside.cache.evictions",
-		metric.WithDescription("Access tokens that left the cache to make room."))
-	_, err2 = meter.Int64ObservableGauge("larkside.cache.entries",
-		metric.WithDescription("Users whose access token is in the cache."),
-		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
-			o.Observe(int64(s.cache.len()))
-			return nil
-		}))
-	_, err3 = meter.Int64ObservableGauge("larkside.database.connections",
-		metric.WithDescription("Open connections to the database."),
-		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
-			o.Observe(int64(s.db.Stats().OpenConnections))
-			return nil
-		}))
-	return errors.Join(err1, err2, err3)
-}
-
 // Close stops following changes and closes the database.
 func (s *Store) Close() error {
+	s.unobserve()
 	s.stop()
 	s.stopped.Wait()
 	return s.conn.close()

@@ -11,26 +11,78 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 )
 
-// Attribute keys used by more than one package, in spans and metrics. The ones
-// with dots and no "larkside" are OpenTelemetry's HTTP semantic conventions.
-// On /metrics a dot becomes an underscore.
+// The attribute keys of all spans and metrics. The ones with dots and no
+// "lark" are OpenTelemetry's semantic conventions (HTTP, database), stable in
+// 1.43.0. On /metrics a dot becomes an underscore.
 const (
-	HTTPMethod = attribute.Key("http.request.method")
-	HTTPRoute  = attribute.Key("http.route") // a template, never a path with ids
-	HTTPStatus = attribute.Key("http.response.status_code")
+	HTTPMethod  = attribute.Key("http.request.method")
+	HTTPRoute   = attribute.Key("http.route") // a template, never a path with ids
+	HTTPStatus  = attribute.Key("http.response.status_code")
+	HTTPResend  = attribute.Key("http.request.resend_count") // from 1 on
+	URLScheme   = attribute.Key("url.scheme")
+	URLTemplate = attribute.Key("url.template")
+	Server      = attribute.Key("server.address")
+	ServerPort  = attribute.Key("server.port")
+	ErrorType   = attribute.Key("error.type") // a word out of few
+	DBSystem    = attribute.Key("db.system.name")
+	DBSummary   = attribute.Key("db.query.summary") // also the span's name
 
-	Outcome = attribute.Key("outcome") // Larkside's error name, or "forwarded"
-	Caller  = attribute.Key("caller")  // the name in CALLER_KEYS
-	Result  = attribute.Key("result")  // of a token look-up, of a card
-	Class   = attribute.Key("class")   // of a refresh: ok or what Lark's code means
-	Flow    = attribute.Key("flow")    // device or redirect
-	State   = attribute.Key("state")   // of a consent
+	// On spans.
+	AppID          = attribute.Key("lark.app_id")             // cli_…
+	User           = attribute.Key("larkside.user")           // made by [Users.Attr] only
+	LarkCode       = attribute.Key("lark.code")               // the code in Lark's envelope
+	LarkLogID      = attribute.Key("lark.log_id")             // X-Tt-Logid
+	RequestOutcome = attribute.Key("larkside.outcome")        // as Outcome
+	RequestCaller  = attribute.Key("larkside.caller")         // as Caller
+	TokenLookup    = attribute.Key("larkside.token.lookup")   // as Result of a look-up
+	Reason         = attribute.Key("larkside.reason")         // why the user is asked: the 401's error.reason
+	Hint           = attribute.Key("larkside.hint")           // X-Larkside-Hint
+	Waited         = attribute.Key("larkside.waited")         // Prefer: wait was applied
+	RefreshClass   = attribute.Key("larkside.refresh.class")  // as Class
+	LeaseWait      = attribute.Key("larkside.lease.wait")     // seconds
+	GovernorWait   = attribute.Key("larkside.governor.wait")  // seconds
+	IDKind         = attribute.Key("larkside.user.id_kind")   // open_id or alias
+	Card           = attribute.Key("larkside.card")           // what the caller is told about the card
+	KeptForError   = attribute.Key("larkside.kept_for_error") // exported by TRACE_ERRORS, against the sampler
 
-	AppID     = attribute.Key("lark.app_id")   // cli_…
-	User      = attribute.Key("larkside.user") // made by [Users.Attr] only
-	LarkCode  = attribute.Key("lark.code")     // the code in Lark's envelope
-	LarkLogID = attribute.Key("lark.log_id")   // X-Tt-Logid
+	// On metrics.
+	Outcome  = attribute.Key("outcome")  // Larkside's error name, or how it was forwarded
+	Caller   = attribute.Key("caller")   // the name in CALLER_KEYS
+	Result   = attribute.Key("result")   // of a token look-up, a card, an event, a claim
+	Class    = attribute.Key("class")    // of a refresh: what came of it
+	Flow     = attribute.Key("flow")     // device or redirect; on spans too
+	State    = attribute.Key("state")    // of a consent, of connections
+	App      = attribute.Key("app_id")   // cli_…
+	Priority = attribute.Key("priority") // urgent: a request waits; idle: the sweep
+	Period   = attribute.Key("period")   // of a limit
+
+	Version   = attribute.Key("version")
+	Revision  = attribute.Key("revision")
+	GoVersion = attribute.Key("goversion")
 )
+
+// The keys of access log lines; each is the label of the metric that has the
+// same.
+const (
+	LogMethod   = "method"
+	LogRoute    = "route"
+	LogStatus   = "status"
+	LogOutcome  = "outcome"
+	LogCaller   = "caller"
+	LogDuration = "duration_seconds"
+)
+
+// LogKeys are the keys of all log lines, in alphabetical order: who searches
+// logs needs to know one word for one thing. [Users.Log] makes "user", the
+// handler trace_id and span_id.
+func LogKeys() []string {
+	return []string{
+		"absent", "action", "actor", "address", "app_id", "apps", "caller", "class", "consent", "disabled",
+		"duration_seconds", "error", "failure", "failures", "file", "from", "grace", "listener", "method", "msg",
+		"outcome", "page", "read", "reason", "repeated", "result", "retry_in", "route", "scope", "setting", "span_id",
+		"state", "status", "table", "to", "token", "trace_id", "user", "variable", "version", "warning", "what", "work",
+	}
+}
 
 // UserMode says how users appear in spans and logs. The strings are the values
 // of TRACE_USERS.

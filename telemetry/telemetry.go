@@ -18,8 +18,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,6 +52,11 @@ type Config struct {
 	// SeriesLimit is how many label sets one instrument may have.
 	// 0: DefaultSeriesLimit.
 	SeriesLimit int
+	// TraceErrors exports the traces that end in an error also where the sampler
+	// of OTEL_TRACES_SAMPLER leaves them out. Every request is recorded then.
+	TraceErrors bool
+	// History is told what to read. Nil: nothing is remembered.
+	History *History
 	// Log receives the complaints of OpenTelemetry itself. Nil: nowhere.
 	Log *slog.Logger
 }
@@ -77,7 +80,7 @@ func Start(ctx context.Context, cfg Config) (stop func(context.Context) error, m
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	otel.SetErrorHandler(&complaints{log: log})
+	otel.SetErrorHandler(NewComplaints(log))
 	otel.SetLogger(logr.FromSlogHandler(log.Handler()))
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 
@@ -85,7 +88,7 @@ func Start(ctx context.Context, cfg Config) (stop func(context.Context) error, m
 	if err != nil {
 		return nil, nil, fmt.Errorf("telemetry resource: %w", err)
 	}
-	stopTraces, err := startTraces(ctx, res)
+	stopTraces, err := startTraces(ctx, cfg, res)
 	if err != nil {
 		return nil, nil, fmt.Errorf("trace exporter (OTEL_TRACES_EXPORTER=%q and OTEL_EXPORTER_OTLP_*): %w", os.Getenv("OTEL_TRACES_EXPORTER"), err)
 	}
@@ -115,7 +118,7 @@ func newResource(ctx context.Context, cfg Config) (*resource.Resource, error) {
 	return res, err
 }
 
-func startTraces(ctx context.Context, res *resource.Resource) (func(context.Context) error, error) {
+func startTraces(ctx context.Context, cfg Config, res *resource.Resource) (func(context.Context) error, error) {
 	if !exporting("TRACES") {
 		otel.SetTracerProvider(noop.NewTracerProvider())
 		return func(context.Context) error { return nil }, nil
@@ -124,7 +127,19 @@ func startTraces(ctx context.Context, res *resource.Resource) (func(context.Cont
 	if err != nil {
 		return nil, err
 	}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(res))
+	options := []sdktrace.TracerProviderOption{sdktrace.WithResource(res)}
+	batches := sdktrace.NewBatchSpanProcessor(exporter)
+	if cfg.TraceErrors {
+		sampler, err1 := samplerFromEnvironment()
+		keeper, err2 := newKeeper(batches)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, errors.Join(err, batches.Shutdown(ctx))
+		}
+		options = append(options, sdktrace.WithSampler(recordAll{sampler}), sdktrace.WithSpanProcessor(keeper))
+	} else {
+		options = append(options, sdktrace.WithSpanProcessor(batches))
+	}
+	provider := sdktrace.NewTracerProvider(options...)
 	otel.SetTracerProvider(provider)
 	return provider.Shutdown, nil
 }
@@ -139,6 +154,9 @@ func startMetrics(ctx context.Context, cfg Config, res *resource.Resource) (func
 		otelprom.WithoutTargetInfo())
 	if err != nil {
 		return nil, nil, err
+	}
+	if cfg.History != nil {
+		cfg.History.read(exporter)
 	}
 	limit := cfg.SeriesLimit
 	if limit == 0 {
@@ -167,9 +185,9 @@ func startMetrics(ctx context.Context, cfg Config, res *resource.Resource) (func
 // buildInfo makes larkside_build_info, which is always 1.
 func buildInfo(meter metric.Meter, cfg Config) error {
 	attributes := metric.WithAttributes(
-		attribute.String("version", cfg.Version),
-		attribute.String("revision", cfg.Revision),
-		attribute.String("goversion", cfg.GoVersion))
+		Version.String(cfg.Version),
+		Revision.String(cfg.Revision),
+		GoVersion.String(cfg.GoVersion))
 	_, err := meter.Int64ObservableGauge("larkside.build.info",
 		metric.WithDescription("What is running; always 1."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
@@ -193,30 +211,4 @@ func exporting(signal string) bool {
 		return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
 	}
 	return true
-}
-
-// complaintEvery is the time between two log lines about failing exports.
-const complaintEvery = time.Minute
-
-// complaints is the OpenTelemetry error handler: a collector that is down fails
-// every few seconds, and one line a minute says as much.
-type complaints struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	next    time.Time // when the next line may be written
-	skipped int       // since the last one
-}
-
-// Handle logs err, or counts it. It is called concurrently.
-func (c *complaints) Handle(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	if now.Before(c.next) {
-		c.skipped++
-		return
-	}
-	c.log.Warn("telemetry could not be exported", "error", err, "repeated", c.skipped)
-	c.next, c.skipped = now.Add(complaintEvery), 0
 }

@@ -65,3 +65,45 @@ func removeStaleSocket(ctx context.Context, path string) error {
 	}
 	return os.Remove(path)
 }
+
+// writePatience is how long a client may take nothing of what it is sent. Time
+// and size of an answer are not limited.
+const writePatience = 5 * time.Minute
+
+// patientListener ends connections whose client does not read: a write that
+// waits longer than patience fails.
+type patientListener struct {
+	net.Listener
+	patience time.Duration
+}
+
+func (l patientListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &patientConn{conn, l.patience}, nil
+}
+
+// patientConn renews its deadline at each write; the server writes at most a
+// buffer at a time.
+type patientConn struct {
+	net.Conn
+	patience time.Duration
+}
+
+func (c *patientConn) Write(b []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
+
+// CloseWrite is how net/http lets a client read an answer behind which the
+// connection ends.
+func (c *patientConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}

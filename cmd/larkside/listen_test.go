@@ -1,11 +1,14 @@
 package main
 
 import (
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func mustListen(t *testing.T, a address) net.Listener {
@@ -91,5 +94,52 @@ func TestListenElsewhere(t *testing.T) {
 	_, err := listen(t.Context(), "LISTEN", address{"unix", filepath.Join(t.TempDir(), "no", "proxy.sock")})
 	if err == nil || !strings.HasPrefix(err.Error(), "LARKSIDE_LISTEN: ") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A client that reads nothing is let go of; one that reads slowly, and in all
+// for much longer, is not.
+func TestClientThatDoesNotRead(t *testing.T) {
+	const patience = 300 * time.Millisecond
+	for _, reads := range []bool{false, true} {
+		ended := make(chan error, 1)
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			part := make([]byte, 256<<10)
+			for range 200 {
+				if _, err := w.Write(part); err != nil {
+					ended <- err
+					return
+				}
+			}
+			ended <- nil
+		})}
+		l := patientListener{mustListen(t, address{"tcp", "127.0.0.1:0"}), patience}
+		go server.Serve(l)
+		t.Cleanup(func() { server.Close() })
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		if reads {
+			go func() {
+				tick := time.NewTicker(5 * time.Millisecond) // at 50 MiB, a second
+				defer tick.Stop()
+				for range tick.C {
+					if _, err := io.CopyN(io.Discard, conn, 256<<10); err != nil {
+						return
+					}
+				}
+			}()
+		}
+		select {
+		case err := <-ended:
+			if reads != (err == nil) {
+				t.Errorf("reads %v: %v", reads, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("reads %v: the server still writes", reads)
+		}
 	}
 }

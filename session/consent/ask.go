@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -49,6 +48,12 @@ const (
 	muteForCard   = time.Hour
 )
 
+// startRates bound the consents started of one app, over all users and
+// replicas: each costs a message, of which Lark takes 50/s and 1000/min, and
+// ids that are made up must not use them up.
+// Source: Lark "send message", rate limits.
+var startRates = []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
+
 // outcome is what became of one Ask, to be shared by all who asked meanwhile.
 type outcome struct {
 	challenge session.Challenge
@@ -90,12 +95,26 @@ func (f *Flow) Ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 	}
 	c, err := f.ask(ctx, key, a)
 	if err != nil {
+		span.SetAttributes(telemetry.ErrorType.String(askError(err)))
 		span.SetStatus(codes.Error, "")
 		return session.Challenge{Card: session.CardFailed, RetryAfter: retryFailed}, err
 	}
-	span.SetAttributes(attribute.String("card", string(c.Card)))
+	span.SetAttributes(telemetry.Card.String(string(c.Card)))
 	f.cardResults.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(string(c.Card))))
 	return c, nil
+}
+
+// askError is a word for why nobody is asked.
+func askError(err error) string {
+	switch {
+	case errors.Is(err, session.ErrConflict):
+		return "authorized_meanwhile"
+	case errors.Is(err, session.ErrUnavailable):
+		return "store_unavailable"
+	case errors.Is(err, session.ErrAppMisconfigured):
+		return "app_misconfigured"
+	}
+	return "_OTHER"
 }
 
 func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challenge, error) {
@@ -226,6 +245,9 @@ func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, err
 		return without(session.CardRateLimited, retrySoon), nil
 	}
 	defer func() { <-f.slots }()
+	if admitted, wait, err := f.store.TakeRate(ctx, "consent/"+key.AppID, startRates, 1); err != nil || admitted == 0 {
+		return without(session.CardRateLimited, max(wait, retrySoon)), err
+	}
 	p, began, err := f.store.BeginConsent(ctx, key, f.flow, w.scopes.String(), startLease, w.life)
 	switch {
 	case errors.Is(err, session.ErrNotFound), err == nil && !began:

@@ -3,6 +3,7 @@ package consent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -219,8 +220,37 @@ func TestAskUnknownUser(t *testing.T) {
 		if n := len(s.lark.Calls(larktest.To(larktest.DeviceEndpoint))); n != 1 {
 			t.Errorf("%d device flows were started", n)
 		}
-		if p := s.latest(nobody); p.State != session.ConsentFailed || p.Reason != reasonUnknownUser {
-			t.Errorf("consent: %s %s", p.State, p.Reason)
+		if p, err := s.store.LatestConsent(t.Context(), nobody); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("something is kept of nobody: %+v %v", p, err)
+		}
+	})
+}
+
+// Ids that are made up can't use up the messages that Lark takes in a minute.
+func TestAskIsLimitedPerApp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, nil)
+		f, other := s.flow(nil), s.flow(nil)
+		limited := 0
+		for i := range 100 {
+			flow := f
+			if i%2 == 1 {
+				flow = other
+			}
+			c, err := flow.Ask(t.Context(), keyOf(fmt.Sprintf("ou_%032d", i)), Ask{Reason: session.NoSession})
+			switch {
+			case err != nil:
+				t.Fatal(err)
+			case c.Card == session.CardRateLimited && c.AuthorizeURL == "" && c.RetryAfter >= time.Second:
+				limited++
+			}
+		}
+		if started := len(s.lark.Calls(larktest.To(larktest.DeviceEndpoint))); limited != 60 || started != 40 {
+			t.Errorf("%d of 100 at one moment were started, %d told to come back", started, limited)
+		}
+		time.Sleep(2 * time.Second)
+		if c := s.ask(f, alice); c.Card != session.CardSent {
+			t.Errorf("a second later: %+v", c)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -104,9 +105,7 @@ func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
 // one side refuses everything.
 func (f *Flow) refuseEvent(w http.ResponseWriter, r *http.Request, status int, err error) {
 	f.countEvent(r.Context(), "refused")
-	if f.grumbles.due("event", f.now()) {
-		f.log.WarnContext(r.Context(), "an event was refused", "error", err)
-	}
+	f.complaints.Log(r.Context(), slog.LevelWarn, "an event was refused", "", "error", err)
 	w.WriteHeader(status)
 }
 

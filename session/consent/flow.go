@@ -122,12 +122,13 @@ type Flow struct {
 	users       telemetry.Users
 	now         func() time.Time
 	log         *slog.Logger
-	grumbles    grumbles
+	complaints  *telemetry.Complaints
 	asks        session.Group[outcome]
 	refusals    *lru.Cache[session.Key, refusal]
 	wakeUp      chan struct{}
 	tracer      trace.Tracer
 	consents    metric.Int64Counter
+	took        metric.Float64Histogram
 	cardResults metric.Int64Counter
 	events      metric.Int64Counter
 
@@ -179,6 +180,7 @@ func New(c Config) (*Flow, error) {
 	if f.pages, err = newPages(); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
+	f.complaints = telemetry.NewComplaints(f.log)
 	return f, f.instruments()
 }
 
@@ -234,19 +236,27 @@ func orDefault[T comparable](v, fallback T) T {
 
 func (f *Flow) instruments() error {
 	meter := otel.Meter("larkside/session/consent")
-	var err1, err2, err3 error
+	var err1, err2, err3, err4 error
 	f.consents, err1 = meter.Int64Counter("larkside.consents",
-		metric.WithDescription("Consents by what became of them; pending: started."))
+		metric.WithUnit("{consent}"), metric.WithDescription("Consents by what became of them; pending: started."))
 	f.cardResults, err2 = meter.Int64Counter("larkside.cards",
-		metric.WithDescription("What callers were told about the auth card."))
+		metric.WithUnit("{card}"), metric.WithDescription("What callers were told about the auth card."))
 	f.events, err3 = meter.Int64Counter("larkside.events",
-		metric.WithDescription("Lark's events by what became of them."))
-	return errors.Join(err1, err2, err3)
+		metric.WithUnit("{event}"), metric.WithDescription("Lark's events by what became of them."))
+	f.took, err4 = meter.Float64Histogram("larkside.consent.duration",
+		metric.WithUnit("s"), metric.WithDescription("Time from the start of a consent to its end; of done ones, how long users take."),
+		metric.WithExplicitBucketBoundaries(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600))
+	return errors.Join(err1, err2, err3, err4)
 }
 
+// count counts p's entry into state, and how long it took there if that is its
+// end.
 func (f *Flow) count(p *session.Pending, state session.ConsentState) {
-	f.consents.Add(context.Background(), 1, metric.WithAttributes(
-		telemetry.Flow.String(string(p.Flow)), telemetry.State.String(string(state))))
+	labels := metric.WithAttributes(telemetry.Flow.String(string(p.Flow)), telemetry.State.String(string(state)))
+	f.consents.Add(context.Background(), 1, labels)
+	if state != session.ConsentPending {
+		f.took.Record(context.Background(), max(0, age(p)).Seconds(), labels)
+	}
 }
 
 // errClosing: the process is going down.
@@ -307,29 +317,7 @@ func (f *Flow) Shutdown(ctx context.Context) error {
 	}
 }
 
-// grumbles lets one log line of a kind through a minute: when Lark is down,
-// every 401 would write one. What is keyed is the kind, a constant.
-type grumbles struct {
-	mu   sync.Mutex
-	next map[string]time.Time
-}
-
-func (g *grumbles) due(kind string, now time.Time) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if now.Before(g.next[kind]) {
-		return false
-	}
-	if g.next == nil {
-		g.next = make(map[string]time.Time)
-	}
-	g.next[kind] = now.Add(time.Minute)
-	return true
-}
-
 // grumble logs an error that may come a thousand times.
-func (f *Flow) grumble(ctx context.Context, kind string, key session.Key, err error) {
-	if f.grumbles.due(kind+" "+key.AppID, f.now()) {
-		f.log.ErrorContext(ctx, kind, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
-	}
+func (f *Flow) grumble(ctx context.Context, msg string, key session.Key, err error) {
+	f.complaints.Log(ctx, slog.LevelError, msg, key.AppID, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
 }

@@ -17,7 +17,6 @@ import (
 const (
 	reasonScopes       = "more_scopes"
 	reasonStartFailed  = "start_failed"
-	reasonUnknownUser  = "unknown_user"
 	reasonWrongAccount = "wrong_account"
 	reasonTokenType    = "unsupported_token_type"
 	reasonRefused      = "refused_by_lark"
@@ -90,7 +89,8 @@ func (f *Flow) startFailed(ctx context.Context, p *session.Pending, cause error)
 }
 
 // sendCard sends the card of p and records what became of it. nobody: Lark
-// knows no such user; the consent is closed then.
+// knows no such user; then nothing of the consent is kept, or whoever makes up
+// ids would fill the database.
 func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.Reason) (result session.CardResult, nobody bool) {
 	if f.cardOff {
 		f.recordCard(ctx, p, session.CardOff, "")
@@ -110,8 +110,9 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.
 	switch {
 	case e != nil && e.Class == lark.InvalidID:
 		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForNobody), unknown: true})
-		if _, err := f.close(ctx, p, session.ConsentFailed, reasonUnknownUser); err != nil {
-			f.grumble(ctx, "can't close a consent", p.Key, err)
+		f.count(p, session.ConsentFailed)
+		if err := f.store.DropConsent(ctx, p); err != nil {
+			f.grumble(ctx, "can't drop a consent", p.Key, err)
 		}
 		return session.CardFailed, true
 	case e != nil && (e.Class == lark.Undeliverable || e.Class == lark.UserDisabled):

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -29,7 +30,7 @@ func record(t *testing.T) (*tracetest.SpanRecorder, *metric.ManualReader) {
 	return spans, reader
 }
 
-// counted is every series of this package's counters.
+// counted is every series of this package, and how often it was counted.
 func counted(t *testing.T, reader *metric.ManualReader) map[string]int64 {
 	t.Helper()
 	var all metricdata.ResourceMetrics
@@ -42,16 +43,26 @@ func counted(t *testing.T, reader *metric.ManualReader) map[string]int64 {
 			continue
 		}
 		for _, m := range scope.Metrics {
-			for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
-				name := m.Name
-				for _, a := range p.Attributes.ToSlice() {
-					name += fmt.Sprintf(" %s=%s", a.Key, a.Value.AsString())
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				for _, p := range data.DataPoints {
+					got[series(m.Name, p.Attributes)] = p.Value
 				}
-				got[name] = p.Value
+			case metricdata.Histogram[float64]:
+				for _, p := range data.DataPoints {
+					got[series(m.Name, p.Attributes)] = int64(p.Count)
+				}
 			}
 		}
 	}
 	return got
+}
+
+func series(name string, attributes attribute.Set) string {
+	for _, a := range attributes.ToSlice() {
+		name += fmt.Sprintf(" %s=%s", a.Key, a.Value.AsString())
+	}
+	return name
 }
 
 // The metrics of the contract, by what happened.
@@ -74,6 +85,9 @@ func TestMetrics(t *testing.T) {
 		"larkside.events result=handled":                 1,
 		"larkside.events result=ignored":                 1,
 		"larkside.events result=refused":                 1,
+
+		"larkside.consent.duration flow=redirect state=declined": 1,
+		"larkside.consent.duration flow=redirect state=done":     1,
 	}
 	got := counted(t, reader)
 	maps.DeleteFunc(got, func(_ string, n int64) bool { return n == 0 })
@@ -114,7 +128,7 @@ func TestSpan(t *testing.T) {
 			attrs[string(a.Key)] = a.Value.AsString()
 		}
 		seen = append(seen, fmt.Sprintf("%s %s %q error=%v", attrs[string(telemetry.AppID)], attrs[string(telemetry.Flow)],
-			attrs["card"], span.Status().Code == codes.Error))
+			attrs[string(telemetry.Card)], span.Status().Code == codes.Error))
 	}
 	want := []string{
 		fmt.Sprintf("%s redirect %q error=false", larktest.AppID, session.CardSent),

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
 
 	"larkside/session"
 )
@@ -34,9 +36,13 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// callTimeout bounds each request, its answer read to the end, where the
+// context does not end before.
+const callTimeout = 30 * time.Second
+
 // Client speaks to Lark for one app. Its methods may be called concurrently
-// and block until Lark has answered or the context is done; they have no other
-// overall time limit.
+// and block until Lark has answered or the context is done; each request is
+// given up after 30 s.
 type Client struct {
 	appID                          string
 	secret                         func() session.Secret
@@ -63,14 +69,21 @@ func New(c Config) (*Client, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	took, err := otel.Meter("larkside/session/lark").Float64Histogram("http.client.request.duration",
+		metric.WithUnit("s"), metric.WithDescription("Duration of Larkside's own calls to Lark: tokens, consents, cards, users."),
+		metric.WithExplicitBucketBoundaries(.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10))
+	if err != nil {
+		return nil, fmt.Errorf("lark client: %w", err)
+	}
 	return &Client{
 		appID: c.AppID, secret: c.Secret,
 		openURL: c.OpenURL, accountsURL: c.AccountsURL, tokenURL: c.TokenURL,
 		http: &http.Client{
-			Transport: &recorder{base: c.Transport, tracer: otel.Tracer("larkside/session/lark")},
+			Transport: &recorder{base: c.Transport, tracer: otel.Tracer("larkside/session/lark"), took: took},
 			// A credential must not follow a redirect anywhere: the 3xx is
 			// the answer, and judged as one.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Timeout:       callTimeout,
 		},
 		log: c.Log,
 	}, nil

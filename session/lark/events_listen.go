@@ -15,8 +15,9 @@ import (
 	"github.com/larksuite/oapi-sdk-go/v3/event/dispatcher/callback"
 	larkws "github.com/larksuite/oapi-sdk-go/v3/ws"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"larkside/telemetry"
 )
 
 const (
@@ -47,7 +48,7 @@ func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event
 		return fmt.Errorf("listening for events: %w", err)
 	}
 	state := func(up int64) {
-		connected.Record(context.WithoutCancel(ctx), up, metric.WithAttributes(attribute.String("app_id", c.appID)))
+		connected.Record(context.WithoutCancel(ctx), up, metric.WithAttributes(telemetry.App.String(c.appID)))
 	}
 	state(0)
 	events := c.newDispatcher(handle)

@@ -19,11 +19,13 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
 	larkcore "github.com/larksuite/oapi-sdk-go/v3/core"
 
 	"larkside/session"
+	"larkside/telemetry"
 )
 
 const (
@@ -82,6 +84,7 @@ func withExchange(ctx context.Context, x *exchange) context.Context {
 type recorder struct {
 	base   http.RoundTripper
 	tracer trace.Tracer
+	took   metric.Float64Histogram
 }
 
 func (t *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -100,8 +103,10 @@ func (t *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer span.End()
 
 	*x = exchange{op: x.op, limit: x.limit, secrets: x.secrets, path: req.URL.Path}
+	began := time.Now()
 	resp, err := x.roundTrip(ctx, t.base, req)
 	x.annotate(span)
+	t.took.Record(ctx, time.Since(began).Seconds(), metric.WithAttributes(x.labels(req)...))
 	return resp, err
 }
 
@@ -186,12 +191,24 @@ func template(path string) string {
 // url.full: queries stay out of traces.
 func requestAttributes(req *http.Request) []attribute.KeyValue {
 	a := []attribute.KeyValue{
-		attribute.String("http.request.method", req.Method),
-		attribute.String("server.address", req.URL.Hostname()),
-		attribute.String("url.template", template(req.URL.Path)),
+		telemetry.HTTPMethod.String(req.Method),
+		telemetry.Server.String(req.URL.Hostname()),
+		telemetry.URLTemplate.String(template(req.URL.Path)),
 	}
 	if port, err := strconv.Atoi(req.URL.Port()); err == nil {
-		a = append(a, attribute.Int("server.port", port))
+		a = append(a, telemetry.ServerPort.Int(port))
+	}
+	return a
+}
+
+// labels are those of the metric. Larkside calls a dozen addresses.
+func (x *exchange) labels(req *http.Request) []attribute.KeyValue {
+	a := []attribute.KeyValue{telemetry.HTTPMethod.String(req.Method), telemetry.URLTemplate.String(template(req.URL.Path))}
+	if x.status != 0 {
+		a = append(a, telemetry.HTTPStatus.Int(x.status))
+	}
+	if what := x.errorType(x.fields.code()); what != "" {
+		a = append(a, telemetry.ErrorType.String(what))
 	}
 	return a
 }
@@ -201,17 +218,17 @@ func (x *exchange) annotate(span trace.Span) {
 		return
 	}
 	if x.status != 0 {
-		span.SetAttributes(attribute.Int("http.response.status_code", x.status))
+		span.SetAttributes(telemetry.HTTPStatus.Int(x.status))
 	}
 	if id := x.logID(); id != "" {
-		span.SetAttributes(attribute.String("lark.log_id", id))
+		span.SetAttributes(telemetry.LarkLogID.String(id))
 	}
 	code := x.fields.code()
 	if code != 0 {
-		span.SetAttributes(attribute.Int("lark.code", code))
+		span.SetAttributes(telemetry.LarkCode.Int(code))
 	}
 	if what := x.errorType(code); what != "" {
-		span.SetAttributes(attribute.String("error.type", what))
+		span.SetAttributes(telemetry.ErrorType.String(what))
 		span.SetStatus(codes.Error, "")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -374,6 +375,28 @@ func TestTimeoutIsLost(t *testing.T) {
 	err := operations["Refresh"](ctx, f.client(t))
 	if e := asError(t, err); e.Class != lark.Retry || e.Outcome != lark.Lost || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%s, %s: %v", e.Class, e.Outcome, e)
+	}
+}
+
+// No call lasts for ever, also where nobody bounds it.
+func TestCallsEnd(t *testing.T) {
+	silent := roundTripper(func(req *http.Request) (*http.Response, error) {
+		<-req.Context().Done()
+		return nil, context.Cause(req.Context())
+	})
+	for name, call := range operations {
+		synctest.Test(t, func(t *testing.T) {
+			config := (&fake{Server: &httptest.Server{URL: "http://lark.invalid"}}).config()
+			config.Transport = silent
+			c, err := lark.New(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if err := call(context.WithoutCancel(t.Context()), c); err == nil || time.Since(began) > 2*time.Minute {
+				t.Errorf("%s: %v after %v", name, err, time.Since(began))
+			}
+		})
 	}
 }
 

@@ -1,0 +1,30 @@
+package refresh
+
+import (
+	"context"
+
+	"larkside/session"
+)
+
+// Budget returns the limits on app's calls to the token endpoint and how much
+// of each is used now, over all replicas. Both are nil for an unknown app.
+func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Limit, used []int, err error) {
+	a, ok := s.apps[appID]
+	if !ok {
+		return nil, nil, nil
+	}
+	used, err = a.governor.store.RateUsed(ctx, a.governor.name(), a.governor.rates)
+	return a.governor.rates, used, err
+}
+
+// Resting says why this replica leaves app's token endpoint alone now: Lark
+// refuses the app, or the endpoint keeps failing. Nil: it does not.
+func (s *Source) Resting(appID string) error {
+	if a, ok := s.apps[appID]; ok {
+		return a.resting()
+	}
+	return nil
+}
+
+// name is under what the app's calls are counted.
+func (g *governor) name() string { return "token/" + g.app }

@@ -1,0 +1,98 @@
+package session
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"larkside/telemetry"
+)
+
+// queryTimeout bounds each statement, the wait for a connection included: a
+// database that hangs is one that is down.
+const queryTimeout = 5 * time.Second
+
+// database bounds every statement by queryTimeout, makes spans of those that
+// explain a request, and tells of those that fail.
+type database struct {
+	*sqlx.DB
+	system string // postgresql or sqlite, as the conventions spell them
+	// failed is told of every statement that failed; nil: nobody is.
+	failed func(context.Context, error)
+}
+
+func (d database) GetContext(ctx context.Context, dest any, query string, args ...any) error {
+	return d.run(ctx, query, func(ctx context.Context) error { return d.DB.GetContext(ctx, dest, query, args...) })
+}
+
+func (d database) SelectContext(ctx context.Context, dest any, query string, args ...any) error {
+	return d.run(ctx, query, func(ctx context.Context) error { return d.DB.SelectContext(ctx, dest, query, args...) })
+}
+
+func (d database) ExecContext(ctx context.Context, query string, args ...any) (result sql.Result, err error) {
+	err = d.run(ctx, query, func(ctx context.Context) error {
+		result, err = d.DB.ExecContext(ctx, query, args...)
+		return err
+	})
+	return result, err
+}
+
+func (d database) run(ctx context.Context, query string, statement func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	bounded, span := d.start(bounded, query)
+	err := statement(bounded)
+	// No row is an answer, and a caller that hangs up is not the database's.
+	bad := err != nil && !errors.Is(err, sql.ErrNoRows) && !errors.Is(ctx.Err(), context.Canceled)
+	if bad && d.failed != nil {
+		d.failed(ctx, err)
+	}
+	if span != nil {
+		if bad {
+			span.SetAttributes(telemetry.ErrorType.String("_OTHER"))
+			span.SetStatus(codes.Error, "")
+		}
+		span.End()
+	}
+	return err
+}
+
+// start begins the span of a statement that explains a request, where one is
+// recorded; else the span is nil.
+func (d database) start(ctx context.Context, query string) (context.Context, trace.Span) {
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx, nil
+	}
+	summary, what := explains(query)
+	if summary == "" {
+		return ctx, nil
+	}
+	return otel.Tracer("larkside/session").Start(ctx, summary+what, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(telemetry.DBSystem.String(d.system), telemetry.DBSummary.String(summary)))
+}
+
+// explains returns the summary of a statement on the way of a request, and what
+// it is for if the summary doesn't say so; "" for the others.
+func explains(query string) (summary, what string) {
+	switch query {
+	case queryLoad:
+		return "SELECT sessions", ""
+	case queryResolve:
+		return "SELECT sessions", " (alias)"
+	case queryClaim:
+		return "UPDATE sessions", " (claim lease)"
+	case queryReplace:
+		return "UPDATE sessions", " (store pair)"
+	case queryRelease:
+		return "UPDATE sessions", " (release lease)"
+	case queryEnd:
+		return "UPDATE sessions", " (end)"
+	}
+	return "", ""
+}
