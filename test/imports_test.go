@@ -15,10 +15,11 @@ import (
 // import (its tests may import anything). Whatever is not named here may import
 // nothing of ours.
 var mayImport = map[string][]string{
-	"cmd/larkside":    {"proxy", "proxy/admin", "refresh", "session", "session/consent", "session/lark", "telemetry"},
+	"cmd/larkside":    {"proxy", "proxy/admin", "proxy/console", "refresh", "session", "session/consent", "session/lark", "telemetry"},
 	"cmd/demo":        {"test/larktest"},
 	"proxy":           {"session", "telemetry"},
 	"proxy/admin":     {"session", "telemetry"},
+	"proxy/console":   {"session", "telemetry"},
 	"refresh":         {"session", "session/lark", "telemetry"},
 	"session/consent": {"session", "session/lark", "telemetry"},
 	"session/lark":    {"session", "telemetry"},

@@ -33,6 +33,7 @@ var mayExpose = map[string]string{
 	"session/consent/browser.go":    "the browser's cookie and the PKCE challenge",
 	"session/consent/start.go":      "the link of a device flow",
 	"proxy/upstream.go":             "the Authorization header of a tenant path",
+	"proxy/console/signin.go":       "deriving the keys of cookies and forms from the admin key",
 	"cmd/larkside/config.go":        "checking settings",
 	"session/examine.go":            "the path of a SQLite database",
 	"session/reseal.go":             "sealing anew under another key",

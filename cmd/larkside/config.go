@@ -85,6 +85,7 @@ type config struct {
 
 	PropagateTrace bool          `env:"PROPAGATE_TRACE"`
 	TraceUsers     string        `env:"TRACE_USERS"`
+	TraceErrors    bool          `env:"TRACE_ERRORS"`
 	ShutdownGrace  time.Duration `env:"SHUTDOWN_GRACE"`
 	LogLevel       slog.Level    `env:"LOG_LEVEL"`
 	LogFormat      string        `env:"LOG_FORMAT"` // empty: by terminal

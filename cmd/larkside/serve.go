@@ -15,6 +15,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/proxy/admin"
+	webconsole "larkside/proxy/console"
 	"larkside/refresh"
 	"larkside/session"
 	"larkside/session/consent"
@@ -32,8 +33,10 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 	build := buildInfo()
+	history, recent := telemetry.NewHistory(webconsole.Tracked()...), telemetry.NewRecent()
+	log = slog.New(recent.Handler(log.Handler()))
 	stopTelemetry, metrics, err := telemetry.Start(ctx, telemetry.Config{
-		Version: build.Version, Revision: build.Revision, GoVersion: build.Go, Log: log,
+		Version: build.Version, Revision: build.Revision, GoVersion: build.Go, TraceErrors: cfg.TraceErrors, History: history, Log: log,
 	})
 	if err != nil {
 		return settingsError{err.Error()}
@@ -53,7 +56,10 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s := &server{cfg: cfg, log: log, secrets: secrets, clients: clients, users: users, metrics: metrics, quit: quit}
+	s := &server{cfg: cfg, log: log, secrets: secrets, clients: clients, users: users, metrics: metrics, history: history, quit: quit}
+	if s.console, err = s.newConsole(history, recent); err != nil {
+		return err
+	}
 	return s.serve(ctx)
 }
 
@@ -111,6 +117,8 @@ type server struct {
 	clients map[string]*lark.Client
 	users   telemetry.Users
 	metrics http.Handler
+	history *telemetry.History
+	console *webconsole.Console
 	quit    context.CancelFunc
 
 	// parts is nil until the store is open.
@@ -145,6 +153,7 @@ func (s *server) serve(ctx context.Context) error {
 	defer stopBackground()
 	work, background := errgroup.WithContext(background)
 	work.Go(func() error { return s.secrets.Run(background) })
+	work.Go(func() error { s.history.Run(background); return nil })
 
 	failed := make(chan error, len(servers))
 	for _, l := range servers {
@@ -153,6 +162,7 @@ func (s *server) serve(ctx context.Context) error {
 	p, err := s.openParts(ctx)
 	if err == nil && p != nil {
 		s.parts.Store(p)
+		s.followDatabase(p.store)
 		s.secrets.AppSecret.OnChange(func(session.Secret) { p.source.Reconsider() })
 		s.secrets.Apps.OnChange(func(namedSecrets) { p.source.Reconsider() })
 		pages.set(p.flow.Handler())
@@ -231,6 +241,17 @@ func (s *server) openParts(ctx context.Context) (*parts, error) {
 		return nil, errors.Join(err, store.Close())
 	}
 	return p, nil
+}
+
+// followDatabase lets new connections have the URL's present password.
+func (s *server) followDatabase(store *session.Store) {
+	reconnect := func(session.Secret) {
+		if err := store.Reconnect(s.secrets.DatabaseURL.Get(), s.secrets.DatabaseListenURL.Get()); err != nil {
+			s.log.Error("the changed database URL is not used; the one before stays", "error", err)
+		}
+	}
+	s.secrets.DatabaseURL.OnChange(reconnect)
+	s.secrets.DatabaseListenURL.OnChange(reconnect)
 }
 
 // keyring is nil where SQLite is to use its key file.
@@ -375,13 +396,19 @@ func (s *server) newProxy() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	doors := &doors{s}
+	doors, routes := &doors{s}, lark.NewRoutes()
 	return proxy.New(proxy.Config{
 		Upstream: upstream, Transport: transport, UpstreamTimeout: s.cfg.UpstreamTimeout,
 		Apps: s.cfg.appIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
 		Tokens: doors, Asker: doors, Resolver: doors, Tenant: doors, Waiter: doors,
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
 		CallerKeys: s.callers(), CallerLimits: s.cfg.CallerLimits, PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
+		Route: func(method, path string) string {
+			if template, ok := routes.Match(method, path); ok {
+				return template
+			}
+			return "other"
+		},
 		UserAttr: func(k session.Key) string { return s.users.Show(k.OpenID) },
 		Draining: s.draining.Load, Log: s.log,
 	})
@@ -411,27 +438,14 @@ func (s *server) callers() func() []proxy.Caller {
 func (s *server) newAdmin(p *parts) http.Handler {
 	c := admin.Config{
 		Ready: s.ready, Metrics: s.metrics, Quit: s.quit, Key: s.secrets.AdminKey.Get,
-		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.appIDs(), Log: s.log,
+		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.appIDs(), Console: s.console, Log: s.log,
 	}
 	if p != nil {
 		c.Sessions, c.Consents, c.Audit = p.store, p.store, p.store.ListAudit
-		c.Refresh = func(ctx context.Context, key session.Key, by admin.Actor) error {
-			_, err := p.source.Refresh(ctx, key)
-			p.audit(ctx, by, session.AuditRefresh, key, err)
-			return err
-		}
-		c.Revoke = func(ctx context.Context, key session.Key, by admin.Actor) error {
-			err := p.flow.Revoke(ctx, key, session.Revoked)
-			p.audit(ctx, by, session.AuditRevoke, key, err)
-			return err
-		}
-		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (pending *session.Pending, err error) {
-			defer func() { p.audit(ctx, by, session.AuditAsk, key, err) }()
-			if err := p.source.Admitted(key.AppID); err != nil {
-				return nil, err
-			}
-			started, _, err := p.flow.Start(ctx, key, scopes)
-			return &started, err
+		c.Refresh, c.Revoke = p.refreshByHand, p.revokeByHand
+		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (*session.Pending, error) {
+			pending, _, err := p.askByHand(ctx, key, scopes, by)
+			return pending, err
 		}
 		c.SyncUsers = func(ctx context.Context, progress func(admin.UserSync), by admin.Actor) (admin.UserSync, error) {
 			n, err := s.syncUsers(ctx, p, progress)
@@ -655,7 +669,11 @@ func (s *server) listenAll(ctx context.Context, app, operators, pages http.Handl
 			// Nothing here streams: what does not come in time does not come.
 			server.ReadTimeout = 30 * time.Second
 		}
-		all = append(all, &listener{one.name, l, server})
+		if one.name == "admin" {
+			// A browser that watches must not hold up the stop.
+			server.RegisterOnShutdown(s.console.Close)
+		}
+		all = append(all, &listener{one.name, patientListener{l, writePatience}, server})
 		s.log.Info("listening", "listener", one.name, "address", l.Addr().String())
 	}
 	return all, nil

@@ -119,6 +119,8 @@ var settings = []setting{
 	{Name: "UPSTREAM_PROXY", Takes: "an http, https or socks5 URL", Shows: noLogin, Meaning: "an outbound proxy (the environment's `HTTPS_PROXY` is not used)"},
 	{Name: "PROPAGATE_TRACE", Default: "false", Takes: "true or false", Meaning: "send `traceparent` on to Lark"},
 	{Name: "TRACE_USERS", Default: "hash", OneOf: []string{"hash", "id", "off"}, Meaning: "`hash`, `id` or `off`: how users appear in spans and logs"},
+	{Name: "TRACE_ERRORS", Default: "false", Takes: "true or false",
+		Meaning: "`true`: export the traces of requests that end with a status of 400 or more also where `OTEL_TRACES_SAMPLER` leaves them out; every request is recorded in memory for that"},
 	{Name: "SHUTDOWN_GRACE", Default: "30s", Takes: takesDuration, Meaning: "how long running requests may finish after SIGTERM"},
 	{Name: "LOG_LEVEL", Default: "info", Takes: "debug, info, warn or error", Meaning: "the least severe lines that are written"},
 	{Name: "LOG_FORMAT", Shown: "`json` (`text` on a terminal)", OneOf: []string{"json", "text"}, Meaning: "`json` or `text`, one line each, on standard error"},

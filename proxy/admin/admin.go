@@ -67,7 +67,8 @@ type Config struct {
 	// (empty: from the newest), the newest first.
 	Audit func(ctx context.Context, before string, f session.AuditFilter, limit int) ([]session.AuditEntry, error)
 
-	// Console serves / for people.
+	// Console serves / for people, and every path that is not the API's. It
+	// decides itself who may look.
 	Console http.Handler
 
 	// Log gets what an operator acts on. nil: nothing is logged.
@@ -90,9 +91,19 @@ func New(c Config) http.Handler {
 	a := &admin{Config: c}
 	mux := http.NewServeMux()
 	for path, methods := range a.routes() {
-		mux.Handle(path, a.dispatch(methods))
+		h := a.dispatch(methods)
+		if !slices.Contains(openToAll, path) {
+			h = a.locked(h)
+		}
+		mux.Handle(path, h)
 	}
-	mux.Handle("/", a.dispatch(methods{http.MethodGet: a.console}))
+	nothing := a.locked(a.dispatch(methods{http.MethodGet: func(http.ResponseWriter, *http.Request) error { return notFound }}))
+	mux.Handle("/api/", nothing)
+	if a.Console != nil {
+		mux.Handle("/", a.Console)
+	} else {
+		mux.Handle("/", nothing)
+	}
 	return a.guard(mux)
 }
 
@@ -132,6 +143,7 @@ func (a *admin) routes() map[string]methods {
 	add(a.SyncUsers != nil, "/api/v1/users/sync", http.MethodPost, a.syncUsers)
 	add(a.RotateKeys != nil, "/api/v1/keys/rotate", http.MethodPost, a.rotateKeys)
 	add(a.Audit != nil, "/api/v1/audit", http.MethodGet, a.listAudit)
+	add(true, "/api/v1/openapi.json", http.MethodGet, a.describe)
 	return routes
 }
 
@@ -161,12 +173,4 @@ func (a *admin) dispatch(m methods) http.Handler {
 			a.fail(w, r, err)
 		}
 	})
-}
-
-func (a *admin) console(w http.ResponseWriter, r *http.Request) error {
-	if a.Console == nil {
-		return notFound
-	}
-	a.Console.ServeHTTP(w, r)
-	return nil
 }

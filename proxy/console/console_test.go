@@ -1,0 +1,719 @@
+package console
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"html"
+	"net/http"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"larkside/session"
+	"larkside/telemetry"
+)
+
+// everywhere is each page that there is, with what it must say in English.
+var everywhere = map[string]string{
+	"/":                                  "Overview",
+	"/sessions":                          "ou_bob",
+	"/sessions?q=bob&state=active":       "Bob",
+	"/sessions?q=nobody":                 "No session matches",
+	"/sessions/cli_a1/ou_alice":          "Needs consent|Works, and is renewed",
+	"/sessions/cli_a1/u.ou_bob":          "Has no refresh token",
+	"/sessions/cli_b2/ou_%3Cb%3E&":       "Reason",
+	"/sessions/cli_a1/ou_alice/revoke":   "be undone",
+	"/sessions/cli_a1/ou_alice/card":     "gets a card",
+	"/sessions/cli_a1/ou_alice/refresh":  "exchanged",
+	"/ask?app=cli_a1&user=ou_new":        "ou_new",
+	"/consents":                          "Waiting for their users",
+	"/consents?state=failed":             "ou_bob",
+	"/consents?user=ou_alice&app=cli_a1": "ou_alice",
+	"/audit":                             "ou_alice",
+	"/audit?action=revoke":               "No entries",
+	"/errors":                            "boom",
+}
+
+// What is shown is text, whatever it is: nothing of it runs, breaks out or turns
+// the line around, and no secret is anywhere.
+func TestPages(t *testing.T) {
+	s := newStage(t, adminKey)
+	s.fill()
+	for path, word := range everywhere {
+		for _, lang := range []string{"en", "zh-CN"} {
+			t.Run(lang+path, func(t *testing.T) {
+				a := s.visitor("Accept-Language", lang, "Authorization", "Bearer "+adminKey).get(path)
+				if a.status != 200 || a.header.Get("Content-Language") != lang {
+					t.Fatalf("%d in %s\n%s", a.status, a.header.Get("Content-Language"), a.body)
+				}
+				if lang == "en" && !regexp.MustCompile(word).MatchString(a.body) {
+					t.Errorf("%q is not on the page\n%s", word, a.body)
+				}
+				decent(t, a, lang)
+			})
+		}
+	}
+}
+
+// decent checks what holds for every page.
+func decent(t *testing.T, a *answer, lang string) {
+	t.Helper()
+	for _, never := range []string{canary, adminKey, "<img", "<b>", "\u202e", "\u2066", "\x00", "\x1b", "ZgotmplZ", "REDACTED@"} {
+		if strings.Contains(a.body, never) {
+			t.Errorf("%q is on the page", never)
+		}
+	}
+	for name, want := range map[string]string{
+		"Content-Security-Policy": csp, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+		"Referrer-Policy": "same-origin", "Content-Type": "text/html; charset=utf-8",
+	} {
+		if got := a.header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	count, labelled, ids := map[string]int{}, map[string]bool{}, map[string]bool{}
+	for _, n := range a.parse(t) {
+		count[n.Data]++
+		for _, at := range n.Attr {
+			if strings.HasPrefix(at.Key, "on") || at.Key == "style" {
+				t.Errorf("<%s %s> is inline code", n.Data, at.Key)
+			}
+			if (at.Key == "href" || at.Key == "src" || at.Key == "action") && !strings.HasPrefix(at.Val, "/") && !strings.HasPrefix(at.Val, "?") && at.Val != "#main" {
+				t.Errorf("<%s %s=%q> leads elsewhere", n.Data, at.Key, at.Val)
+			}
+		}
+		if id, ok := attr(n, "id"); ok {
+			if ids[id] {
+				t.Errorf("the id %q stands twice", id)
+			}
+			ids[id] = true
+		}
+		switch n.Data {
+		case "html":
+			if got, _ := attr(n, "lang"); got != lang {
+				t.Errorf("lang=%q", got)
+			}
+		case "label":
+			for c := range n.Descendants() {
+				if name, ok := attr(c, "name"); ok {
+					labelled[name] = strings.TrimSpace(text(n)) != ""
+				}
+			}
+		case "input", "select":
+			kind, _ := attr(n, "type")
+			name, _ := attr(n, "name")
+			if _, hidden := attr(n, "aria-hidden"); kind != "hidden" && !hidden && !labelled[name] {
+				t.Errorf("the field %q has no label", name)
+			}
+		case "form":
+			if method, _ := attr(n, "method"); method == "post" {
+				has := false
+				for c := range n.Descendants() {
+					name, _ := attr(c, "name")
+					has = has || name == "form"
+				}
+				if !has {
+					t.Error("a form without a token")
+				}
+			}
+		case "th":
+			if scope, _ := attr(n, "scope"); scope == "" {
+				t.Error("a table heading without a scope")
+			}
+		case "svg":
+			_, label := attr(n, "aria-label")
+			_, hidden := attr(n, "aria-hidden")
+			if !label && !hidden {
+				t.Error("a drawing without a text")
+			}
+		case "time":
+			if at, _ := attr(n, "datetime"); !strings.HasSuffix(at, "Z") {
+				t.Errorf("datetime=%q", at)
+			}
+		case "script":
+			if src, _ := attr(n, "src"); src != "/console.js" || text(n) != "" {
+				t.Errorf("a script that is not ours: %q %q", src, text(n))
+			}
+		}
+	}
+	if count["h1"] != 1 || count["main"] != 1 || count["header"] != 1 || count["footer"] != 1 || count["title"] != 1 {
+		t.Errorf("landmarks: %v", count)
+	}
+}
+
+// Every text that is asked for is there, in both languages, and none is left over.
+func TestTexts(t *testing.T) {
+	used := map[string]bool{}
+	key := regexp.MustCompile(`\bt "([a-z_.]+)"`)
+	inGo := regexp.MustCompile(`"([a-z_]+\.[a-z_.]+)"`)
+	all := ""
+	for _, dir := range []string{"pages", "."} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.IsDir() || strings.HasSuffix(e.Name(), "_test.go") || e.Name() == "texts.go" {
+				continue
+			}
+			content, err := os.ReadFile(dir + "/" + e.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			all += string(content)
+			for _, found := range key.FindAllStringSubmatch(string(content), -1) {
+				used[found[1]] = true
+				if _, ok := texts[found[1]]; !ok {
+					t.Errorf("%s asks for %q, which is not there", e.Name(), found[1])
+				}
+			}
+			for _, found := range inGo.FindAllStringSubmatch(string(content), -1) {
+				used[found[1]] = true
+			}
+		}
+	}
+	for name, text := range texts {
+		if text.zh == "" || text.en == "" || strings.Count(text.zh, "%") != strings.Count(text.en, "%") {
+			t.Errorf("%s: %+v", name, text)
+		}
+		prefix := name[:strings.LastIndexByte(name, '.')+1]
+		if !used[name] && !strings.Contains(all, `"`+prefix+`%s`) && !strings.Contains(all, `"`+prefix+`"`) && !strings.Contains(all, `"`+strings.TrimSuffix(prefix, ".")+`"`) && !strings.HasPrefix(name, "plot.") && name != "confirm.refresh.text" && name != "confirm.card.text" && name != "confirm.revoke.text" {
+			t.Errorf("nothing asks for %q", name)
+		}
+	}
+	for _, kd := range kinds {
+		for _, g := range kd.groups {
+			if _, ok := texts["plot."+kd.name+"."+g.name]; !ok {
+				t.Errorf("no text for %s.%s", kd.name, g.name)
+			}
+		}
+	}
+	for prefix, words := range map[string][]string{
+		"state.": strs(states), "consent.": strs(consentStates), "action.": strs(auditActions),
+		"card.":  strs([]session.CardResult{session.CardSent, session.CardAlreadySent, session.CardRateLimited, session.CardFailed, session.CardOff}),
+		"actor.": {session.ByAdmin, session.ByUser, session.ByLark, session.ByLarkside},
+		"why.": strs([]session.Reason{session.NoSession, session.RefreshTokenExpired, session.RefreshTokenUsed, session.RefreshTokenInvalid,
+			session.NoRefreshToken, session.Revoked, session.Declined, session.TokenRefused, session.UnsupportedToken, session.UserGone, session.UserNotPermitted}),
+	} {
+		for _, w := range words {
+			if _, ok := texts[prefix+w]; !ok {
+				t.Errorf("no text for %s%s", prefix, w)
+			}
+		}
+	}
+}
+
+func strs[S ~string](words []S) (out []string) {
+	for _, w := range words {
+		out = append(out, string(w))
+	}
+	return out
+}
+
+func TestLanguages(t *testing.T) {
+	s := newStage(t, "")
+	for accept, want := range map[string]string{"": "en", "zh-CN,zh;q=0.9": "zh-CN", "zh-TW": "zh-CN", "fr": "en", "de,zh;q=0.5": "zh-CN", strings.Repeat("zh,", 200): "en"} {
+		if got := s.visitor("Accept-Language", accept).get("/").header.Get("Content-Language"); got != want {
+			t.Errorf("Accept-Language %q: %s, want %s", accept, got, want)
+		}
+	}
+	v := s.visitor("Accept-Language", "en")
+	if a := v.get("/sessions?q=a&lang=zh-CN"); a.status != 303 || a.location != "/sessions?q=a" {
+		t.Errorf("the switch: %d to %q", a.status, a.location)
+	}
+	if got := v.get("/").header.Get("Content-Language"); got != "zh-CN" {
+		t.Errorf("after the switch: %s", got)
+	}
+	if a := v.get("//evil.example/?lang=en"); a.location != "" && !strings.HasPrefix(a.location, "/") || strings.HasPrefix(a.location, "//") {
+		t.Errorf("the switch leads to %q", a.location)
+	}
+}
+
+func TestSignIn(t *testing.T) {
+	s := newStage(t, adminKey)
+	s.fill()
+	for path := range everywhere {
+		a := s.visitor().get(path)
+		if a.status != 401 || a.header.Get("X-Larkside-Error") != "admin_unauthenticated" || strings.Contains(a.body, "ou_alice</") {
+			t.Errorf("%s without a sign-in: %d", path, a.status)
+		}
+		decent(t, a, "en")
+	}
+	for _, path := range []string{"/events", "/openapi.json", "/nothing"} {
+		if a := s.visitor().get(path); a.status != 401 {
+			t.Errorf("%s without a sign-in: %d", path, a.status)
+		}
+	}
+	v := s.visitor()
+	if a := v.post("/login?next=/audit", "/login", "key", adminKey, "next", "/audit?action=revoke"); a.status != 303 || a.location != "/audit?action=revoke" {
+		t.Fatalf("signing in: %d to %q", a.status, a.location)
+	} else if c := a.header.Get("Set-Cookie"); !strings.Contains(c, "HttpOnly") || !strings.Contains(c, "SameSite=Strict") || !strings.Contains(c, "Path=/;") || strings.Contains(c, "Secure") || strings.Contains(c, adminKey) {
+		t.Errorf("the cookie: %s", c)
+	}
+	if a := v.get("/"); a.status != 200 {
+		t.Errorf("signed in: %d", a.status)
+	}
+	if a := v.get("/login"); a.status != 303 {
+		t.Errorf("the sign-in of who is signed in: %d", a.status)
+	}
+	// Another replica with the same key takes the same cookie.
+	other := newStage(t, adminKey)
+	there := other.visitor()
+	at, _ := url.Parse(s.url)
+	to, _ := url.Parse(other.url)
+	there.client.Jar.SetCookies(to, v.client.Jar.Cookies(at))
+	if a := there.get("/"); a.status != 200 {
+		t.Errorf("on another replica: %d", a.status)
+	}
+	s.setKey("another-key-than-before")
+	if a := v.get("/"); a.status != 401 {
+		t.Errorf("with the key changed: %d", a.status)
+	}
+	s.setKey(adminKey)
+	if a := v.post("/", "/logout"); a.status != 303 {
+		t.Errorf("signing out: %d", a.status)
+	}
+	if a := v.get("/"); a.status != 401 {
+		t.Errorf("signed out: %d", a.status)
+	}
+}
+
+func TestTickets(t *testing.T) {
+	key, now := session.NewSecret(adminKey), time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	good := newTicket(key, now.Add(signInLife))
+	parts := strings.Split(good, ".")
+	later := fmt.Sprint(now.Add(100*signInLife).Unix()) + "." + parts[1] + "." + parts[2]
+	for _, tc := range []struct {
+		sentence string
+		ticket   string
+		key      string
+		at       time.Time
+		want     bool
+	}{
+		{"a fresh one", good, adminKey, now, true},
+		{"a moment before its end", good, adminKey, now.Add(signInLife - time.Second), true},
+		{"at its end", good, adminKey, now.Add(signInLife), false},
+		{"with another key", good, "another", now, false},
+		{"with its expiry changed", later, adminKey, now, false},
+		{"with its signature cut", good[:len(good)-1], adminKey, now, false},
+		{"none", "", adminKey, now, false},
+		{"a signature alone", "." + parts[2], adminKey, now, false},
+	} {
+		if got := goodTicket(session.NewSecret(tc.key), tc.ticket, tc.at); got != tc.want {
+			t.Errorf("%s: %v", tc.sentence, got)
+		}
+	}
+}
+
+// The sign-in leads to a page of ours, whatever it was asked for.
+func TestLocal(t *testing.T) {
+	for next, want := range map[string]string{
+		"/audit?action=revoke": "/audit?action=revoke", "/sessions/a/b%2Fc": "/sessions/a/b%2Fc", "": "/", "/login": "/", "/login?next=/": "/",
+		"//evil.example": "/", "https://evil.example/": "/", "/\\evil.example": "/", "\\\\evil.example": "/", "javascript:alert(1)": "/",
+		"evil.example": "/", "/\t/evil.example": "/", "/%2F/evil.example": "/", "http:/evil": "/", "%zz": "/", "/a#b": "/a",
+	} {
+		if got := local(next); got != want {
+			t.Errorf("local(%q) = %q, want %q", next, got, want)
+		}
+	}
+}
+
+func TestWrongKeys(t *testing.T) {
+	s := newStage(t, adminKey)
+	now := time.Now()
+	s.k.now = func() time.Time { return now }
+	v := s.visitor()
+	for i := range freeGuesses {
+		if a := v.post("/login", "/login", "key", fmt.Sprint("guess ", i)); a.status != 401 || !strings.Contains(a.body, "not the key") {
+			t.Fatalf("guess %d: %d", i, a.status)
+		}
+	}
+	// Now not even the right one is looked at.
+	if a := v.post("/login", "/login", "key", adminKey); a.status != 429 || a.header.Get("Retry-After") == "" {
+		t.Errorf("after too many: %d", a.status)
+	}
+	now = now.Add(guessEvery)
+	if a := v.post("/login", "/login", "key", adminKey); a.status != 303 {
+		t.Errorf("after the wait: %d", a.status)
+	}
+	if n := len(s.recent.Records()); n != 1 {
+		t.Errorf("%d lines about it in the log", n)
+	}
+	var g guesses
+	for i := range 3 * guessers {
+		g.wrong(fmt.Sprintf("10.0.%d.%d:1", i/256, i%256), now)
+	}
+	if len(g.until) > guessers {
+		t.Errorf("%d addresses are remembered", len(g.until))
+	}
+	if from("[2001:db8::1]:1") != from("[2001:db8::2]:9") || from("[::ffff:10.0.0.1]:5") != from("10.0.0.1:6") {
+		t.Error("one host has several addresses")
+	}
+}
+
+// Each form has to come from a page of ours, sent to this very browser.
+func TestForgery(t *testing.T) {
+	for _, key := range []string{adminKey, ""} {
+		s := newStage(t, key)
+		s.put(alice, "Alice", nil)
+		start := func() *visitor {
+			v := s.visitor()
+			if key != "" {
+				v.signIn()
+			}
+			v.get("/sessions/cli_a1/ou_alice")
+			return v
+		}
+		paths := []string{"/sessions/cli_a1/ou_alice/refresh", "/sessions/cli_a1/ou_alice/card", "/sessions/cli_a1/ou_alice/revoke", "/logout", "/login"}
+		other := formToken.FindStringSubmatch(start().get("/sessions/cli_a1/ou_alice").body)[1]
+		for _, path := range paths {
+			v := start()
+			own := url.Values{"form": formToken.FindStringSubmatch(v.get("/sessions/cli_a1/ou_alice").body)[1:]}
+			for sentence, a := range map[string]*answer{
+				"no token":              v.send("POST", path, url.Values{}),
+				"another browser's":     v.send("POST", path, url.Values{"form": {other}}),
+				"in the query":          v.send("POST", path+"?form="+url.QueryEscape(own.Get("form")), url.Values{}),
+				"another site's page":   v.send("POST", path, own, "Sec-Fetch-Site", "cross-site"),
+				"another port's page":   v.send("POST", path, own, "Sec-Fetch-Site", "same-site"),
+				"another origin":        v.send("POST", path, own, "Origin", "http://evil.example"),
+				"a sandbox":             v.send("POST", path, own, "Origin", "null"),
+				"a body without an end": v.send("POST", path, url.Values{"form": own["form"], "x": {strings.Repeat("x", 2*maxForm)}}),
+			} {
+				if a.status != 403 && a.status != 400 {
+					t.Errorf("%s, key %q, %s: %d", path, key, sentence, a.status)
+				}
+			}
+			if len(s.doings()) > 0 {
+				t.Errorf("%s: a forged form did %v", path, s.doings())
+			}
+		}
+		v := start()
+		if a := v.post("/sessions/cli_a1/ou_alice", paths[0]); a.status != 303 || !slices.Equal(s.doings(), []string{"refresh cli_a1 ou_alice"}) {
+			t.Errorf("its own form: %d, %v", a.status, s.doings())
+		}
+	}
+}
+
+func TestDoings(t *testing.T) {
+	s := newStage(t, "")
+	s.put(alice, "Alice", nil)
+	v := s.visitor()
+	for _, what := range []string{"refresh", "card", "revoke"} {
+		a := v.post("/sessions/cli_a1/ou_alice", "/sessions/cli_a1/u.ou_alice/"+what)
+		notice := strings.Replace(what, "card", "sent", 1)
+		if a.status != 303 || a.location != "/sessions/cli_a1/ou_alice?did="+notice {
+			t.Errorf("%s: %d to %q", what, a.status, a.location)
+		}
+		if page := v.get(a.location); !strings.Contains(html.UnescapeString(page.body), `role="status">`+english.text("did."+notice)) {
+			t.Errorf("%s: the page does not say so", what)
+		}
+	}
+	// A card that did not reach the user is not called one that did.
+	for _, card := range didNot {
+		if page := v.get("/sessions/cli_a1/ou_alice?did=" + card); !strings.Contains(html.UnescapeString(page.body), `role="alert">`+english.text("did."+card)) {
+			t.Errorf("%s: the page does not say so", card)
+		}
+	}
+	if got := s.doings(); !slices.Equal(got, []string{"refresh cli_a1 ou_alice", "ask cli_a1 ou_alice", "revoke cli_a1 ou_alice"}) {
+		t.Errorf("done: %v", got)
+	}
+	// A link or a search engine does nothing.
+	for _, what := range []string{"refresh", "card", "revoke"} {
+		v.get("/sessions/cli_a1/ou_alice/" + what)
+	}
+	if len(s.doings()) != 3 {
+		t.Errorf("a GET did something: %v", s.doings())
+	}
+	for err, want := range map[error]int{
+		&session.ConsentRequiredError{Reason: session.Revoked}: 409, session.ErrConflict: 409, session.ErrUserDisabled: 409,
+		&session.RetryError{Err: session.ErrRefreshUnavailable}: 503, session.ErrAppMisconfigured: 503, session.ErrUnavailable: 503,
+		errors.New("unforeseen"): 500, session.ErrNotFound: 404,
+	} {
+		s.fail(err)
+		a := v.post("/sessions/cli_a1/ou_alice", "/sessions/cli_a1/ou_alice/refresh")
+		if a.status != want || want != 404 && !strings.Contains(a.body, `role="alert"`) {
+			t.Errorf("%v: %d\n%s", err, a.status, a.body)
+		}
+	}
+}
+
+func TestUnknown(t *testing.T) {
+	s := newStage(t, "")
+	v := s.visitor()
+	for path, want := range map[string]int{
+		"/nothing": 404, "/sessions/cli_a1/ou_nobody": 404, "/sessions/cli_a1/on_nobody": 404, "/sessions/cli_zz/ou_1": 400,
+		"/sessions/cli_a1/ou_1/explode": 404, "/sessions/cli_a1/ou_1/revoke": 404, "/sessions?state=dead": 400, "/audit?action=x": 400,
+		"/consents?state=x": 400, "/ask?app=cli_zz&user=ou_1": 400, "/ask?app=cli_a1&user=": 400, "/logout": 405, "/sessions?q=%00": 400, "/audit?user=%ff": 400, "/consents?before=%00": 400, "/sessions/cli_a1/ou_%00": 400,
+		"/sessions?q=" + strings.Repeat("x", 300): 400, "/sessions/cli_a1/" + strings.Repeat("x", 300): 400, "/style.css": 200, "/favicon.ico": 200, "/openapi.json": 200,
+	} {
+		if a := v.get(path); a.status != want {
+			t.Errorf("%s: %d, want %d", path, a.status, want)
+		}
+	}
+	if a := v.send("DELETE", "/sessions", nil); a.status != 405 || a.header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("DELETE: %d, Allow %q", a.status, a.header.Get("Allow"))
+	}
+}
+
+// A store that is late or away is said so; the replica's own state is shown.
+func TestWithoutStore(t *testing.T) {
+	s := newStage(t, "")
+	s.k.Store = func() Store { return nil }
+	v := s.visitor()
+	if a := v.get("/"); a.status != 200 || !strings.Contains(a.body, "waiting for the database") {
+		t.Errorf("the overview while starting: %d\n%s", a.status, a.body)
+	}
+	for _, path := range []string{"/sessions", "/sessions/cli_a1/ou_1", "/consents", "/audit"} {
+		if a := v.get(path); a.status != 503 || a.header.Get("Retry-After") == "" {
+			t.Errorf("%s while starting: %d", path, a.status)
+		}
+	}
+	s.k.Store = func() Store { return s.store }
+	s.store.Close()
+	if a := v.get("/"); a.status != 200 || !strings.Contains(a.body, "be reached") {
+		t.Errorf("the overview without a database: %d", a.status)
+	}
+	if a := v.get("/sessions"); a.status != 503 {
+		t.Errorf("the sessions without a database: %d", a.status)
+	}
+}
+
+// One more page and then the end, each session once.
+func TestPaging(t *testing.T) {
+	s := newStage(t, "")
+	for i := range perPage + 3 {
+		s.put(session.Key{AppID: app, OpenID: fmt.Sprintf("ou_%03d", i)}, "N", nil)
+	}
+	v := s.visitor()
+	first := v.get("/sessions?app=cli_a1")
+	next := regexp.MustCompile(`rel="next" href="([^"]+)"`).FindStringSubmatch(first.body)
+	if next == nil || strings.Count(first.body, "<tr role") != perPage+1 {
+		t.Fatalf("%d rows, next %v", strings.Count(first.body, "<tr role"), next)
+	}
+	last := v.get("/sessions" + strings.ReplaceAll(next[1], "&amp;", "&"))
+	if strings.Count(last.body, "<tr role") != 4 || strings.Contains(last.body, `rel="next"`) || !strings.Contains(last.body, "ou_052") {
+		t.Errorf("the last page has %d rows", strings.Count(last.body, "<tr role"))
+	}
+}
+
+func TestWhy(t *testing.T) {
+	now := time.Now()
+	in, ago := now.Add(time.Hour), now.Add(-time.Hour)
+	for _, tc := range []struct {
+		want string
+		s    session.Session
+	}{
+		{"Works", session.Session{ExpiresAt: in, RefreshExpiresAt: in}},
+		{"Idle", session.Session{ExpiresAt: ago, RefreshExpiresAt: in}},
+		{"3 in a row); the next try is in 60 minutes", session.Session{ExpiresAt: ago, RefreshExpiresAt: in, Failures: 3, RetryAt: in}},
+		{"the next call tries again", session.Session{ExpiresAt: ago, RefreshExpiresAt: in, Failures: 3, RetryAt: ago}},
+		{"offline_access is missing", session.Session{ExpiresAt: in}},
+		{"the access token has ended", session.Session{ExpiresAt: ago}},
+		{"The refresh token has ended", session.Session{ExpiresAt: ago, RefreshExpiresAt: ago}},
+		{"revoked", session.Session{State: session.ConsentRequired, Reason: session.Revoked}},
+		{"left or is frozen", session.Session{State: session.Disabled, Reason: session.UserGone}},
+		{"Reason: new_one", session.Session{State: session.Disabled, Reason: "new_one"}},
+	} {
+		if tc.s.State == "" {
+			tc.s.State = session.Active
+		}
+		if got := english.why(&tc.s, now); !strings.Contains(got, tc.want) {
+			t.Errorf("%+v: %q, want %q", tc.s, got, tc.want)
+		}
+	}
+}
+
+func TestVisible(t *testing.T) {
+	for in, want := range map[string]string{
+		"张三": "张三", "a\u202eb": "a⟨U+202E⟩b", "\u2066x\u2069": "⟨U+2066⟩x⟨U+2069⟩", "a\nb\x00": "a⟨U+000A⟩b⟨U+0000⟩", "\ufeff": "⟨U+FEFF⟩",
+		"👩\u200d🚀": "👩\u200d🚀", "bad\xff": "bad\uFFFD", "\U000e0041": "⟨U+E0041⟩", "<b>": "<b>",
+	} {
+		if got := visible(in); got != want {
+			t.Errorf("visible(%q) = %q, want %q", in, got, want)
+		}
+	}
+	if got := []rune(visible(strings.Repeat("名", 1000))); len(got) != maxVisible+1 {
+		t.Errorf("%d characters are shown", len(got))
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "just now", -90 * time.Second: "90 seconds ago", time.Hour + time.Minute: "in 61 minutes", -3 * time.Hour: "3 hours ago",
+		50 * time.Hour: "in 2 days", 2 * time.Minute: "in 2 minutes",
+	} {
+		if got := english.relative(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+	if got := chinese.relative(-2 * time.Minute); got != "2 分钟前" {
+		t.Errorf("in Chinese: %q", got)
+	}
+}
+
+func TestDraw(t *testing.T) {
+	steps := func(at int, n int64) []int64 {
+		s := make([]int64, bars)
+		s[at] = n
+		return s
+	}
+	p := draw(kinds[0], []telemetry.Series{
+		{Value: "proxied", Steps: steps(59, 30), Total: 30}, {Value: "authorization_required", Steps: steps(59, 10), Total: 10},
+		{Value: "path_not_allowed", Steps: steps(0, 1), Total: 1}, {Value: "upstream_timeout", Steps: steps(30, 0), Total: 0},
+	})
+	if p.Total != 41 || p.Busiest != 40 || p.Top != 40 || len(p.Rows) != 3 || p.Rows[0].Value != "proxied" || p.Rows[0].Five != 30 || p.Rows[2].Five != 0 {
+		t.Errorf("%+v", p)
+	}
+	want := []bar{{0, 98, 8, 2, "dim"}, {590, 25, 8, 75, "ok"}, {590, 0, 8, 25, "ask"}}
+	if !slices.Equal(p.Bars, want) {
+		t.Errorf("bars %v, want %v", p.Bars, want)
+	}
+	for n, want := range map[int64]int64{0: 4, 4: 4, 5: 10, 11: 20, 21: 40, 1001: 2000} {
+		if n == 1001 {
+			want = 2000
+		}
+		if got := roundUp(n); got != want {
+			t.Errorf("roundUp(%d) = %d", n, got)
+		}
+	}
+}
+
+// One goroutine looks for all, only while somebody watches, and tells of each
+// change once more than it saw.
+func TestLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var state atomic.Value
+		var looks atomic.Int64
+		state.Store("a")
+		l := newLive(func(context.Context) string { looks.Add(1); return state.Load().(string) })
+		time.Sleep(time.Hour)
+		if looks.Load() != 0 {
+			t.Errorf("%d looks with nobody there", looks.Load())
+		}
+		changed, leave, ok := l.watch()
+		if !ok {
+			t.Fatal("can't watch")
+		}
+		told := func(within time.Duration) int {
+			n := 0
+			end := time.After(within)
+			for {
+				select {
+				case <-changed:
+					n++
+				case <-end:
+					return n
+				}
+			}
+		}
+		if n := told(9 * time.Second); n != 0 {
+			t.Errorf("told %d times of nothing", n)
+		}
+		state.Store("b")
+		if n := told(5 * time.Second); n != 2 {
+			t.Errorf("told %d times of a change", n)
+		}
+		if n := told(20 * time.Second); n != 2 {
+			t.Errorf("told %d times in twenty quiet seconds", n)
+		}
+		leave()
+		synctest.Wait()
+		looks.Store(0)
+		time.Sleep(time.Hour)
+		if looks.Load() != 0 {
+			t.Errorf("%d looks after everybody left", looks.Load())
+		}
+		for range maxStreams {
+			if _, _, ok := l.watch(); !ok {
+				t.Fatal("too few may watch")
+			}
+		}
+		if _, _, ok := l.watch(); ok {
+			t.Error("too many may watch")
+		}
+		l.close()
+		l.close()
+		if _, _, ok := l.watch(); ok {
+			t.Error("one may watch after the end")
+		}
+	})
+}
+
+// A stream begins with a change, tells of the next, and ends with the console.
+func TestEvents(t *testing.T) {
+	s := newStage(t, "")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "GET", s.url+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != 200 || response.Header.Get("Content-Type") != "text/event-stream" {
+		t.Fatalf("%d %s", response.StatusCode, response.Header.Get("Content-Type"))
+	}
+	lines := bufio.NewScanner(response.Body)
+	next := func() bool {
+		for lines.Scan() {
+			if lines.Text() == "event: change" {
+				return true
+			}
+		}
+		return false
+	}
+	if !next() {
+		t.Fatal("no first event")
+	}
+	s.put(alice, "Alice", nil)
+	if !next() {
+		t.Fatal("no event after a change")
+	}
+	s.k.Close()
+	for next() {
+	}
+	if err := lines.Err(); err != nil {
+		t.Errorf("the stream did not end by itself: %v", err)
+	}
+	if a := s.visitor().get("/events"); a.status != 503 {
+		t.Errorf("a stream after the end: %d", a.status)
+	}
+}
+
+// The colours of the style sheet can be read, light and dark (WCAG 2.2, 1.4.3
+// and 1.4.11).
+func TestPalette(t *testing.T) {
+	css, err := os.ReadFile("assets/style.css")
+	if err != nil {
+		t.Fatal(err)
+	}
+	light, dark, _ := strings.Cut(string(css), "prefers-color-scheme: dark")
+	for theme, block := range map[string]string{"light": light, "dark": dark[:strings.Index(dark, "}")]} {
+		colours := map[string]string{}
+		for _, found := range regexp.MustCompile(`--([a-z-]+): (#[0-9a-f]+)`).FindAllStringSubmatch(block, -1) {
+			colours[found[1]] = found[2]
+		}
+		for _, pair := range [][2]string{{"text", "back"}, {"text", "card"}, {"text", "hover"}, {"text", "dim-back"}, {"soft", "back"}, {"soft", "card"}, {"soft", "hover"}, {"soft", "dim-back"},
+			{"accent", "back"}, {"accent", "card"}, {"accent", "hover"}, {"on-accent", "accent"}, {"good", "good-back"}, {"warn", "warn-back"}, {"bad", "bad-back"}, {"bad", "card"}, {"bad", "hover"}, {"card", "bad"}, {"good", "card"}, {"warn", "card"}} {
+			if c := contrast(colours[pair[0]], colours[pair[1]]); c < 4.5 {
+				t.Errorf("%s: %s on %s has %.2f", theme, pair[0], pair[1], c)
+			}
+		}
+		for _, g := range []string{"g-ok", "g-ask", "g-bad", "g-dim"} {
+			if c := contrast(colours[g], colours["card"]); c < 3 {
+				t.Errorf("%s: %s has %.2f", theme, g, c)
+			}
+		}
+	}
+}

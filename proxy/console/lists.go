@@ -1,0 +1,138 @@
+package console
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"larkside/session"
+)
+
+// consentView is a consent as pages show it. The link is for the user only.
+type consentView struct {
+	Key              session.Key
+	OpenID           string
+	State            session.ConsentState
+	Reason           string
+	Flow             session.Flow
+	Card             session.CardResult
+	Scopes           []string
+	Created, Expires moment
+}
+
+func viewConsents(l lang, now time.Time, consents []session.Pending) []consentView {
+	var views []consentView
+	for i := range consents {
+		p := &consents[i]
+		v := consentView{Key: p.Key, OpenID: visible(p.OpenID), State: p.State, Reason: visible(p.Reason), Flow: p.Flow, Card: p.Card,
+			Created: l.moment(p.CreatedAt, now), Expires: l.moment(p.ExpiresAt, now)}
+		for _, scope := range strings.Fields(p.Scopes) {
+			v.Scopes = append(v.Scopes, visible(scope))
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+type consentsBody struct {
+	App, User, State string
+	States           []session.ConsentState
+	// Pending are shown first, on the first page of all states.
+	Pending, Consents []consentView
+	Next              string
+	First             bool
+}
+
+var consentStates = []session.ConsentState{session.ConsentPending, session.ConsentDone, session.ConsentDeclined,
+	session.ConsentExpired, session.ConsentSuperseded, session.ConsentFailed}
+
+func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	b := consentsBody{App: q.Get("app"), User: strings.TrimSpace(q.Get("user")), State: q.Get("state"), States: consentStates, First: q.Get("before") == ""}
+	state := session.ConsentState(b.State)
+	if state != "" && !slices.Contains(consentStates, state) {
+		return errBadInput
+	}
+	store, err := k.store()
+	if err != nil {
+		return err
+	}
+	l, now := k.lang(r), k.now()
+	filter := session.ConsentFilter{Key: session.Key{AppID: b.App, OpenID: b.User}, State: state}
+	if state == "" && b.First {
+		waiting := filter
+		waiting.State = session.ConsentPending
+		pending, err := store.ListConsents(r.Context(), "", waiting, perPage)
+		if err != nil {
+			return err
+		}
+		b.Pending = viewConsents(l, now, pending)
+	}
+	found, err := store.ListConsents(r.Context(), q.Get("before"), filter, perPage+1)
+	if err != nil {
+		return err
+	}
+	if len(found) > perPage {
+		found = found[:perPage]
+		b.Next = with(q, "before", found[perPage-1].ID)
+	}
+	b.Consents = viewConsents(l, now, found)
+	if state == "" {
+		b.Consents = slices.DeleteFunc(b.Consents, func(v consentView) bool { return v.State == session.ConsentPending })
+	}
+	k.show(w, r, http.StatusOK, page{Name: "consents", Title: "consents.title", Nav: "consents", Live: true, Body: b})
+	return nil
+}
+
+// entryView is an audit entry.
+type entryView struct {
+	Time                                  moment
+	Actor, Action, OpenID, Result, Detail string
+	Key                                   session.Key
+	Failed                                bool
+}
+
+func viewEntries(l lang, now time.Time, entries []session.AuditEntry) []entryView {
+	var views []entryView
+	for _, e := range entries {
+		views = append(views, entryView{l.moment(e.Time, now), l.word("actor", e.Actor), l.word("action", string(e.Action)),
+			visible(e.OpenID), l.word("result", e.Result), visible(e.Detail), e.Key, e.Result == "failed"})
+	}
+	return views
+}
+
+type auditBody struct {
+	App, User, Action string
+	Actions           []session.AuditAction
+	Entries           []entryView
+	Next              string
+	First             bool
+}
+
+var auditActions = []session.AuditAction{session.AuditConsent, session.AuditAsk, session.AuditRefresh, session.AuditRevoke,
+	session.AuditLost, session.AuditSync, session.AuditRotate}
+
+func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	b := auditBody{App: q.Get("app"), User: strings.TrimSpace(q.Get("user")), Action: q.Get("action"), Actions: auditActions, First: q.Get("before") == ""}
+	if b.Action != "" && !slices.Contains(auditActions, session.AuditAction(b.Action)) {
+		return errBadInput
+	}
+	store, err := k.store()
+	if err != nil {
+		return err
+	}
+	found, err := store.ListAudit(r.Context(), q.Get("before"),
+		session.AuditFilter{Key: session.Key{AppID: b.App, OpenID: b.User}, Action: session.AuditAction(b.Action)}, perPage+1)
+	if err != nil {
+		return err
+	}
+	if len(found) > perPage {
+		found = found[:perPage]
+		b.Next = with(q, "before", found[perPage-1].ID)
+	}
+	b.Entries = viewEntries(k.lang(r), k.now(), found)
+	k.show(w, r, http.StatusOK, page{Name: "audit", Title: "audit.title", Nav: "audit", Live: true, Body: b})
+	return nil
+}

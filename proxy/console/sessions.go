@@ -1,0 +1,287 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"larkside/session"
+)
+
+const (
+	// perPage is how many rows a list shows.
+	perPage = 50
+	// liveRows is how many rows a page may cost, and liveCost how long it may take
+	// to find them, to be drawn again by itself.
+	liveRows = 2000
+	liveCost = 250 * time.Millisecond
+	// maxText bounds what is searched for.
+	maxText = 200
+	// ownEntries is how many consents and audit entries a session's page shows.
+	ownEntries = 20
+)
+
+// sessionView is a session as pages show it. It never holds a token.
+type sessionView struct {
+	Key                      session.Key
+	Name                     string
+	OpenID, UnionID, UserID  string
+	State                    session.State
+	Why                      string
+	Status                   string
+	Access, Refresh, Granted moment
+	Refreshed, Synced, Retry moment
+	Scopes                   []string
+	Failures                 int
+	Endpoint                 string
+	Version                  int64
+}
+
+func viewSession(l lang, now time.Time, s *session.Session) sessionView {
+	v := sessionView{
+		Key: s.Key, Name: visible(s.Profile.Name), OpenID: visible(s.OpenID), UnionID: visible(s.UnionID), UserID: visible(s.UserID),
+		State: s.State, Why: l.why(s, now), Status: visible(s.Profile.Status),
+		Access: l.moment(s.ExpiresAt, now), Refresh: l.moment(s.RefreshExpiresAt, now), Granted: l.moment(s.GrantedAt, now),
+		Refreshed: l.moment(s.RefreshedAt, now), Synced: l.moment(s.SyncedAt, now), Retry: l.moment(s.RetryAt, now),
+		Failures: s.Failures, Endpoint: visible(s.TokenURL), Version: s.Version,
+	}
+	for _, scope := range strings.Fields(s.Scope) {
+		v.Scopes = append(v.Scopes, visible(scope))
+	}
+	return v
+}
+
+type sessionsBody struct {
+	Text, App, State string
+	States           []session.State
+	Sessions         []sessionView
+	// Next is the query of the following page; First: this is the first.
+	Next  string
+	First bool
+	// Examined is how many rows a search has looked through, when that was not
+	// all of them.
+	Examined int
+}
+
+var states = []session.State{session.Active, session.ConsentRequired, session.Disabled}
+
+func (k *Console) sessions(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	b := sessionsBody{Text: q.Get("q"), App: q.Get("app"), State: q.Get("state"), States: states, First: q.Get("after") == ""}
+	if len(b.Text) > maxText || b.State != "" && !slices.Contains(states, session.State(b.State)) {
+		return errBadInput
+	}
+	store, err := k.store()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	var after session.Key
+	after.AppID, after.OpenID, _ = strings.Cut(q.Get("after"), "/")
+	found, err := store.Browse(r.Context(), after, session.Filter{AppID: b.App, State: session.State(b.State)}, b.Text, perPage)
+	if err != nil {
+		return err
+	}
+	live := found.Examined <= liveRows && time.Since(began) < liveCost
+	l, now := k.lang(r), k.now()
+	for i := range found.Sessions {
+		b.Sessions = append(b.Sessions, viewSession(l, now, &found.Sessions[i]))
+	}
+	if found.After != (session.Key{}) {
+		b.Next = with(q, "after", found.After.AppID+"/"+found.After.OpenID)
+		if len(found.Sessions) < perPage {
+			b.Examined = found.Examined
+		}
+	}
+	k.show(w, r, http.StatusOK, page{Name: "sessions", Title: "sessions.title", Nav: "sessions", Live: live, Body: b})
+	return nil
+}
+
+// with is a link to the same page with one parameter changed.
+func with(q url.Values, name, value string) string {
+	next := url.Values{}
+	for n, v := range q {
+		next[n] = v
+	}
+	next.Set(name, value)
+	return "?" + next.Encode()
+}
+
+type sessionBody struct {
+	// Session is nil for a user who is known by consents and audit only.
+	Session  *sessionView
+	Key      session.Key
+	OpenID   string
+	Consents []consentView
+	Entries  []entryView
+	// Did and Trouble are keys of texts about what has just been done.
+	Did, Trouble string
+	CanRefresh   bool
+}
+
+// doings are what can be done to a session; did are the notices about it that a
+// link may bring up, and didNot those that tell of no success.
+var (
+	doings = []string{"refresh", "card", "revoke"}
+	did    = []string{"refresh", "revoke", string(session.CardSent), string(session.CardAlreadySent)}
+	didNot = []string{string(session.CardRateLimited), string(session.CardFailed), string(session.CardOff)}
+)
+
+func (k *Console) session(w http.ResponseWriter, r *http.Request) error {
+	key, err := k.pathKey(r)
+	if err != nil {
+		return err
+	}
+	done, not := "", ""
+	switch d := r.URL.Query().Get("did"); {
+	case slices.Contains(did, d):
+		done = "did." + d
+	case slices.Contains(didNot, d):
+		not = "did." + d
+	}
+	return k.showSession(w, r, http.StatusOK, key, done, not)
+}
+
+// pathKey finds the user whom the path names, by any of their ids.
+func (k *Console) pathKey(r *http.Request) (session.Key, error) {
+	return k.key(r.Context(), r.PathValue("app"), r.PathValue("user"))
+}
+
+func (k *Console) key(ctx context.Context, app, user string) (session.Key, error) {
+	if !slices.Contains(k.Apps, app) {
+		return session.Key{}, errUnknownApp
+	}
+	if user == "" || len(user) > 128 {
+		return session.Key{}, errBadInput
+	}
+	if strings.HasPrefix(user, "ou_") {
+		return session.Key{AppID: app, OpenID: user}, nil
+	}
+	store, err := k.store()
+	if err != nil {
+		return session.Key{}, err
+	}
+	return store.Resolve(ctx, app, user)
+}
+
+func (k *Console) showSession(w http.ResponseWriter, r *http.Request, status int, key session.Key, done, trouble string) error {
+	store, err := k.store()
+	if err != nil {
+		return err
+	}
+	l, now := k.lang(r), k.now()
+	b := sessionBody{Key: key, OpenID: visible(key.OpenID), Did: done, Trouble: trouble}
+	heading, args := "session.title", []any{b.OpenID}
+	s, err := store.Load(r.Context(), key)
+	if err != nil && !errors.Is(err, session.ErrNotFound) {
+		return err
+	}
+	if err == nil {
+		v := viewSession(l, now, s)
+		b.Session, b.CanRefresh = &v, s.State != session.ConsentRequired
+		if v.Name != "" {
+			args = []any{v.Name}
+		}
+	}
+	consents, err := store.ListConsents(r.Context(), "", session.ConsentFilter{Key: key}, ownEntries)
+	if err != nil {
+		return err
+	}
+	entries, err := store.ListAudit(r.Context(), "", session.AuditFilter{Key: key}, ownEntries)
+	if err != nil {
+		return err
+	}
+	if b.Session == nil && len(consents) == 0 && len(entries) == 0 {
+		return errNoSession
+	}
+	b.Consents, b.Entries = viewConsents(l, now, consents), viewEntries(l, now, entries)
+	k.show(w, r, status, page{Name: "session", Title: heading, TitleArgs: args, Nav: "sessions", Live: true, Body: b})
+	return nil
+}
+
+// do does what the last part of the path says, and returns which notice is to
+// say so.
+func (k *Console) do(ctx context.Context, name string, key session.Key, from string) (notice string, err error) {
+	switch {
+	case name == "refresh" && k.Refresh != nil:
+		return name, k.Refresh(ctx, key, from)
+	case name == "revoke" && k.Revoke != nil:
+		return name, k.Revoke(ctx, key, from)
+	case name == "card" && k.Ask != nil:
+		card, err := k.Ask(ctx, key, from)
+		return string(card), err
+	}
+	return "", errNothing
+}
+
+type confirmBody struct {
+	Action string
+	Key    session.Key
+	OpenID string
+	Name   string
+}
+
+// confirm asks once more before something is done.
+func (k *Console) confirm(w http.ResponseWriter, r *http.Request) error {
+	action := r.PathValue("action")
+	if !slices.Contains(doings, action) {
+		return errNothing
+	}
+	key, err := k.pathKey(r)
+	if err != nil {
+		return err
+	}
+	return k.showConfirm(w, r, action, key)
+}
+
+func (k *Console) showConfirm(w http.ResponseWriter, r *http.Request, action string, key session.Key) error {
+	store, err := k.store()
+	if err != nil {
+		return err
+	}
+	b := confirmBody{Action: action, Key: key, OpenID: visible(key.OpenID)}
+	s, err := store.Load(r.Context(), key)
+	switch {
+	case err == nil:
+		b.Name = visible(s.Profile.Name)
+	case !errors.Is(err, session.ErrNotFound) || action != "card":
+		return err // who was never asked can be asked, nothing else
+	}
+	k.show(w, r, http.StatusOK, page{Name: "confirm", Title: "confirm." + action, Nav: "sessions", Body: b})
+	return nil
+}
+
+// askWhom takes the form on which an app and a user are named.
+func (k *Console) askWhom(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	key, err := k.key(r.Context(), q.Get("app"), strings.TrimSpace(q.Get("user")))
+	if err != nil {
+		return err
+	}
+	return k.showConfirm(w, r, "card", key)
+}
+
+// act does it, and shows the session's page with what came of it.
+func (k *Console) act(w http.ResponseWriter, r *http.Request) error {
+	key, err := k.pathKey(r)
+	if err != nil {
+		return err
+	}
+	notice, err := k.do(r.Context(), r.PathValue("action"), key, r.RemoteAddr)
+	if err == nil {
+		http.Redirect(w, r, sessionPath(key)+"?did="+url.QueryEscape(notice), http.StatusSeeOther)
+		return nil
+	}
+	t := k.troubleOf(r, err)
+	if t == errNothing || t == errNoSession {
+		return t
+	}
+	if k.showSession(w, r, t.status, key, "", t.text) != nil {
+		return t
+	}
+	return nil
+}
