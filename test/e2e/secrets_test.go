@@ -12,8 +12,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lib/pq"
 
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
@@ -130,7 +133,57 @@ func TestSecretsStayHidden(t *testing.T) {
 const (
 	canaryAdminKey  = "canary-of-the-admin-key"
 	canaryCallerKey = "canary-of-the-callers-key"
+	canaryDatabase  = "canary-of-the-database-password"
+	canaryProxy     = "canary-of-the-proxy-password"
+	canaryToken     = "canary-of-the-event-token"
+	canaryEncrypt   = "canary-of-the-event-encrypt-key"
 )
+
+// withPassword puts one into a database's URL; the server of these tests trusts
+// everybody.
+func withPassword(t *testing.T, db *dbtest.DB) *dbtest.DB {
+	t.Helper()
+	if !db.Postgres {
+		return db
+	}
+	u, err := url.Parse(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(u.User.Username(), canaryDatabase)
+	return &dbtest.DB{URL: u.String(), Postgres: true, Keys: db.Keys}
+}
+
+// notified collects what PostgreSQL tells its listeners until the returned
+// function is called.
+func notified(t *testing.T, db *dbtest.DB) (all func() string) {
+	t.Helper()
+	if !db.Postgres {
+		return func() string { return "" }
+	}
+	l := pq.NewListener(db.URL, time.Second, time.Second, nil)
+	var b strings.Builder
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		for n := range l.Notify {
+			if n != nil { // else the connection is a new one
+				b.WriteString(n.Extra + "\n")
+			}
+		}
+	}()
+	if err := l.Listen("larkside"); err != nil {
+		t.Fatal(err)
+	}
+	return func() string {
+		l.Close()
+		<-done
+		if b.Len() == 0 {
+			t.Error("no NOTIFY was seen, so that proves nothing")
+		}
+		return b.String()
+	}
+}
 
 func hideSecrets(t *testing.T, db *dbtest.DB, flow string) {
 	public, to := ingress(t)
@@ -140,17 +193,24 @@ func hideSecrets(t *testing.T, db *dbtest.DB, flow string) {
 	})
 	lark := x.lark
 	process.Seed(t, db, lark, 3*time.Hour, bob) // to be renewed
+	db = withPassword(t, db)
+	told := notified(t, db)
 	env := map[string]string{
 		"SCOPES": scopes, "ADMIN_KEY": canaryAdminKey, "CALLER_KEYS": "app:" + canaryCallerKey, "ACCESS_LOG": "true", "TRACE_USERS": "id",
 		"TENANT_PATHS": "/open-apis/contact/", "CONSENT_FLOW": flow,
 	}
 	if flow == "redirect" {
 		env["PUBLIC_URL"], env["CONSENT_LISTEN"] = public, "127.0.0.1:0"
+		env["EVENTS"], env["EVENT_TOKEN"], env["EVENT_ENCRYPT_KEY"] = "http", canaryToken, canaryEncrypt
 	}
 	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: env, Environ: []string{"OTEL_TRACES_EXPORTER=console", "OTEL_BSP_SCHEDULE_DELAY=50"}})
 	x.add("admin key", canaryAdminKey)
 	x.add("caller key", canaryCallerKey)
 	x.add("encryption key", strings.TrimPrefix(process.Keys, "test:"))
+	x.add("database password", canaryDatabase)
+	x.add("proxy password", canaryProxy)
+	x.add("event token", canaryToken)
+	x.add("event encrypt key", canaryEncrypt)
 	if base, err := url.Parse(p.ConsentURL); err == nil {
 		to.Store(base)
 	}
@@ -213,9 +273,19 @@ func hideSecrets(t *testing.T, db *dbtest.DB, flow string) {
 		t.Errorf("no consent of carol's: %s", consents)
 	}
 	seen["admin consents"] = consents
+	askCommands(t, p, db, seen)
 
 	p.Stop()
 	seen["log"], seen["spans"] = p.Log().String(), p.Stdout()
+	seen["NOTIFY"] = told()
+	// What a crash leaves behind: every goroutine's stack, its arguments as words.
+	p.Restart()
+	call(records, bob)
+	p.Signal(syscall.SIGQUIT)
+	p.Wait()
+	if seen["stacks"] = p.Log().String(); !strings.Contains(seen["stacks"], "goroutine ") {
+		t.Error("no stacks, so they prove nothing")
+	}
 	for _, want := range []struct{ where, what string }{{"log", "DEBUG"}, {"log", "/open-apis/apaas"}, {"spans", "token.refresh"}, {"admin GET /metrics", "larkside_"}} {
 		if !strings.Contains(seen[want.where], want.what) {
 			t.Errorf("%s has no %q, so it proves nothing", want.where, want.what)
@@ -235,6 +305,38 @@ func hideSecrets(t *testing.T, db *dbtest.DB, flow string) {
 	if kinds["access_token"] == 0 || kinds["refresh_token"] == 0 || kinds["app_secret"]+kinds["client_secret"] == 0 ||
 		flow == "device" && kinds["device_code"] == 0 || flow == "redirect" && kinds["code_verifier"] == 0 {
 		t.Errorf("the tap has seen too little: %v", kinds)
+	}
+}
+
+// askCommands notes what the commands print, and what a process shows of itself
+// to others on its machine.
+func askCommands(t *testing.T, p *process.Process, db *dbtest.DB, seen map[string]string) {
+	t.Helper()
+	for _, args := range [][]string{{"env"}, {"--help"}, {"help", "serve"}, {"version"}, {"sessions", "list"}, {"sessions", "list", "-o", "json"}, {"sessions", "show", alice}, {"no-such-command"}} {
+		r := p.Command(t, args, "ADMIN_LISTEN="+strings.TrimPrefix(p.AdminURL, "http://"))
+		seen["larkside "+strings.Join(args, " ")] = r.Stdout + r.Stderr
+	}
+	if db.Postgres { // SQLite is in use
+		for _, format := range []string{"text", "json"} {
+			r := p.Command(t, []string{"doctor", "-o", format})
+			seen["larkside doctor "+format] = r.Stdout + r.Stderr
+		}
+	}
+	// With a proxy that has a password and can't be reached.
+	r := p.Command(t, []string{"doctor"}, "UPSTREAM_PROXY=http://user:"+canaryProxy+"@"+refusing(t))
+	if seen["larkside doctor, proxy"] = r.Stdout + r.Stderr; r.Status != 1 {
+		t.Errorf("doctor without a way to Lark: exit status %d", r.Status)
+	}
+	// Settings that are refused are not repeated.
+	for _, wrong := range []string{"UPSTREAM_PROXY=ftp://u:" + canaryProxy + "@x", "UPSTREAM_PROXY=http://u:" + canaryProxy + "@x:%zz", "ENCRYPTION_KEYS=" + canaryProxy, "CALLER_KEYS=" + canaryProxy, "DATABASE_URL=mysql://u:" + canaryProxy + "@x/y", "APPS=" + canaryProxy} {
+		r := p.Command(t, []string{"serve"}, wrong)
+		name, _, _ := strings.Cut(wrong, "=")
+		if seen["a wrong "+name] = r.Stdout + r.Stderr; r.Status != 2 {
+			t.Errorf("a wrong %s: exit status %d", name, r.Status)
+		}
+	}
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID())); err == nil {
+		seen["process arguments"] = string(line)
 	}
 }
 

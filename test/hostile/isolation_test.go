@@ -1,0 +1,172 @@
+package hostile
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"larkside/session"
+	"larkside/test/dbtest"
+	"larkside/test/larktest"
+	"larkside/test/process"
+)
+
+var isolationFor = flag.Duration("isolation", 5*time.Second, "how long TestIsolation goes on, for each database")
+
+const secondApp = larktest.AppID + "2"
+
+// twins are ids that something careless would take for one another: built
+// around what might separate an app from a user, or alike but for case.
+var twins = []string{
+	"ou_a", "ou_A", "OU_a", "ou_a.b", "ou_a_b", "ou_a-b", "ou_a@b", "ou_a.", "ou_a_", "ou_.a", "ou__a", "ou_a.b.c", "ou_a..b", "ou_2ou_a", "ou_a2", "ou_a20",
+}
+
+// S17: two hundred users at once, each in two apps under the same open_id:
+// hits, refreshes, replays and callers that hang up. Lark says whose token each
+// call bore.
+func TestIsolation(t *testing.T) {
+	process.Each(t, isolate)
+}
+
+func isolate(t *testing.T, db *dbtest.DB) {
+	var users []larktest.User
+	for i := range 200 {
+		id := fmt.Sprintf("ou_%032x", i)
+		if i < len(twins) {
+			id = twins[i]
+		}
+		users = append(users, larktest.User{OpenID: id, UserID: fmt.Sprintf("user.%d", i), UnionID: fmt.Sprintf("on_%d", i)})
+	}
+	lark := larktest.Start(t, &larktest.Config{
+		Apps:  []larktest.App{{ID: larktest.AppID, Secret: larktest.AppSecret}, {ID: secondApp, Secret: "secret-of-the-second-app"}},
+		Users: users, TokenPerSecond: -1, TokenPerMinute: -1,
+	})
+	seedBoth(t, db, lark, users)
+	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{
+		"APPS": secondApp + ":secret-of-the-second-app", "REFRESH_RATE": "100000/1s", "LOG_LEVEL": "info", "CACHE_SIZE": "150", "CACHE_TTL": "100ms",
+	}})
+	ctx, cancel := context.WithTimeout(t.Context(), *isolationFor)
+	defer cancel()
+	var group sync.WaitGroup
+	var answered, hungUp, refused atomic.Int64
+	for i, u := range users {
+		group.Go(func() {
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
+			defer client.CloseIdleConnections()
+			for ctx.Err() == nil {
+				app, id := []string{larktest.AppID, secondApp}[rand.IntN(2)], u.OpenID
+				name := id
+				if !strings.HasPrefix(id, "ou_") {
+					name = u.UserID
+				} else if rand.IntN(4) == 0 {
+					name = []string{u.UserID, u.UnionID}[rand.IntN(2)]
+				}
+				owner := lark.OpenIDIn(app, id)
+				if rand.IntN(20) == 0 {
+					lark.Revoke(owner, larktest.AccessToken)
+				}
+				body := fmt.Sprint("body of ", app, " ", id)
+				ask, stop := context.WithCancel(t.Context())
+				if rand.IntN(10) == 0 {
+					time.AfterFunc(time.Duration(rand.IntN(5_000))*time.Microsecond, stop)
+				}
+				r, _ := http.NewRequestWithContext(ask, "POST", p.URL+echo, strings.NewReader(body))
+				r.Header.Set("X-Lark-User-Id", name)
+				r.Header.Set("X-Lark-App-Id", app)
+				r.Header.Set(larktest.ExpectUserHeader, owner)
+				a, err := try(client, r)
+				gone := ask.Err() != nil
+				stop()
+				switch {
+				case err != nil && gone:
+					hungUp.Add(1)
+				case err != nil:
+					t.Errorf("user %d: %v", i, err)
+					return
+				case a.Status == 503 && a.Name() != "", a.Status == 401 && a.Envelope.Error.Reason == "token_refused":
+					refused.Add(1) // revoked again while it was being renewed
+				case a.Status != 200 || a.Envelope.Owner.OpenID != owner || a.Envelope.Owner.AppID != app:
+					t.Errorf("%s of %s got %d %s", id, app, a.Status, a.Body)
+					return
+				default:
+					answered.Add(1)
+				}
+			}
+		})
+	}
+	group.Wait()
+	noneWrong(t, lark)
+	refreshes := lark.Summary().Redemptions[larktest.Answered]
+	t.Logf("%d answers, %d callers hung up, %d refused, %d refreshes", answered.Load(), hungUp.Load(), refused.Load(), refreshes)
+	if answered.Load() < 200 || hungUp.Load() == 0 || refreshes < 10 || refused.Load() > answered.Load()/10 {
+		t.Error("that proves too little")
+	}
+	// Unicode twins are nobody.
+	for _, id := range []string{"оu_a", "ou_а", "ou_a\u200b", "ou_\uff41", "ou_a\u0301"} {
+		if a := p.Get(t, echo, id); a.Status != 400 || a.Name() != "invalid_user_id" {
+			t.Errorf("%q: %d %s", id, a.Status, a.Body)
+		}
+	}
+	// The witness sees what it should.
+	p.Get(t, echo, users[20].OpenID, larktest.ExpectUserHeader, users[21].OpenID)
+	if n := len(lark.Violations(larktest.WrongUser)); n != 1 {
+		t.Errorf("the emulator saw %d wrong users where there is one", n)
+	}
+}
+
+func noneWrong(t *testing.T, lark *larktest.Platform) {
+	t.Helper()
+	for _, v := range lark.Violations() {
+		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
+	}
+}
+
+// seedBoth stores a session for each user in each app, under the same open_id.
+// Lark's open_ids differ by app, and so do the owners that the emulator names.
+func seedBoth(t *testing.T, db *dbtest.DB, lark *larktest.Platform, users []larktest.User) {
+	t.Helper()
+	store, err := session.Open(t.Context(), session.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	at := time.Now().Add(-time.Minute)
+	for _, u := range users {
+		for _, app := range []string{larktest.AppID, secondApp} {
+			tokens, err := lark.Grant(app, lark.OpenIDIn(app, u.OpenID))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = store.Put(t.Context(), session.Session{
+				Key: session.Key{AppID: app, OpenID: u.OpenID}, UnionID: u.UnionID, UserID: u.UserID,
+				AccessToken: session.NewSecret(tokens.AccessToken), RefreshToken: session.NewSecret(tokens.RefreshToken),
+				TokenType: "Bearer", TokenURL: lark.URL + "/oauth/v3/token", Scope: tokens.Scope,
+				IssuedAt: at, ExpiresAt: at.Add(tokens.ExpiresIn), RefreshExpiresAt: at.Add(tokens.RefreshExpiresIn), GrantedAt: at, SyncedAt: at,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func try(client *http.Client, r *http.Request) (*process.Answer, error) {
+	res, err := client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	a := &process.Answer{Status: res.StatusCode, Header: res.Header, Body: string(body)}
+	json.Unmarshal(body, &a.Envelope)
+	return a, err
+}
