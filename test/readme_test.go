@@ -152,12 +152,29 @@ func TestREADMEMetrics(t *testing.T) {
 // instruments returns the Prometheus names of the instruments that the program
 // makes, sorted.
 func instruments(t *testing.T) (names []string) {
+	kinds := []string{"Int64Counter", "Float64Histogram", "Int64ObservableGauge", "Int64Gauge", "Float64ObservableGauge", "Float64ObservableCounter"}
 	calls(t, func(method string, args []ast.Expr) {
 		name, ok := literal(args)
-		suffix := map[string]string{"Int64Counter": "_total", "Float64Histogram": "_seconds", "Int64ObservableGauge": "", "Int64Gauge": ""}
-		if s, made := suffix[method]; made && ok {
-			names = append(names, strings.ReplaceAll(name, ".", "_")+s)
+		if !ok || !slices.Contains(kinds, method) {
+			return
 		}
+		name = strings.ReplaceAll(name, ".", "_")
+		for _, option := range args[1:] {
+			call, ok := option.(*ast.CallExpr)
+			if f, isMethod := call.Fun.(*ast.SelectorExpr); !ok || !isMethod || f.Sel.Name != "WithUnit" {
+				continue
+			}
+			switch unit, _ := literal(call.Args); {
+			case unit == "s":
+				name += "_seconds"
+			case unit == "1":
+				name += "_ratio"
+			}
+		}
+		if strings.HasSuffix(method, "Counter") {
+			name += "_total"
+		}
+		names = append(names, name)
 	})
 	slices.Sort(names)
 	return names
@@ -219,18 +236,10 @@ func TestDocumentedLinks(t *testing.T) {
 // calls visits every method call in the program's own code.
 func calls(t *testing.T, visit func(method string, args []ast.Expr)) {
 	t.Helper()
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && (path == "../test" || path == "../cmd/demo" || strings.HasPrefix(d.Name(), ".") && d.Name() != ".."):
-			return fs.SkipDir
-		case d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
-			return nil
-		}
+	for _, path := range sources(t) {
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
@@ -240,11 +249,27 @@ func calls(t *testing.T, visit func(method string, args []ast.Expr)) {
 			}
 			return true
 		})
+	}
+}
+
+// sources are the files of the program's own code.
+func sources(t *testing.T) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (path == "../test" || path == "../cmd/demo" || strings.HasPrefix(d.Name(), ".") && d.Name() != ".."):
+			return fs.SkipDir
+		case !d.IsDir() && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go"):
+			paths = append(paths, path)
+		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return paths
 }
 
 // literal returns the first argument if it is a string in quotes.
