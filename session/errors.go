@@ -25,6 +25,9 @@ var (
 	ErrAppMisconfigured = errors.New("app refused by Lark")
 	// ErrUserDisabled: Lark says the user is gone or may not use the app.
 	ErrUserDisabled = errors.New("user disabled")
+	// ErrNotAsked: no consent could be started for the user now. See
+	// [RetryError].
+	ErrNotAsked = errors.New("user not asked")
 )
 
 // Reason says why a user has to be asked, or may not be. The strings are the

@@ -120,7 +120,7 @@ const queryChangedSince = `SELECT app_id, open_id, changed_at FROM sessions WHER
 	ORDER BY changed_at LIMIT $2`
 
 const queryList = `SELECT ` + sessionColumns + ` FROM sessions
-	WHERE (app_id > $1 OR (app_id = $1 AND open_id > $2))
+	WHERE (app_id, open_id) > ($1, $2)
 		AND ($3 = '' OR app_id = $3) AND ($4 = '' OR state = $4)
 	ORDER BY app_id, open_id LIMIT $5`
 

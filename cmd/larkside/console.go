@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -70,6 +72,9 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 				return "", errStarting
 			}
 			_, card, err := p.askByHand(ctx, key, nil, admin.Actor{Name: session.ByAdmin, Address: from})
+			if errors.Is(err, session.ErrNotAsked) {
+				err = nil // the card's result says it
+			}
 			return card, err
 		},
 		History: history, Recent: recent, OpenAPI: admin.OpenAPI(), Log: s.log,
@@ -97,5 +102,8 @@ func (p *parts) askByHand(ctx context.Context, key session.Key, scopes []string,
 		return nil, "", err
 	}
 	started, challenge, err := p.flow.Start(ctx, key, scopes)
+	if err == nil && challenge.AuthorizeURL == "" {
+		err = &session.RetryError{Err: fmt.Errorf("%w: card %s", session.ErrNotAsked, challenge.Card), After: challenge.RetryAfter}
+	}
 	return &started, challenge.Card, err
 }

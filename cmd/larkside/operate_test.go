@@ -104,6 +104,9 @@ func TestConsentSendAndUsersSync(t *testing.T) {
 	if again.status != exitDone || !strings.Contains(again.out, `"state": "pending"`) || strings.Contains(again.out, "http") {
 		t.Errorf("%+v", again)
 	}
+	if got := larkside(t, environ, "consent", "send", "ou_00000000000000000000000000000000"); got.status != exitFailed || !strings.Contains(got.err, "could not be asked") {
+		t.Errorf("nobody: %+v", got)
+	}
 	if got := larkside(t, environ, "users", "sync"); got != (result{out: "2 users: 2 read, 0 could not be read\n"}) {
 		t.Errorf("%+v", got)
 	}

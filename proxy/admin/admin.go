@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"larkside/session"
 )
@@ -169,8 +170,29 @@ func (a *admin) dispatch(m methods) http.Handler {
 			a.fail(w, r, methodNotAllowed)
 			return
 		}
-		if err := h(w, r); err != nil {
+		err := readable(r)
+		if err == nil {
+			err = h(w, r)
+		}
+		if err != nil {
 			a.fail(w, r, err)
 		}
 	})
 }
+
+// readable refuses text that a database can't hold, which would look like a
+// failure of the database.
+func readable(r *http.Request) error {
+	ok := storable(r.URL.Path)
+	for _, values := range r.URL.Query() {
+		for _, v := range values {
+			ok = ok && storable(v)
+		}
+	}
+	if !ok {
+		return detailed{invalidRequest, "Path and query have to be UTF-8 without NUL."}
+	}
+	return nil
+}
+
+func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }

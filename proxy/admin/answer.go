@@ -35,6 +35,7 @@ var (
 	methodNotAllowed   = &Failure{"method_not_allowed", 405, 18405001, "The method is not served here: see the Allow header."}
 	consentRequired    = &Failure{"consent_required", 409, 18409001, "Only the user can renew this session: start a consent."}
 	notAllSealed       = &Failure{"not_all_sealed", 409, 18409003, "Not everything could be sealed under the first key: give every replica the same keys, then rotate again."}
+	notAsked           = &Failure{"not_asked", 409, 18409004, "The user could not be asked: Lark does not know the id, Lark failed, or too many were asked: see the log, and try again after Retry-After."}
 	conflict           = &Failure{"conflict", 409, 18409002, "Someone else changed the session at the same time: look again."}
 	internalError      = &Failure{"internal_error", 500, 18500001, "Something unforeseen failed: see the log."}
 	storeUnavailable   = &Failure{"store_unavailable", 503, 18503001, "The session store can't be reached: try again after Retry-After."}
@@ -45,7 +46,7 @@ var (
 // Failures returns every row, in the order of the codes.
 func Failures() []Failure {
 	return []Failure{*unknownApp, *invalidRequest, *unauthenticated, *hostNotAllowed, *userDisabled, *notFound,
-		*methodNotAllowed, *consentRequired, *conflict, *notAllSealed, *internalError, *storeUnavailable, *refreshUnavailable, *appMisconfigured}
+		*methodNotAllowed, *consentRequired, *conflict, *notAllSealed, *notAsked, *internalError, *storeUnavailable, *refreshUnavailable, *appMisconfigured}
 }
 
 // detailed is a row with a sentence for this request.
@@ -65,6 +66,8 @@ func (a *admin) failureOf(r *http.Request, err error) *Failure {
 		row = notFound
 	case errors.Is(err, session.ErrConsentRequired):
 		row = consentRequired
+	case errors.Is(err, session.ErrNotAsked):
+		row = notAsked
 	case errors.Is(err, session.ErrReseal):
 		row = notAllSealed
 	case errors.Is(err, session.ErrConflict), errors.Is(err, session.ErrLeased):
@@ -87,7 +90,7 @@ func (a *admin) failureOf(r *http.Request, err error) *Failure {
 // fail answers err in Lark's envelope.
 func (a *admin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	row, envelope := a.envelope(r, err)
-	if row.Status == http.StatusServiceUnavailable {
+	if row.Status == http.StatusServiceUnavailable || row == notAsked {
 		w.Header().Set("Retry-After", retryAfter(err))
 	}
 	w.Header().Set("X-Larkside-Error", row.Name)

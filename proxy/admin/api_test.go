@@ -110,7 +110,7 @@ func TestSessionPages(t *testing.T) {
 	if got := ask("GET", "/api/v1/sessions?app_id=cli_other", ""); got.body != `{"items":[],"next":""}`+"\n" {
 		t.Errorf("another app's list: %+v", got)
 	}
-	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=b25l", "state=dead"} {
+	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=b25l", "state=dead", "app_id=%00", "app_id=%ff"} {
 		if got := ask("GET", "/api/v1/sessions?"+query, ""); got.status != 400 || got.name(t) != "invalid_request" {
 			t.Errorf("?%s: %+v", query, got)
 		}
@@ -181,6 +181,7 @@ func TestRevokeAndRefresh(t *testing.T) {
 		{session.ErrUnavailable, 503, "store_unavailable"},
 		{&session.RetryError{Err: session.ErrRefreshUnavailable, After: 7 * time.Second}, 503, "refresh_unavailable"},
 		{session.ErrNotFound, 404, "not_found"},
+		{&session.RetryError{Err: session.ErrNotAsked, After: 7 * time.Second}, 409, "not_asked"},
 	} {
 		fail = tc.err
 		got := ask("POST", "/api/v1/sessions/cli_a1/ou_1/refresh", "")
@@ -188,7 +189,7 @@ func TestRevokeAndRefresh(t *testing.T) {
 			t.Errorf("%v: %+v, want %d %s", tc.err, got, tc.status, tc.name)
 		}
 		after := cmp.Or(got.header.Get("Retry-After"), "none")
-		if want := map[string]string{"refresh_unavailable": "7", "store_unavailable": "1", "app_misconfigured": "1"}[tc.name]; after != cmp.Or(want, "none") {
+		if want := map[string]string{"refresh_unavailable": "7", "not_asked": "7", "store_unavailable": "1", "app_misconfigured": "1"}[tc.name]; after != cmp.Or(want, "none") {
 			t.Errorf("%v: Retry-After %s", tc.err, after)
 		}
 		if tc.name == "consent_required" && !strings.Contains(got.body, `"reason":"refresh_token_expired"`) {

@@ -69,8 +69,8 @@ func (a *admin) startConsent(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &want); err != nil {
 		return err
 	}
-	if want.OpenID == "" {
-		return detailed{invalidRequest, "open_id is required."}
+	if want.OpenID == "" || !storable(want.OpenID+want.AppID) {
+		return detailed{invalidRequest, "open_id is required, and has to be text without NUL."}
 	}
 	key, err := a.key(r.Context(), want.AppID, want.OpenID)
 	if err != nil {
