@@ -178,7 +178,8 @@ func alerts(t *testing.T) (rules []map[string]string) {
 	return rules
 }
 
-// Someone who is woken up reads what it is and what to do, and the README has it.
+// Someone who is woken up reads what it is and what to do, and the page for
+// whoever is on call has it (TestOperatingNamesEverything).
 func TestAlertsSayWhatToDo(t *testing.T) {
 	rules := alerts(t)
 	if len(rules) < 10 {
@@ -188,11 +189,6 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 		for _, key := range []string{"summary", "description", "runbook", "severity", "expr"} {
 			if rule[key] == "" {
 				t.Errorf("alert %s has no %s", rule["alert"], key)
-			}
-		}
-		for _, name := range readmes {
-			if !strings.Contains(read(t, name), "`"+rule["alert"]+"`") {
-				t.Errorf("%s does not name alert %s", name, rule["alert"])
 			}
 		}
 		for _, c := range regexp.MustCompile(`"larkside ([a-z]+)`).FindAllStringSubmatch(rule["runbook"], -1) {

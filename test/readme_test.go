@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"larkside/proxy"
 )
@@ -124,7 +125,7 @@ func TestDocumentedVariablesExist(t *testing.T) {
 			known = append(known, "LARKSIDE_"+row[1]+"_FILE")
 		}
 	}
-	for _, name := range append([]string{"CHANGELOG.md", "deploy/compose.yaml"}, readmes...) {
+	for _, name := range append(documents(t), "deploy/compose.yaml") {
 		for _, variable := range regexp.MustCompile(`LARKSIDE_[A-Z_]*[A-Z]`).FindAllString(read(t, name), -1) {
 			if !slices.Contains(known, variable) {
 				t.Errorf("%s names %s, which is no setting", name, variable)
@@ -219,18 +220,55 @@ func TestREADMERecipe(t *testing.T) {
 	}
 }
 
-// Links within the repository lead somewhere.
+// Links within the repository lead somewhere, to the heading that they name.
 func TestDocumentedLinks(t *testing.T) {
-	for _, name := range append([]string{"CHANGELOG.md"}, readmes...) {
-		for _, link := range regexp.MustCompile(`\]\(([^)#]+)`).FindAllStringSubmatch(read(t, name), -1) {
+	for _, name := range documents(t) {
+		for _, link := range regexp.MustCompile(`\]\(([^)#]*)(?:#([^)]*))?\)`).FindAllStringSubmatch(read(t, name), -1) {
 			if strings.Contains(link[1], "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join("..", link[1])); err != nil {
+			to := name
+			if link[1] != "" {
+				to = filepath.Join(filepath.Dir(name), link[1])
+			}
+			if _, err := os.Stat(filepath.Join("..", to)); err != nil {
 				t.Errorf("%s: %v", name, err)
+			} else if link[2] != "" && !slices.Contains(anchors(read(t, to)), link[2]) {
+				t.Errorf("%s: %s has no heading %q", name, to, link[2])
 			}
 		}
 	}
+}
+
+// documents are the pages for people.
+func documents(t *testing.T) []string {
+	t.Helper()
+	names := append(append([]string{"CHANGELOG.md"}, readmes...), operating...)
+	pages, err := filepath.Glob("../deploy/*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		names = append(names, strings.TrimPrefix(page, "../"))
+	}
+	return names
+}
+
+// anchors are the headings as links name them.
+func anchors(text string) (all []string) {
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(block.ReplaceAllString(text, ""), -1) {
+		plain := strings.Map(func(r rune) rune {
+			switch {
+			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+				return unicode.ToLower(r)
+			case r == ' ':
+				return '-'
+			}
+			return -1
+		}, heading[1])
+		all = append(all, plain)
+	}
+	return all
 }
 
 // calls visits every method call in the program's own code.

@@ -1,0 +1,159 @@
+package test
+
+import (
+	"go/ast"
+	"go/token"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"larkside/proxy"
+	"larkside/proxy/admin"
+)
+
+// operating is the page for whoever is on call, in two languages.
+var operating = []string{"deploy/OPERATING.md", "deploy/OPERATING.zh-CN.md"}
+
+// Whoever sees a name at night finds it in the table, in either language.
+func TestOperatingNamesEverything(t *testing.T) {
+	kinds := map[string][]string{
+		"error":               failures(),
+		"reason":              named(t, "session/errors.go", `Reason = "(\w+)"`),
+		"class of a refresh":  named(t, "refresh/metrics.go", `Class = "(\w+)"`),
+		"outcome":             named(t, "proxy/exchange.go", `Outcome = "(\w+)"`),
+		"result of a card":    named(t, "session/challenge.go", `CardResult = "(\w+)"`),
+		"check of the doctor": checks(t),
+		"log line":            complaints(t),
+	}
+	for _, rule := range alerts(t) {
+		kinds["alert"] = append(kinds["alert"], rule["alert"])
+	}
+	for kind, names := range kinds {
+		if len(names) < 5 {
+			t.Errorf("only %q was found of kind %s: does this test still understand the code?", names, kind)
+		}
+		for _, file := range operating {
+			text := read(t, file)
+			for _, name := range names {
+				if !strings.Contains(text, "`"+name+"`") {
+					t.Errorf("%s: %s %q is missing", file, kind, name)
+				}
+			}
+		}
+	}
+}
+
+// Names that the code has no more are looked for in vain by whoever greps for
+// them: of errors, alerts and log lines the tables have no others.
+func TestOperatingNamesNothingElse(t *testing.T) {
+	known := slices.Concat(failures(), named(t, "session/errors.go", `Reason = "(\w+)"`), checks(t), complaints(t))
+	for _, rule := range alerts(t) {
+		known = append(known, rule["alert"])
+	}
+	for _, file := range operating {
+		for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]*) \\|").FindAllStringSubmatch(read(t, file), -1) {
+			for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+				if !slices.Contains(known, name[1]) && !strings.Contains(row[1], "/readyz") {
+					t.Errorf("%s has a row for %q, which the code does not have", file, name[1])
+				}
+			}
+		}
+	}
+}
+
+// What the doctor says of a code of Lark's is in the table too.
+func TestOperatingCodes(t *testing.T) {
+	_, table, ok := strings.Cut(read(t, "cmd/larkside/cmd_doctor.go"), "var switches = ")
+	if !ok {
+		t.Fatal("cmd_doctor.go has no table of codes")
+	}
+	codes := regexp.MustCompile(`(\d{5,}): `).FindAllStringSubmatch(table, -1)
+	if len(codes) < 20 {
+		t.Fatalf("%d codes", len(codes))
+	}
+	for _, file := range operating {
+		for _, code := range codes {
+			if !regexp.MustCompile(`(?m)^\| [^|]*\b` + code[1] + `\b`).MatchString(read(t, file)) {
+				t.Errorf("%s: code %s has no row", file, code[1])
+			}
+		}
+	}
+}
+
+func TestOperatingLanguagesAgree(t *testing.T) {
+	english, chinese := read(t, operating[0]), read(t, operating[1])
+	if a, b := outline(english), outline(chinese); !slices.Equal(a, b) {
+		t.Errorf("the headings have levels %q and %q", a, b)
+	}
+	if a, b := tables(english), tables(chinese); !slices.Equal(a, b) {
+		t.Errorf("the tables have %d and %d rows", a, b)
+	}
+	code := regexp.MustCompile("(?ms)^ *```.*?^ *```$")
+	if a, b := code.FindAllString(english, -1), code.FindAllString(chinese, -1); !slices.Equal(a, b) {
+		t.Errorf("the commands differ:\n%s\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
+	}
+	first := regexp.MustCompile(`(?m)^\| ([^|]*) \|`)
+	numbers := regexp.MustCompile("`[^`]+`|\\d{5,}")
+	a, b := first.FindAllStringSubmatch(english, -1), first.FindAllStringSubmatch(chinese, -1)
+	for i := range min(len(a), len(b)) {
+		if x, y := numbers.FindAllString(a[i][1], -1), numbers.FindAllString(b[i][1], -1); !slices.Equal(x, y) {
+			t.Errorf("rows differ: %q and %q", a[i][1], b[i][1])
+		}
+	}
+}
+
+// failures are the names of all errors that Larkside answers.
+func failures() (names []string) {
+	for _, f := range proxy.Failures() {
+		names = append(names, f.Name)
+	}
+	for _, f := range admin.Failures() {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+func named(t *testing.T, file, pattern string) (names []string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(read(t, file), -1) {
+		names = append(names, m[1])
+	}
+	return names
+}
+
+// checks are the names of the doctor's lines, without the app that some are
+// about.
+func checks(t *testing.T) []string {
+	names := named(t, "cmd/larkside/cmd_doctor.go", `d\.(?:ok|warn|fail)\("([\w ]+)"`)
+	for _, name := range named(t, "cmd/larkside/cmd_doctor.go", `name(?:, \w+)? := "([\w ]+)"`) {
+		names = append(names, strings.TrimSpace(name))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// complaints are the lines of the log that somebody acts on: those of level
+// warn and error.
+func complaints(t *testing.T) (lines []string) {
+	message := map[string]int{ // the argument that is the message
+		"Warn": 0, "Error": 0, "WarnContext": 1, "ErrorContext": 1,
+		"Log": 2, "grumble": 1, "unlessEnding": 1,
+	}
+	calls(t, func(method string, args []ast.Expr) {
+		at, ok := message[method]
+		if !ok || at >= len(args) {
+			return
+		}
+		if lit, ok := args[at].(*ast.BasicLit); ok && lit.Kind == token.STRING {
+			line, err := strconv.Unquote(lit.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines = append(lines, line)
+		}
+	})
+	slices.Sort(lines)
+	return slices.Compact(lines)
+}
