@@ -35,8 +35,8 @@ const scope = "larkside/proxy"
 // before an answer; the number is nginx's.
 const statusClientGone = 499
 
-// maxSeries bounds the cache of attribute sets. Methods, routes, outcomes and
-// callers are few; statuses are Lark's.
+// maxSeries bounds the cache of attribute sets. It is more than the series that
+// the SDK keeps (telemetry), so what is beyond it is one series anyway.
 const maxSeries = 4096
 
 type instruments struct {
@@ -184,6 +184,9 @@ func (t *instruments) options(l labels) []metric.RecordOption {
 		telemetry.HTTPMethod.String(l.method), telemetry.HTTPRoute.String(l.route), telemetry.HTTPStatus.Int(l.status),
 		telemetry.Outcome.String(string(l.outcome)), telemetry.Caller.String(l.caller))
 	o := []metric.RecordOption{metric.WithAttributeSet(set)}
+	if len(*t.series.Load()) >= maxSeries {
+		return o // and no lock that all requests share
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old := *t.series.Load(); len(old) < maxSeries {

@@ -205,14 +205,12 @@ type governor struct {
 // batch is how many admissions are taken from the database at a time, at most.
 const batch = 20
 
-// errChanged: what the call was for has changed meanwhile.
-var errChanged = errors.New("the session has changed")
-
-// wait returns when one call may be made, [errChanged] when changed gets a value
-// before, ctx's error, or the database's.
-func (g *governor) wait(ctx context.Context, urgent bool, changed <-chan struct{}) error {
-	turn := make(chan error, 1)
+// join takes a place in line. The channel gets nil when one call may be made, or
+// the database's error; whoever does not wait for it has to leave.
+func (g *governor) join(urgent bool) (turn chan error) {
+	turn = make(chan error, 1)
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	if urgent {
 		g.urgent = append(g.urgent, turn)
 		if len(g.urgent) == 1 {
@@ -225,17 +223,7 @@ func (g *governor) wait(ctx context.Context, urgent bool, changed <-chan struct{
 		g.running = true
 		go g.dispatch()
 	}
-	g.mu.Unlock()
-	select {
-	case err := <-turn:
-		return err
-	case <-changed:
-		g.leave(turn)
-		return errChanged
-	case <-ctx.Done():
-		g.leave(turn)
-		return context.Cause(ctx)
-	}
+	return turn
 }
 
 // leave gives up a place in line, or hands on what has just been admitted.

@@ -593,6 +593,38 @@ func TestAdmissionsAreNotWasted(t *testing.T) {
 	})
 }
 
+// News that decides nothing, such as a listening connection that comes back
+// again and again, costs nobody their place in line.
+func TestNewsKeepsThePlaceInLine(t *testing.T) {
+	rates := []session.Limit{{N: 1, Period: 20 * time.Second}}
+	inWorld(t, nil, func(c *Config) { c.Rates = rates }, func(t *testing.T, w *world) {
+		keys := users(w, 2)
+		time.Sleep(3 * time.Hour)
+		if _, _, err := w.token(keys[0]); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, _, err := w.token(keys[1])
+			done <- err
+		}()
+		for range 12 {
+			time.Sleep(time.Second)
+			// A consent that begins and ends changes the user, not the session.
+			p, _, err := w.store.BeginConsent(t.Context(), keys[1], session.DeviceFlow, "x", time.Second, time.Minute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.store.CloseConsent(t.Context(), p.ID, session.ConsentFailed, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Who waits goes before the sweep, even from another replica.
 func TestUrgentGoesFirst(t *testing.T) {
 	rates := []session.Limit{{N: 10, Period: time.Minute}}

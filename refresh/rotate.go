@@ -77,14 +77,8 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		if err := app.resting(); err != nil {
 			return nil, Rested, err
 		}
-		asked := time.Now()
-		err = app.governor.wait(ctx, w.urgent, changed)
-		s.metrics.waitedForRate(ctx, w.urgent, time.Since(asked))
-		switch {
-		case errors.Is(err, errChanged):
-			continue
-		case err != nil:
-			return nil, StoreFailed, retryLater(err)
+		if a, class, err := s.admission(ctx, app, row, w, changed); class != "" {
+			return a, class, err
 		}
 		// Counted from before the claim: a process that is stopped right after
 		// it must not wake up and send what another has taken over.
@@ -104,6 +98,36 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		}
 	}
 	return nil, Contended, &session.RetryError{Err: fmt.Errorf("others are at work on the session: %w", session.ErrRefreshUnavailable), After: time.Second}
+}
+
+// admission waits for a call under the app's rate. Should the row decide
+// meanwhile, since another replica was faster, the place in line is given up and
+// that is the result; an empty class means that Lark may be asked.
+func (s *Source) admission(ctx context.Context, app *app, row *session.Session, w want, changed <-chan struct{}) (*session.Access, Class, error) {
+	asked := time.Now()
+	defer func() { s.metrics.waitedForRate(ctx, w.urgent, time.Since(asked)) }()
+	turn := app.governor.join(w.urgent)
+	for {
+		select {
+		case err := <-turn:
+			if err != nil {
+				return nil, StoreFailed, retryLater(err)
+			}
+			return nil, "", nil
+		case <-changed:
+			now, err := s.store.Load(ctx, row.Key)
+			if err != nil {
+				continue // it decides nothing that is known
+			}
+			if a, class, err := s.settled(now, w); class != "" {
+				app.governor.leave(turn)
+				return a, class, err
+			}
+		case <-ctx.Done():
+			app.governor.leave(turn)
+			return nil, StoreFailed, retryLater(context.Cause(ctx))
+		}
+	}
 }
 
 // settled says what the row decides without Lark; an empty class means that
@@ -256,7 +280,9 @@ func (s *Source) superseded(ctx context.Context, l *session.Lease, t session.Tok
 		return nil, StoreFailed, err
 	}
 	if err != nil || row.Reason == session.Revoked {
-		s.discard(ctx, l.Session.Key, t.AccessToken, t.RefreshToken)
+		s.behind.Go(func() {
+			s.discard(context.WithoutCancel(ctx), l.Session.Key, t.AccessToken, t.RefreshToken)
+		})
 		return nil, NotRenewable, &session.ConsentRequiredError{Reason: session.Revoked}
 	}
 	return s.found(row, Superseded)

@@ -174,15 +174,23 @@ func (f *Flow) Discard(ctx context.Context, key session.Key, access, refresh ses
 			}
 			return true, err
 		}
-		if _, err := try(ctx); err == nil {
+		_, err := try(ctx)
+		if err == nil {
 			continue
 		}
-		f.task(ctx, func(ctx context.Context) {
+		goneOn := f.task(ctx, func(ctx context.Context) {
 			err := retry(ctx, 250*time.Millisecond, revokeTries, func() (bool, error) { return try(ctx) })
 			if err != nil {
-				f.log.ErrorContext(ctx, "can't revoke a token at Lark; it lives until it expires",
-					"token", one.hint, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
+				f.logUnrevoked(ctx, key, one.hint, err)
 			}
 		})
+		if !goneOn {
+			f.logUnrevoked(ctx, key, one.hint, err)
+		}
 	}
+}
+
+func (f *Flow) logUnrevoked(ctx context.Context, key session.Key, hint string, err error) {
+	f.log.ErrorContext(ctx, "can't revoke a token at Lark; it lives until it expires",
+		"token", hint, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
 }

@@ -61,7 +61,10 @@ func (f *Flow) giveLink(ctx context.Context, p *session.Pending) error {
 		return fmt.Errorf("starting a device flow: %w", err)
 	}
 	p.Link = session.NewSecret(d.VerificationURIComplete)
-	p.Left, p.PollInterval = min(p.Left, d.ExpiresIn), d.Interval
+	if d.ExpiresIn < p.Left {
+		p.ExpiresAt, p.Left = p.ExpiresAt.Add(d.ExpiresIn-p.Left), d.ExpiresIn
+	}
+	p.PollInterval = d.Interval
 	return f.store.SetConsentLink(ctx, p, p.Link, d.DeviceCode, "", d.Interval, p.Left)
 }
 
@@ -110,9 +113,10 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.
 	switch {
 	case e != nil && e.Class == lark.InvalidID:
 		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForNobody), unknown: true})
-		f.count(p, session.ConsentFailed)
 		if err := f.store.DropConsent(ctx, p); err != nil {
-			f.grumble(ctx, "can't drop a consent", p.Key, err)
+			f.grumble(ctx, "can't drop a consent", p.Key, err) // it expires, and is counted then
+		} else {
+			f.count(p, session.ConsentFailed)
 		}
 		return session.CardFailed, true
 	case e != nil && (e.Class == lark.Undeliverable || e.Class == lark.UserDisabled):
