@@ -23,12 +23,28 @@ const queryTimeout = 5 * time.Second
 type database struct {
 	*sqlx.DB
 	system string // postgresql or sqlite, as the conventions spell them
+	// access is queryAccess, parsed once: SQLite spends longer on that than on
+	// the look-up. Nil on PostgreSQL, where PgBouncer may stand in between.
+	access *sqlx.Stmt
 	// failed is told of every statement that failed; nil: nobody is.
 	failed func(context.Context, error)
 }
 
 func (d database) GetContext(ctx context.Context, dest any, query string, args ...any) error {
 	return d.run(ctx, query, func(ctx context.Context) error { return d.DB.GetContext(ctx, dest, query, args...) })
+}
+
+// get is GetContext for the one statement that requests wait for. Drivers start
+// a goroutine for each statement whose context may end, which costs as much as
+// the statement: this one's doesn't. On PostgreSQL the connection bounds it
+// (server.Connect); its callers wait no longer than they like.
+func (d database) get(ctx context.Context, dest any, args ...any) error {
+	return d.observe(ctx, queryAccess, func(context.Context) error {
+		if d.access != nil {
+			return d.access.GetContext(context.Background(), dest, args...)
+		}
+		return d.DB.GetContext(context.Background(), dest, queryAccess, args...)
+	})
 }
 
 func (d database) SelectContext(ctx context.Context, dest any, query string, args ...any) error {
@@ -44,10 +60,16 @@ func (d database) ExecContext(ctx context.Context, query string, args ...any) (r
 }
 
 func (d database) run(ctx context.Context, query string, statement func(context.Context) error) error {
-	bounded, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	bounded, span := d.start(bounded, query)
-	err := statement(bounded)
+	return d.observe(ctx, query, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+		defer cancel()
+		return statement(ctx)
+	})
+}
+
+func (d database) observe(ctx context.Context, query string, statement func(context.Context) error) error {
+	spanned, span := d.start(ctx, query)
+	err := statement(spanned)
 	// No row is an answer, and a caller that hangs up is not the database's.
 	bad := err != nil && !errors.Is(err, sql.ErrNoRows) && !errors.Is(ctx.Err(), context.Canceled)
 	if bad && d.failed != nil {
@@ -81,7 +103,7 @@ func (d database) start(ctx context.Context, query string) (context.Context, tra
 // it is for if the summary doesn't say so; "" for the others.
 func explains(query string) (summary, what string) {
 	switch query {
-	case queryLoad:
+	case queryLoad, queryAccess:
 		return "SELECT sessions", ""
 	case queryResolve:
 		return "SELECT sessions", " (alias)"

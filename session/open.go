@@ -150,6 +150,10 @@ func (c *connection) close() error {
 
 // migrate raises the schema, one replica at a time, and refuses a newer one.
 func (c *connection) migrate(ctx context.Context) error {
+	if c.server != nil {
+		c.server.patient.Store(true)
+		defer c.server.patient.Store(false)
+	}
 	files, err := fs.Sub(migrations, "migrations/"+c.dialect)
 	if err != nil {
 		return err

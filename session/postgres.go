@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
+	"net"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -16,7 +17,11 @@ import (
 // server is a PostgreSQL server as it is to be reached now. A password may
 // change while the pool stands: what is open goes on, what is opened next uses
 // the new one.
-type server struct{ url atomic.Pointer[string] }
+type server struct {
+	url atomic.Pointer[string]
+	// patient: statements may take their time, as those of a migration do.
+	patient atomic.Bool
+}
 
 // set parses raw. On an error what was before stays.
 func (s *server) set(raw Secret) error {
@@ -48,7 +53,60 @@ func (s *server) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Dialer(dialer{s})
 	return c.Connect(ctx)
+}
+
+// silence is how long a connection waits for the server while a statement is
+// under way. It is for those statements that have no time of their own, or
+// whose server is gone without a word.
+const silence = 4 * queryTimeout
+
+type dialer struct{ s *server }
+
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &impatient{Conn: c, s: d.s}, nil
+}
+
+// impatient is a connection that is only read while a statement is under way.
+type impatient struct {
+	net.Conn
+	s *server
+	// limit is the driver's own deadline (connect_timeout), zero for none.
+	limit time.Time
+}
+
+func (c *impatient) SetDeadline(t time.Time) error {
+	c.limit = t
+	return c.Conn.SetDeadline(t)
+}
+
+func (c *impatient) Read(b []byte) (int, error) {
+	deadline := time.Now().Add(silence)
+	if c.s.patient.Load() {
+		deadline = time.Time{}
+	}
+	if !c.limit.IsZero() && (deadline.IsZero() || c.limit.Before(deadline)) {
+		deadline = c.limit
+	}
+	if err := c.SetReadDeadline(deadline); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
 }
 
 // Driver is [driver.Connector]'s.

@@ -138,10 +138,14 @@ func NewAccess(s *Session) *Access {
 		Renewable: s.State != ConsentRequired && !s.RefreshToken.Empty(),
 		RetryAt:   s.RetryAt,
 	}
-	if !s.AccessToken.Empty() && s.TokenType == "Bearer" {
-		a.header = &[1]string{"Bearer " + s.AccessToken.Expose()}
-	}
+	a.setToken(s.AccessToken, s.TokenType)
 	return a
+}
+
+func (a *Access) setToken(token Secret, kind string) {
+	if !token.Empty() && kind == "Bearer" {
+		a.header = &[1]string{"Bearer " + token.Expose()}
+	}
 }
 
 // Usable reports whether the token may be sent at now. It is never true at or

@@ -112,6 +112,11 @@ func open(ctx context.Context, conn *connection, cfg Config) (*Store, error) {
 	if err := s.instruments(); err != nil {
 		return nil, err
 	}
+	if conn.dialect == dialectSQLite {
+		if s.db.access, err = conn.db.PreparexContext(ctx, queryAccess); err != nil {
+			return nil, unavailable(err, "preparing the look-up")
+		}
+	}
 	if cfg.ListenURL.Empty() {
 		cfg.ListenURL = cfg.URL
 	}
@@ -165,33 +170,21 @@ func (s *Store) Access(ctx context.Context, key Key) (*Access, error) {
 	if good && s.now().UnixNano() < s.restUntil.Load() {
 		return cached, nil
 	}
-	a, _, err := s.loads.Do(ctx, key, func(ctx context.Context) (*Access, error) {
-		if good {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, checkTimeout)
-			defer cancel()
-		}
-		return s.load(ctx, key)
-	})
+	patience := queryTimeout
+	if good {
+		patience = checkTimeout
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	a, _, err := s.loads.Do(waiting, key, func(ctx context.Context) (*Access, error) { return s.load(ctx, key) })
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		err = unavailable(context.DeadlineExceeded, "loading a session")
+	}
 	if errors.Is(err, ErrUnavailable) && good {
 		s.restUntil.Store(s.now().Add(restAfterFailure).UnixNano())
 		return cached, nil
 	}
 	return a, err
-}
-
-func (s *Store) load(ctx context.Context, key Key) (*Access, error) {
-	t := s.cache.ticket(key)
-	row, err := s.Load(ctx, key)
-	if err != nil {
-		if errors.Is(err, ErrNotFound) {
-			s.cache.remove(key)
-		}
-		return nil, err
-	}
-	a := NewAccess(row)
-	s.remember(a, t)
-	return a, nil
 }
 
 func (s *Store) remember(a *Access, t ticket) {
