@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"go.opentelemetry.io/otel"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"larkside/proxy"
 	"larkside/session"
@@ -135,20 +142,48 @@ func bench(b *testing.B, h http.Handler) {
 func BenchmarkProxy(b *testing.B)            { bench(b, benchProxy(b)) }
 func BenchmarkBareReverseProxy(b *testing.B) { bench(b, bareProxy()) }
 
+// BenchmarkProxyTelemetry is BenchmarkProxy with metrics on and one trace in a
+// hundred recorded, the default.
+func BenchmarkProxyTelemetry(b *testing.B) {
+	sampled(b)
+	bench(b, benchProxy(b))
+}
+
 // The hop must stay cheap: what the hot path allocates beyond a bare
-// ReverseProxy is counted.
+// ReverseProxy is counted, with metrics and traces on too.
 func TestAllocations(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector makes pools forget")
 	}
-	count := func(h http.Handler) float64 {
+	count := func(h http.Handler, more int) float64 {
 		r, w := benchRequest(), &nullWriter{http.Header{}}
+		for i := range more {
+			r.Header[fmt.Sprint("X-More-", i)] = []string{"value"}
+		}
 		serveOnce(h, r, w)
 		return testing.AllocsPerRun(500, func() { serveOnce(h, r, w) })
 	}
-	ours, bare := count(benchProxy(t)), count(bareProxy())
-	t.Logf("%v allocations, %v of them by ReverseProxy", ours, bare)
-	if ours-bare > 8 {
-		t.Errorf("%v allocations more than a bare ReverseProxy, want at most 8", ours-bare)
+	const most = 6
+	check := func(t *testing.T) {
+		few, many := count(benchProxy(t), 0)-count(bareProxy(), 0), count(benchProxy(t), 40)-count(bareProxy(), 40)
+		t.Logf("%v allocations more than a bare ReverseProxy, %v with 40 headers more", few, many)
+		if few > most || many > few+1 {
+			t.Errorf("%v allocations more than a bare ReverseProxy, want at most %d; %v with 40 headers more", few, most, many)
+		}
 	}
+	t.Run("telemetry off", check)
+	t.Run("telemetry on", func(t *testing.T) {
+		sampled(t)
+		check(t)
+	})
+}
+
+// sampled turns metrics on and records one trace in a hundred.
+func sampled(tb testing.TB) {
+	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(.01)))))
+	otel.SetMeterProvider(metric.NewMeterProvider(metric.WithReader(metric.NewManualReader())))
+	tb.Cleanup(func() {
+		otel.SetTracerProvider(tracenoop.NewTracerProvider())
+		otel.SetMeterProvider(metricnoop.NewMeterProvider())
+	})
 }

@@ -85,6 +85,16 @@ func (u *upload) fits() bool {
 	return !u.over
 }
 
+// held reports whether all of the body is in memory, and src done with.
+func (u *upload) held() bool {
+	if u == nil {
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return !u.over && u.end == io.EOF
+}
+
 // broken reports whether the caller's side of the body failed.
 func (u *upload) broken() bool {
 	if u == nil {
@@ -136,6 +146,9 @@ func (r *uploadReader) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Held is for package http1, which then sends the body with the header.
+func (r *uploadReader) Held() bool { return r.u.held() }
 
 // Close does nothing: a transport that gives up early must not drain the
 // caller's connection, see httputil's noopCloseReader.

@@ -22,8 +22,22 @@
 //
 // # The hot path
 //
-// A request whose token is cached takes no lock that others share, asks no
-// database, writes no log line at info, and makes at most eight allocations
-// more than a bare ReverseProxy (TestAllocations). All that belongs to one
-// request is in one exchange, which is also the request's context.
+// The hot path is a request whose token is cached, from ServeHTTP to the end of
+// its answer (handler.go: begin, serve, forward, end). It may not
+//
+//   - take a lock that requests of other users take; what is shared is read by
+//     an atomic pointer and replaced as a whole (callers, series, secrets);
+//   - ask the database, or anything over the network but Lark;
+//   - write a log line at info or above (the access log is off by default);
+//   - allocate for each header or each byte: a header is changed in place, with
+//     values that all requests share (gzipOnly, asIs), and a body passes through
+//     buffers that are lent;
+//   - build attributes of a metric: each series has its own, made once.
+//
+// All that belongs to one request is in one exchange, which is also the
+// request's context, so that ReverseProxy's hooks find it. That, the request
+// that carries it, and what a span needs are the at most six allocations more
+// than a bare ReverseProxy makes; TestAllocations counts them, with metrics and
+// without. The connection to Lark is package http1's, on the request's own
+// goroutine.
 package proxy

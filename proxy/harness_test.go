@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -293,6 +295,31 @@ type bed struct {
 	asker  *asker
 }
 
+// standard makes [start] use net/http's transport, which is what an outbound
+// proxy or an upstream without HTTP/1.1 gets.
+var standard bool
+
+// Everything holds over either transport.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 && !working() {
+		standard = true
+		fmt.Println("once more, over net/http's transport:")
+		code = m.Run()
+	}
+	os.Exit(code)
+}
+
+// working reports whether this run is a benchmark's or a fuzzer's.
+func working() bool {
+	for _, name := range []string{"test.bench", "test.fuzz", "test.fuzzworker", "test.list"} {
+		if f := flag.Lookup(name); f != nil && f.Value.String() != f.DefValue {
+			return true
+		}
+	}
+	return false
+}
+
 // start runs a proxy in front of a lark; change, if any, alters its settings.
 // User ou_1 has a token.
 func start(t testing.TB, change func(*proxy.Config)) *bed {
@@ -314,6 +341,9 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 	if change != nil {
 		change(&c)
 	}
+	if c.Transport == nil && standard {
+		c.Transport = proxy.NewTransport(proxy.TransportConfig{ResponseHeaderTimeout: c.UpstreamTimeout})
+	}
 	h, err := proxy.New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -327,6 +357,15 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 	t.Cleanup(func() { server.Close() })
 	b.addr = ln.Addr().String()
 	return b
+}
+
+// trusting is a transport to upstream, whose certificate it trusts.
+func trusting(upstream *httptest.Server) http.RoundTripper {
+	c := proxy.TransportConfig{RootCAs: upstream.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+	if standard {
+		return proxy.NewTransport(c)
+	}
+	return proxy.NewUpstream(mustURL(upstream.URL), c)
 }
 
 // reply is an answer, read to its end.

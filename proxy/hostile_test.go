@@ -665,8 +665,16 @@ func TestUpstreamFailures(t *testing.T) {
 		other.TLS = &tls.Config{MaxVersion: tls.VersionTLS11}
 		other.StartTLS()
 		defer other.Close()
-		tr := proxy.NewTransport(proxy.TransportConfig{RootCAs: other.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs})
-		b := start(t, func(c *proxy.Config) { c.Upstream, c.Transport = mustURL(other.URL), tr })
+		b := start(t, func(c *proxy.Config) { c.Upstream, c.Transport = mustURL(other.URL), trusting(other) })
+		b.get(table).isError(t, 502, "upstream_unreachable")
+	})
+	t.Run("no status of an answer", func(t *testing.T) {
+		b := start(t, nil)
+		b.lark.answer(func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, _ := w.(http.Hijacker).Hijack()
+			io.WriteString(conn, "HTTP/1.1 099 What\r\nContent-Length: 0\r\n\r\n")
+			conn.Close()
+		})
 		b.get(table).isError(t, 502, "upstream_unreachable")
 	})
 	t.Run("not HTTP", func(t *testing.T) {

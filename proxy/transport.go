@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"larkside/proxy/http1"
 )
 
 // TransportConfig is how upstream is reached.
@@ -29,20 +31,15 @@ type TransportConfig struct {
 // handshake may take 10 s each; an idle connection is kept for 90 s, and an
 // HTTP/2 connection that is silent for 30 s is asked whether it lives.
 func NewTransport(c TransportConfig) *http.Transport {
-	if c.ResponseHeaderTimeout == 0 {
-		c.ResponseHeaderTimeout = 30 * time.Second
-	}
 	t := &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.RootCAs},
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: c.ResponseHeaderTimeout,
-		ExpectContinueTimeout: time.Second,
-		IdleConnTimeout:       90 * time.Second,
-		// The default of 2 idle connections per host closes and dials on
-		// nearly every request once more than two run at a time.
-		MaxIdleConnsPerHost:    1024,
-		MaxResponseHeaderBytes: 256 << 10,
+		DialContext:            dialer().DialContext,
+		TLSClientConfig:        c.tls(),
+		TLSHandshakeTimeout:    handshakeTimeout,
+		ResponseHeaderTimeout:  c.headerTimeout(),
+		ExpectContinueTimeout:  time.Second,
+		IdleConnTimeout:        idleTimeout,
+		MaxIdleConnsPerHost:    maxIdle,
+		MaxResponseHeaderBytes: maxAnswerHeader,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
@@ -51,6 +48,49 @@ func NewTransport(c TransportConfig) *http.Transport {
 		t.Proxy = http.ProxyURL(c.Proxy)
 	}
 	return t
+}
+
+// NewUpstream returns the way of the proxied requests to upstream: HTTP/1.1 on
+// the goroutine of each request (package http1), with the limits of
+// [NewTransport], which takes what that one leaves alone: a caller that waits
+// for 100 Continue, an upstream that speaks HTTP/2 only, and everything when
+// there is an outbound proxy.
+func NewUpstream(upstream *url.URL, c TransportConfig) http.RoundTripper {
+	standard := NewTransport(c)
+	if c.Proxy != nil {
+		return standard
+	}
+	return http1.New(http1.Config{
+		Scheme: upstream.Scheme, Host: upstream.Host, Dialer: dialer(), TLS: c.tls(),
+		HandshakeTimeout: handshakeTimeout, HeaderTimeout: c.headerTimeout(),
+		IdleTimeout: idleTimeout, MaxIdle: maxIdle, MaxHeaderBytes: maxAnswerHeader, Fallback: standard,
+	})
+}
+
+const (
+	connectTimeout, handshakeTimeout = 10 * time.Second, 10 * time.Second
+
+	idleTimeout = 90 * time.Second
+	// maxIdle connections are kept. net/http's default of 2 for a host closes
+	// and dials on nearly every request once more than two run at a time.
+	maxIdle = 1024
+	// maxAnswerHeader is in bytes.
+	maxAnswerHeader = 256 << 10
+)
+
+func dialer() *net.Dialer {
+	return &net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}
+}
+
+func (c TransportConfig) tls() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.RootCAs}
+}
+
+func (c TransportConfig) headerTimeout() time.Duration {
+	if c.ResponseHeaderTimeout == 0 {
+		return 30 * time.Second
+	}
+	return c.ResponseHeaderTimeout
 }
 
 // NewServer returns a server with the limits that the proxy's listener needs:

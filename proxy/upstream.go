@@ -51,6 +51,11 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	out.URL.Path, out.URL.RawPath, out.URL.RawQuery, out.URL.ForceQuery = "", "", "", false
 	out.URL.User = nil
 	out.Host = p.origin.host
+	if x.upload.held() {
+		// Past ReverseProxy's guard against late reads of the caller's side, of
+		// which nothing is left to read.
+		out.Body = x.in.Body
+	}
 	out.Trailer = nil // an app could put an Authorization there
 	stripRequest(out.Header)
 	if x.credential == userToken {
@@ -183,10 +188,11 @@ func (p *proxy) attempt(x *exchange, out *http.Request, resend int) (res *http.R
 	if res, err = p.cfg.Transport.RoundTrip(out); err != nil {
 		return nil, larkError{}, p.unanswered(x, err, sent)
 	}
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		// Never asked for; ReverseProxy would open a tunnel.
+	if res.StatusCode < 200 {
+		// A change of protocols, which nobody asked for and ReverseProxy would
+		// make a tunnel of; or 099, at which net/http's server panics.
 		res.Body.Close()
-		return nil, larkError{}, p.unanswered(x, errors.New("upstream switched protocols unasked"), sent)
+		return nil, larkError{}, p.unanswered(x, errors.New("upstream answered with a status that ends no request"), sent)
 	}
 	if res.Request == nil {
 		res.Request = out

@@ -17,7 +17,8 @@ import (
 var mayImport = map[string][]string{
 	"cmd/larkside":    {"proxy", "proxy/admin", "proxy/console", "refresh", "session", "session/consent", "session/lark", "telemetry"},
 	"cmd/demo":        {"test/larktest"},
-	"proxy":           {"session", "telemetry"},
+	"proxy":           {"proxy/http1", "session", "telemetry"},
+	"proxy/http1":     {},
 	"proxy/admin":     {"session", "telemetry"},
 	"proxy/console":   {"session", "telemetry"},
 	"refresh":         {"session", "session/lark", "telemetry"},

@@ -98,15 +98,23 @@ func newClientsOver(transport http.RoundTripper, cfg *config, secrets *secrets, 
 // newTransport goes to Lark as the settings say: extra roots, and a proxy only
 // if one is named.
 func newTransport(cfg *config) (*http.Transport, error) {
+	c, err := transportConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return proxy.NewTransport(c), nil
+}
+
+func transportConfig(cfg *config) (proxy.TransportConfig, error) {
 	c := proxy.TransportConfig{RootCAs: cfg.UpstreamCAs.pool, ResponseHeaderTimeout: cfg.UpstreamTimeout}
 	if !cfg.UpstreamProxy.Empty() {
 		u, err := url.Parse(cfg.UpstreamProxy.Expose())
 		if err != nil {
-			return nil, errors.New("the upstream proxy's URL does not parse") // the parser would quote its password
+			return c, errors.New("the upstream proxy's URL does not parse") // the parser would quote its password
 		}
 		c.Proxy = u
 	}
-	return proxy.NewTransport(c), nil
+	return c, nil
 }
 
 // server is the running process.
@@ -201,7 +209,9 @@ func (s *server) stop(servers []*listener, p *parts, stopBackground context.Canc
 	stopBackground()
 	err = errors.Join(err, work.Wait())
 	if p != nil {
-		// Tokens that Lark has issued are stored before the process goes.
+		// Tokens that Lark has issued are stored before the process goes. What
+		// one of the two still does may give the other something to do.
+		p.source.Wait(grace)
 		err = errors.Join(err, p.flow.Shutdown(grace))
 		p.source.Wait(grace)
 		err = errors.Join(err, p.store.Close())
@@ -230,7 +240,7 @@ func (s *server) openParts(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	store, err := s.openStore(ctx, session.Config{
-		URL: s.secrets.DatabaseURL.Get(), ListenURL: s.secrets.DatabaseListenURL.Get(), Keys: ring,
+		Keys:      ring,
 		CacheSize: s.cfg.CacheSize, CacheTTL: s.cfg.CacheTTL, Log: s.log,
 	})
 	if store == nil {
@@ -252,6 +262,9 @@ func (s *server) followDatabase(store *session.Store) {
 	}
 	s.secrets.DatabaseURL.OnChange(reconnect)
 	s.secrets.DatabaseListenURL.OnChange(reconnect)
+	if s.cfg.postgres() {
+		reconnect(session.Secret{}) // it may have changed since the store was opened
+	}
 }
 
 // keyring is nil where SQLite is to use its key file.
@@ -273,6 +286,8 @@ func (s *server) keyring() (*session.Keyring, error) {
 
 func (s *server) openStore(ctx context.Context, c session.Config) (*session.Store, error) {
 	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		// The URL may be mended while it is waited for.
+		c.URL, c.ListenURL = s.secrets.DatabaseURL.Get(), s.secrets.DatabaseListenURL.Get()
 		store, err := session.Open(ctx, c)
 		switch {
 		case err == nil:
@@ -392,13 +407,13 @@ func (s *server) newProxy() (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%sOPEN_URL: %w", prefix, err)
 	}
-	transport, err := newTransport(s.cfg)
+	transport, err := transportConfig(s.cfg)
 	if err != nil {
 		return nil, err
 	}
 	doors, routes := &doors{s}, lark.NewRoutes()
 	return proxy.New(proxy.Config{
-		Upstream: upstream, Transport: transport, UpstreamTimeout: s.cfg.UpstreamTimeout,
+		Upstream: upstream, Transport: proxy.NewUpstream(upstream, transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
 		Apps: s.cfg.appIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
 		Tokens: doors, Asker: doors, Resolver: doors, Tenant: doors, Waiter: doors,
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
@@ -666,7 +681,9 @@ func (s *server) listenAll(ctx context.Context, app, operators, pages http.Handl
 		server := proxy.NewServer(one.handler)
 		server.ErrorLog = slog.NewLogLogger(s.log.With("listener", one.name).Handler(), slog.LevelDebug)
 		if one.name != "proxy" {
-			// Nothing here streams: what does not come in time does not come.
+			// Requests are small: what does not come in time does not come. While
+			// one is answered net/http takes the limit for the peer's hanging up,
+			// so a handler that takes longer, or streams, lifts it.
 			server.ReadTimeout = 30 * time.Second
 		}
 		if one.name == "admin" {

@@ -181,6 +181,25 @@ func TestPostgresIsLate(t *testing.T) {
 	}
 }
 
+// A database URL that is mended in its file while it is waited for is used.
+func TestDatabaseURLIsMended(t *testing.T) {
+	t.Parallel()
+	db := process.Postgres(t)
+	lark := newLark(t, nil)
+	file := filepath.Join(dbtest.TempDir(t), "url")
+	dead := process.Forward(t, db).DB(t, db) // never opened
+	if err := os.WriteFile(file, []byte(dead.URL), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := process.Start(t, process.Options{Lark: lark, DB: db, Unready: true, Env: map[string]string{"DATABASE_URL": "", "DATABASE_URL_FILE": file}})
+	p.Log().AwaitText(t, "the database is not there yet")
+	if err := os.WriteFile(file, []byte(db.URL), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(syscall.SIGHUP)
+	p.AwaitReady()
+}
+
 // SIGTERM ends the wait for a database.
 func TestStoppedWhileWaitingForPostgres(t *testing.T) {
 	t.Parallel()

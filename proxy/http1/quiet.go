@@ -1,0 +1,93 @@
+package http1
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"time"
+)
+
+// quiet reports whether an idle connection still stands and not a byte has come
+// on it: not on the socket, not in a buffer, not in a part of a TLS record.
+func (c *conn) quiet() bool {
+	if c.r.Buffered() > 0 || !c.look.silent() {
+		return false
+	}
+	if c.records == nil {
+		return true
+	}
+	// What was decrypted or read ahead with the last answer is crypto/tls's.
+	// Reading without time finds it and leaves the connection as it is.
+	c.raw.SetReadDeadline(past)
+	n, err := c.net.Read(make([]byte, 1))
+	c.raw.SetReadDeadline(time.Time{})
+	var timeout net.Error
+	return n == 0 && errors.As(err, &timeout) && timeout.Timeout() && c.records.whole()
+}
+
+// look looks at a socket without waiting. It is made once for a connection, so
+// that looking allocates nothing.
+type look struct {
+	socket syscall.RawConn
+	read   func(fd uintptr) bool
+	result *lookResult
+}
+
+type lookResult struct {
+	b   [1]byte
+	err error
+}
+
+func newLook(raw net.Conn) look {
+	s, ok := raw.(syscall.Conn)
+	if !ok {
+		return look{}
+	}
+	socket, err := s.SyscallConn()
+	if err != nil {
+		return look{}
+	}
+	result := new(lookResult)
+	return look{socket: socket, result: result, read: func(fd uintptr) bool {
+		// Go's sockets don't block. A byte that is read is not missed: whatever
+		// comes is the connection's end.
+		for {
+			if _, result.err = syscall.Read(int(fd), result.b[:]); result.err != syscall.EINTR {
+				return true
+			}
+		}
+	}}
+}
+
+// silent reports that neither a byte nor the connection's end has come.
+func (l *look) silent() bool {
+	return l.socket != nil && l.socket.Read(l.read) == nil && errors.Is(l.result.err, syscall.EAGAIN)
+}
+
+// records follows the TLS records that come (RFC 8446 section 5.1), to know
+// whether one is cut: its first bytes are in crypto/tls, and nothing shows them.
+type records struct {
+	net.Conn
+	header [5]byte
+	have   int // of header
+	left   int // bytes of the record's content still to come
+}
+
+func (r *records) Read(b []byte) (int, error) {
+	n, err := r.Conn.Read(b)
+	for b = b[:n]; len(b) > 0; {
+		if r.left > 0 {
+			k := min(r.left, len(b))
+			r.left, b = r.left-k, b[k:]
+			continue
+		}
+		k := copy(r.header[r.have:], b)
+		if r.have, b = r.have+k, b[k:]; r.have == len(r.header) {
+			r.have, r.left = 0, int(r.header[3])<<8|int(r.header[4])
+		}
+	}
+	return n, err
+}
+
+// whole reports whether the last record came to its end.
+func (r *records) whole() bool { return r.have == 0 && r.left == 0 }
