@@ -275,9 +275,9 @@ func (o *outgoing) ended() bool {
 	}
 }
 
-// send writes r, whose answer b is to be. A body is written behind the caller, since the answer may come
-// before its end. Where upstream stopped reading, its answer is on the way or
-// the connection's end is: either shows when reading.
+// send writes r, whose answer b is to be. A body is written behind the caller,
+// since the answer may come before its end. Where upstream stopped reading, its
+// answer is on the way or the connection's end is: either shows when reading.
 func (c *conn) send(r *http.Request, b *body) {
 	if r.Body == nil || r.Body == http.NoBody || held(r) {
 		b.out = &b.sent
