@@ -23,6 +23,36 @@ func TestRefreshByHandThatFails(t *testing.T) {
 	})
 }
 
+// The metrics ask the database about budgets every few seconds, however often
+// they are read.
+func TestBudgetsAreRemembered(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		b := &budgets{source: w.source}
+		used := func() float64 {
+			t.Helper()
+			all := b.read(t.Context())[larktest.AppID]
+			if len(all) != 2 {
+				t.Fatalf("%v", all)
+			}
+			return all[1].used
+		}
+		if n := used(); n != 0 {
+			t.Errorf("before the first call: %v", n)
+		}
+		if _, err := w.source.Refresh(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		if n := used(); n != 0 {
+			t.Errorf("asked again at once: %v", n)
+		}
+		b.at = b.at.Add(-budgetAge)
+		if n := used(); n == 0 {
+			t.Error("not asked again later")
+		}
+	})
+}
+
 // The budget counts what was sent, and a refused app is said to rest.
 func TestBudgetAndResting(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {

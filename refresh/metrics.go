@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -58,9 +59,53 @@ type metrics struct {
 	took, left, leaseWait, governorFor metric.Float64Histogram
 }
 
-// budgetTimeout is how long a scrape waits for the database to say how much of
-// the token endpoint's rate is used.
-const budgetTimeout = 500 * time.Millisecond
+const (
+	// budgetAge is how old what the database said about the used part of the
+	// token endpoint's rate may get before it is asked again, and budgetTimeout
+	// how long that takes at most, for all apps together.
+	budgetAge     = 10 * time.Second
+	budgetTimeout = 500 * time.Millisecond
+)
+
+// budgets remembers how much of each app's limits was used lately: instruments
+// are read every few seconds, by more than one reader. It is safe for
+// concurrent use.
+type budgets struct {
+	source *Source
+
+	mu   sync.Mutex
+	at   time.Time
+	last map[string][]budget
+}
+
+// budget is the used part of one limit, from 0 to 1.
+type budget struct {
+	period time.Duration
+	used   float64
+}
+
+// read returns the budgets by app. Apps that the database said nothing about
+// are absent, and not asked about again before the others are.
+func (b *budgets) read(ctx context.Context) map[string][]budget {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Since(b.at) < budgetAge {
+		return b.last
+	}
+	ctx, cancel := context.WithTimeout(ctx, budgetTimeout)
+	defer cancel()
+	b.at, b.last = time.Now(), make(map[string][]budget)
+	for id := range b.source.apps {
+		limits, used, err := b.source.Budget(ctx, id)
+		if err != nil {
+			continue
+		}
+		for i, l := range limits {
+			b.last[id] = append(b.last[id], budget{l.Period, float64(used[i]) / float64(l.N)})
+		}
+	}
+	return b.last
+}
 
 func newMetrics(s *Source) (m metrics, err error) {
 	meter := otel.Meter("larkside/refresh")
@@ -91,19 +136,15 @@ func newMetrics(s *Source) (m metrics, err error) {
 	unstored, err := meter.Int64ObservableGauge("larkside.tokens.unstored",
 		metric.WithUnit("{session}"), metric.WithDescription("Sessions whose renewed tokens the database has not taken yet: they are lost if the process ends."))
 	errs[8] = err
+	budgets := &budgets{source: s}
 	_, errs[9] = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		ctx, cancel := context.WithTimeout(ctx, budgetTimeout)
-		defer cancel()
+		spent := budgets.read(ctx)
 		for id, a := range s.apps {
 			app := telemetry.App.String(id)
 			o.ObserveInt64(refused, oneIf(a.verdict() != nil), metric.WithAttributes(app))
 			o.ObserveInt64(open, oneIf(a.breaker.State() != gobreaker.StateClosed), metric.WithAttributes(app))
-			limits, spent, err := s.Budget(ctx, id)
-			if err != nil {
-				continue
-			}
-			for i, l := range limits {
-				o.ObserveFloat64(used, float64(spent[i])/float64(l.N), metric.WithAttributes(app, telemetry.Period.String(short(l.Period))))
+			for _, b := range spent[id] {
+				o.ObserveFloat64(used, b.used, metric.WithAttributes(app, telemetry.Period.String(short(b.period))))
 			}
 		}
 		n := int64(0)

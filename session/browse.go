@@ -9,8 +9,10 @@ import (
 	"strings"
 )
 
-// What people look at: sessions without their tokens, and numbers. Each costs
-// the database a bounded amount, however many sessions there are.
+// What people look at: sessions without their tokens, and numbers. A LIMIT
+// bounds what comes back, not what the database reads to find it: a rare state
+// may be looked for in every row of an app, and counting reads every row. What
+// bounds that is queryTimeout, after which the answer is ErrUnavailable.
 
 // Everything but the tokens, which never leave the database for this. A row
 // value is compared by the primary key's index; a chain of ORs is not.
@@ -24,7 +26,8 @@ const queryBrowse = `SELECT app_id, open_id, union_id, user_id, profile, state, 
 
 const queryCounts = `SELECT app_id, state, count(*) AS sessions FROM sessions GROUP BY app_id, state ORDER BY app_id, state`
 
-// Each part is one look into an index.
+// The parts are looks into indexes; pending consents are counted, all others are
+// one step each.
 const queryPulse = `SELECT
 	(SELECT coalesce(max(changed_at), 0) FROM sessions) AS sessions,
 	(SELECT coalesce(max(id), '') FROM consents) AS consent,
@@ -116,8 +119,10 @@ func (s *Store) Counts(ctx context.Context) ([]Count, error) {
 	return counts, nil
 }
 
-// Pulse returns a text that is another one after a session, a consent or the
-// audit trail has changed. It is cheap; what is written within the same
+// Pulse returns a text that is another one after a session has got other tokens
+// or another state, a consent has begun or stopped to wait, or the audit trail
+// has grown. Of a profile that was read and a refresh that failed and is tried
+// again it tells nothing. It is cheap; what is written within the same
 // millisecond may be told one change late.
 func (s *Store) Pulse(ctx context.Context) (string, error) {
 	var p struct {

@@ -9,8 +9,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// ComplaintEvery is the time between two lines of one kind.
-const ComplaintEvery = time.Minute
+// complaintEvery is the time between two lines of one kind.
+const complaintEvery = time.Minute
 
 // Complaints writes log lines of which a thousand say no more than one: while
 // Lark or the database is down, every request has the same to say. The first of
@@ -61,7 +61,7 @@ func (c *Complaints) Log(ctx context.Context, level slog.Level, msg, about strin
 		}
 	} else {
 		c.kinds[k] = &complaint{}
-		time.AfterFunc(ComplaintEvery, func() { c.sumUp(k) })
+		time.AfterFunc(complaintEvery, func() { c.sumUp(k) })
 	}
 	c.mu.Unlock()
 	if !again {
@@ -80,7 +80,7 @@ func (c *Complaints) sumUp(k kind) {
 	}
 	latest, repeated := known.latest, known.repeated
 	*known = complaint{}
-	time.AfterFunc(ComplaintEvery, func() { c.sumUp(k) })
+	time.AfterFunc(complaintEvery, func() { c.sumUp(k) })
 	c.mu.Unlock()
 	latest(repeated)
 }

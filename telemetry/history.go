@@ -13,11 +13,13 @@ import (
 )
 
 const (
-	// HistoryStep is how finely [History] remembers, HistorySpan how far back.
+	// HistoryStep is how finely [History] remembers, historySpan how far back.
 	HistoryStep = 10 * time.Second
-	HistorySpan = time.Hour
+	historySpan = time.Hour
+	// historyFresh is how old a look may be to serve [History.Series].
+	historyFresh = time.Second
 	// historySlots is one more than the span holds: the running step.
-	historySlots = int(HistorySpan/HistoryStep) + 1
+	historySlots = int(historySpan/HistoryStep) + 1
 	// historySeries is how many values of an attribute are told apart; the rest
 	// is counted under "other".
 	historySeries = 32
@@ -38,13 +40,16 @@ type collector interface {
 
 // History remembers the last hour of a few instruments, for people who look at
 // one process: Prometheus is for the rest. It reads what /metrics reads, so
-// counting costs nothing more. Make it with [NewHistory], give it to [Start],
-// and run [History.Run]. It is safe for concurrent use.
+// counting costs nothing more; looking costs what a scrape costs, since it runs
+// the callbacks of every instrument, and some of them ask the database. Make it
+// with [NewHistory], give it to [Start], and run [History.Run]. It is safe for
+// concurrent use.
 type History struct {
 	tracked []Tracked
 
 	mu     sync.Mutex
 	reader collector
+	looked time.Time // when the last look ended
 	// slot is the running step: the time divided by HistoryStep.
 	slot   int64
 	series map[Tracked]map[string]*line
@@ -90,14 +95,20 @@ func (h *History) Run(ctx context.Context) {
 func (h *History) look(ctx context.Context, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.lookLocked(ctx, now)
+}
+
+// lookLocked is look with h.mu held.
+func (h *History) lookLocked(ctx context.Context, now time.Time) {
 	h.advance(now.UnixNano() / int64(HistoryStep))
 	if h.reader == nil {
 		return
 	}
 	var all metricdata.ResourceMetrics
-	if err := h.reader.Collect(ctx, &all); err != nil {
+	if err := h.reader.Collect(ctx, &all); err != nil && ctx.Err() == nil {
 		otel.Handle(err) // what could be read is there all the same
 	}
+	h.looked = time.Now()
 	for _, scope := range all.ScopeMetrics {
 		for _, m := range scope.Metrics {
 			for _, t := range h.tracked {
@@ -189,15 +200,17 @@ type Series struct {
 	Total int64
 }
 
-// Series looks at the instruments now and returns what t counted in the last
-// hour, in steps of the given number of [HistoryStep]s, by value. It is empty
-// for what is not tracked.
+// Series returns what t counted in the last hour, in steps of the given number
+// of [HistoryStep]s, by value. It is empty for what is not tracked. It looks at
+// the instruments unless that was done within the last second: one look serves
+// several calls, also of several goroutines.
 func (h *History) Series(ctx context.Context, t Tracked, perStep int) []Series {
-	now := time.Now()
-	h.look(ctx, now)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	steps := int(HistorySpan/HistoryStep) / perStep
+	if now := time.Now(); now.Sub(h.looked) >= historyFresh {
+		h.lookLocked(ctx, now)
+	}
+	steps := int(historySpan/HistoryStep) / perStep
 	var all []Series
 	for value, l := range h.series[t] {
 		s := Series{Value: value, Steps: make([]int64, steps)}

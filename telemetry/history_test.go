@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
 var byClass = Tracked{"larkside.refreshes", Class}
@@ -108,6 +110,38 @@ func TestHistoryIsBounded(t *testing.T) {
 	if !slices.ContainsFunc(all, func(s Series) bool { return s.Value == "other" }) {
 		t.Error("what is left over is nowhere")
 	}
+}
+
+// A look runs every instrument's callbacks, and some ask the database: one look
+// serves all who ask within a second.
+func TestHistoryLooksOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, count := counted(t)
+		reader := &countingReader{collector: h.reader}
+		h.read(reader)
+		count("renewed", 1)
+		for range 3 {
+			find(t, h, "renewed")
+		}
+		if reader.n != 1 {
+			t.Errorf("%d looks for three series", reader.n)
+		}
+		count("renewed", 1)
+		time.Sleep(historyFresh)
+		if s := find(t, h, "renewed"); s.Total != 2 || reader.n != 2 {
+			t.Errorf("a second later: %+v after %d looks", s, reader.n)
+		}
+	})
+}
+
+type countingReader struct {
+	collector
+	n int
+}
+
+func (c *countingReader) Collect(ctx context.Context, into *metricdata.ResourceMetrics) error {
+	c.n++
+	return c.collector.Collect(ctx, into)
 }
 
 // Without Start there is nothing to read, and no panic.

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -27,8 +28,8 @@ const (
 	// lost. At about 2 KB a span it is 64 MB at most.
 	keptTraces = 1024
 	keptSpans  = 32
-	// decidedSpans is how many exported spans are remembered for those below
-	// them that end after their request did.
+	// decidedSpans is how many exported spans, and how many dropped ones, are
+	// remembered for those below them that end after their request did.
 	decidedSpans = 8192
 )
 
@@ -54,18 +55,21 @@ func (s recordAll) Description() string { return "RecordAll{" + s.base.Descripti
 type keeper struct {
 	sdktrace.SpanProcessor // of what is exported
 
-	mu      sync.Mutex
-	held    *simplelru.LRU[trace.TraceID, []sdktrace.ReadOnlySpan]
-	decided *simplelru.LRU[trace.SpanID, struct{}]
+	mu   sync.Mutex
+	held *simplelru.LRU[trace.TraceID, []sdktrace.ReadOnlySpan]
+	// out and dropped are apart: requests that end well are many, and must not
+	// make room of those that do not.
+	out, dropped *simplelru.LRU[trace.SpanID, struct{}]
 }
 
 func newKeeper(next sdktrace.SpanProcessor) (*keeper, error) {
 	held, err1 := simplelru.NewLRU[trace.TraceID, []sdktrace.ReadOnlySpan](keptTraces, nil)
-	decided, err2 := simplelru.NewLRU[trace.SpanID, struct{}](decidedSpans, nil)
-	if err1 != nil || err2 != nil {
-		return nil, fmt.Errorf("room for traces of errors: %w, %w", err1, err2)
+	out, err2 := simplelru.NewLRU[trace.SpanID, struct{}](decidedSpans, nil)
+	dropped, err3 := simplelru.NewLRU[trace.SpanID, struct{}](decidedSpans, nil)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, fmt.Errorf("room for traces of errors: %w", err)
 	}
-	return &keeper{SpanProcessor: next, held: held, decided: decided}, nil
+	return &keeper{SpanProcessor: next, held: held, out: out, dropped: dropped}, nil
 }
 
 func (k *keeper) OnEnd(s sdktrace.ReadOnlySpan) {
@@ -79,20 +83,24 @@ func (k *keeper) OnEnd(s sdktrace.ReadOnlySpan) {
 }
 
 // decide returns what has to be exported now that s has ended. One trace may
-// have several requests at a time; each is decided by itself.
-func (k *keeper) decide(s sdktrace.ReadOnlySpan) (out []sdktrace.ReadOnlySpan) {
-	id := s.SpanContext().TraceID()
+// have several requests at a time; each is decided by itself, with what ends
+// below it later.
+func (k *keeper) decide(s sdktrace.ReadOnlySpan) []sdktrace.ReadOnlySpan {
+	id, parent := s.SpanContext().TraceID(), s.Parent()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	spans, _ := k.held.Peek(id)
-	if s.Parent().IsValid() && !s.Parent().IsRemote() {
-		switch {
-		case k.decided.Contains(s.Parent().SpanID()):
-			k.decided.Add(s.SpanContext().SpanID(), struct{}{})
-			return []sdktrace.ReadOnlySpan{s}
-		case len(spans) < keptSpans:
-			k.held.Add(id, append(spans, s))
-		}
+	var export bool
+	switch {
+	case !parent.IsValid() || parent.IsRemote():
+		export = failed(s)
+	case k.out.Contains(parent.SpanID()):
+		export = true
+	case k.dropped.Contains(parent.SpanID()):
+	case len(spans) < keptSpans:
+		k.held.Add(id, append(spans, s))
+		return nil
+	default:
 		return nil
 	}
 	below, others := under(s, spans)
@@ -101,14 +109,17 @@ func (k *keeper) decide(s sdktrace.ReadOnlySpan) (out []sdktrace.ReadOnlySpan) {
 	} else {
 		k.held.Add(id, others)
 	}
-	if !failed(s) {
+	decided, seen := append(below, s), k.dropped
+	if export {
+		seen = k.out
+	}
+	for _, one := range decided {
+		seen.Add(one.SpanContext().SpanID(), struct{}{})
+	}
+	if !export {
 		return nil
 	}
-	out = append(below, s)
-	for _, one := range out {
-		k.decided.Add(one.SpanContext().SpanID(), struct{}{})
-	}
-	return out
+	return decided
 }
 
 // under splits spans, which are in the order in which they ended, into those

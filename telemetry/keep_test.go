@@ -81,6 +81,42 @@ func TestRequestsOfOneTrace(t *testing.T) {
 	}
 }
 
+// What ends below a request that is decided goes the way that the request went,
+// with all that had ended below it, and takes no room of others.
+func TestLateSpans(t *testing.T) {
+	tracer, exported, k := kept(t, sdktrace.NeverSample())
+	remote := trace.ContextWithRemoteSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, Remote: true}))
+	for _, status := range []int{200, 500} {
+		ctx, server := tracer.Start(remote, "r", trace.WithSpanKind(trace.SpanKindServer))
+		inner, child := tracer.Start(ctx, "child")
+		child.End()
+		server.SetAttributes(HTTPStatus.Int(status))
+		server.End()
+		for range 2 * keptSpans {
+			late, parent := tracer.Start(ctx, "late")
+			_, below := tracer.Start(late, "below")
+			below.End()
+			parent.End()
+			_, below = tracer.Start(inner, "below child")
+			below.End()
+		}
+		if n := k.held.Len(); n != 0 {
+			t.Errorf("status %d: what came late is held", status)
+		}
+		want := 0
+		if status == 500 {
+			want = 2 + 3*2*keptSpans
+		}
+		if got := exported(); len(got) != want {
+			t.Errorf("status %d: exported %d, want %d", status, len(got), want)
+		}
+	}
+	if n := k.dropped.Len(); n == 0 || n > decidedSpans {
+		t.Errorf("%d spans are remembered", n)
+	}
+}
+
 // What the head sampler takes is exported at once and once, whatever becomes of
 // it.
 func TestSampledTracesPass(t *testing.T) {

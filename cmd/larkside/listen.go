@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -82,21 +83,51 @@ func (l patientListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &patientConn{conn, l.patience}, nil
+	return &patientConn{Conn: conn, patience: l.patience}, nil
 }
 
 // patientConn renews its deadline at each write; the server writes at most a
-// buffer at a time.
+// buffer at a time. A handler may set an earlier one.
 type patientConn struct {
 	net.Conn
 	patience time.Duration
+
+	mu sync.Mutex
+	// set is the deadline that was asked for; zero: none.
+	set time.Time
 }
 
 func (c *patientConn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+	c.mu.Lock()
+	err := c.renew()
+	c.mu.Unlock()
+	if err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(b)
+}
+
+// renew sets the deadline of a write that begins now. c.mu is held.
+func (c *patientConn) renew() error {
+	deadline := time.Now().Add(c.patience)
+	if !c.set.IsZero() && c.set.Before(deadline) {
+		deadline = c.set
+	}
+	return c.Conn.SetWriteDeadline(deadline)
+}
+
+// SetWriteDeadline ends writes at t, if patience does not end them before. The
+// zero time leaves that to patience alone.
+func (c *patientConn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.set = t
+	return c.renew()
+}
+
+// SetDeadline is SetReadDeadline and SetWriteDeadline.
+func (c *patientConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // CloseWrite is how net/http lets a client read an answer behind which the

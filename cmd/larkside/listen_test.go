@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -94,6 +95,61 @@ func TestListenElsewhere(t *testing.T) {
 	_, err := listen(t.Context(), "LISTEN", address{"unix", filepath.Join(t.TempDir(), "no", "proxy.sock")})
 	if err == nil || !strings.HasPrefix(err.Error(), "LARKSIDE_LISTEN: ") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A handler's deadline ends a write before patience does; the zero time ends
+// none, and a later one than patience lets it be.
+func TestDeadlineOfTheHandler(t *testing.T) {
+	for _, tc := range []struct {
+		sentence string
+		patience time.Duration
+		set      func(net.Conn) error
+	}{
+		{"an earlier one", time.Hour, func(c net.Conn) error { return c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond)) }},
+		{"of both directions", time.Hour, func(c net.Conn) error { return c.SetDeadline(time.Now().Add(20 * time.Millisecond)) }},
+		{"one that has passed", time.Hour, func(c net.Conn) error { return c.SetWriteDeadline(time.Unix(1, 0)) }},
+		{"a later one", 20 * time.Millisecond, func(c net.Conn) error { return c.SetWriteDeadline(time.Now().Add(time.Hour)) }},
+		{"none any more", 20 * time.Millisecond, func(c net.Conn) error {
+			return errors.Join(c.SetDeadline(time.Now().Add(time.Hour)), c.SetWriteDeadline(time.Time{}))
+		}},
+	} {
+		t.Run(tc.sentence, func(t *testing.T) {
+			here, there := net.Pipe() // nobody reads
+			defer here.Close()
+			defer there.Close()
+			conn := &patientConn{Conn: here, patience: tc.patience}
+			if err := tc.set(conn); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() {
+				_, err := conn.Write([]byte("x"))
+				ended <- err
+			}()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Error(err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("still writes")
+			}
+		})
+	}
+}
+
+// A deadline of the past does not stay when it is taken back.
+func TestDeadlineTakenBack(t *testing.T) {
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	go io.Copy(io.Discard, there)
+	conn := &patientConn{Conn: here, patience: time.Hour}
+	conn.SetWriteDeadline(time.Unix(1, 0))
+	conn.SetWriteDeadline(time.Time{})
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Error(err)
 	}
 }
 

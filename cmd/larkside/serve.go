@@ -681,9 +681,9 @@ func (s *server) listenAll(ctx context.Context, app, operators, pages http.Handl
 		server := proxy.NewServer(one.handler)
 		server.ErrorLog = slog.NewLogLogger(s.log.With("listener", one.name).Handler(), slog.LevelDebug)
 		if one.name != "proxy" {
-			// Requests are small: what does not come in time does not come. While
-			// one is answered net/http takes the limit for the peer's hanging up,
-			// so a handler that takes longer, or streams, lifts it.
+			// Requests are small: what does not come in time does not come. Once one
+			// is there net/http lifts the limit, so that long work and the stream of
+			// events have the time that they take.
 			server.ReadTimeout = 30 * time.Second
 		}
 		if one.name == "admin" {

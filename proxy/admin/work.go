@@ -5,7 +5,6 @@ import (
 	"mime"
 	"net/http"
 	"strings"
-	"time"
 
 	"larkside/session"
 )
@@ -38,7 +37,6 @@ func (a *admin) rotateKeys(w http.ResponseWriter, r *http.Request) error {
 // that fails behind the first line ends with an error's envelope as its last
 // line. Work ends early when the client hangs up.
 func run[T any](a *admin, w http.ResponseWriter, r *http.Request, work func(func(T)) (T, error)) error {
-	withoutDeadline(w)
 	if !wantsLines(r) {
 		result, err := work(func(T) {})
 		if err != nil {
@@ -68,14 +66,6 @@ func reported(v any, done bool) map[string]any {
 	return fields
 }
 
-// withoutDeadline lifts the listener's limit on the time of a request: net/http
-// would take it for the client's hanging up.
-func withoutDeadline(w http.ResponseWriter) {
-	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Time{})
-	control.SetWriteDeadline(time.Time{})
-}
-
 const ndjson = "application/x-ndjson"
 
 // wantsLines reports whether r accepts JSON lines.
@@ -96,7 +86,6 @@ type lines struct {
 }
 
 func newLines(w http.ResponseWriter) *lines {
-	withoutDeadline(w)
 	return &lines{w: w, enc: json.NewEncoder(w)}
 }
 

@@ -237,6 +237,7 @@ var (
 	errUnknownApp = &trouble{http.StatusBadRequest, "trouble.app"}
 	errBadInput   = &trouble{http.StatusBadRequest, "trouble.input"}
 	errStarting   = &trouble{http.StatusServiceUnavailable, "trouble.starting"}
+	errSlow       = &trouble{http.StatusServiceUnavailable, "trouble.slow"}
 	errFull       = &trouble{http.StatusServiceUnavailable, "trouble.full"}
 )
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
@@ -237,6 +238,40 @@ func TestLanguages(t *testing.T) {
 	}
 }
 
+// The language's link shows the same page again, the sign-in too, and leads
+// nowhere else.
+func TestSwitchLanguage(t *testing.T) {
+	k := newStage(t, adminKey).k
+	for target, want := range map[string]string{
+		"/login?lang=en&next=%2Faudit":   "/login?next=%2Faudit",
+		"/login?lang=en":                 "/login",
+		"/sessions/a/b%2Fc?lang=en":      "/sessions/a/b%2Fc",
+		"//evil.example/?lang=en":        "/",
+		"///evil.example?lang=en":        "/",
+		"/%2Fevil.example?lang=en":       "/",
+		"/%5Cevil.example?lang=en":       "/%5Cevil.example",
+		"/\\evil.example?lang=en":        "/%5Cevil.example",
+		"/%09/evil.example?lang=en":      "/%09/evil.example",
+		"http://evil.example/a?lang=en":  "/a",
+		"http://evil.example//b?lang=en": "/",
+	} {
+		u, err := url.Parse(target)
+		if strings.HasPrefix(target, "//") {
+			u, err = url.ParseRequestURI(target) // as a server reads it
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		if !k.switchLanguage(w, &http.Request{Method: "GET", URL: u}) {
+			t.Fatalf("%s: no switch", target)
+		}
+		if got := w.Header().Get("Location"); got != want {
+			t.Errorf("%s leads to %q, want %q", target, got, want)
+		}
+	}
+}
+
 func TestSignIn(t *testing.T) {
 	s := newStage(t, adminKey)
 	s.fill()
@@ -348,14 +383,57 @@ func TestWrongKeys(t *testing.T) {
 		t.Errorf("%d lines about it in the log", n)
 	}
 	var g guesses
+	for range freeGuesses + 1 {
+		g.wrong("192.0.2.1:1", now)
+	}
 	for i := range 3 * guessers {
 		g.wrong(fmt.Sprintf("10.0.%d.%d:1", i/256, i%256), now)
 	}
 	if len(g.until) > guessers {
 		t.Errorf("%d addresses are remembered", len(g.until))
 	}
+	if g.wait("192.0.2.1:1", now) == 0 {
+		t.Error("many addresses have the worst one forgiven")
+	}
 	if from("[2001:db8::1]:1") != from("[2001:db8::2]:9") || from("[::ffff:10.0.0.1]:5") != from("10.0.0.1:6") {
 		t.Error("one host has several addresses")
+	}
+}
+
+// A key in a header is a guess like one in the form.
+func TestWrongBearers(t *testing.T) {
+	s := newStage(t, adminKey)
+	now := time.Now()
+	s.k.now = func() time.Time { return now }
+	inside := s.visitor().signIn()
+	v := s.visitor()
+	for i := range freeGuesses {
+		if a := v.send("GET", "/audit", nil, "Authorization", fmt.Sprint("Bearer guess-", i)); a.status != 401 {
+			t.Fatalf("guess %d: %d", i, a.status)
+		}
+	}
+	right := []string{"Authorization", "Bearer " + adminKey}
+	if a := v.send("GET", "/audit", nil, right...); a.status != 429 || a.header.Get("Retry-After") == "" || !strings.Contains(a.body, "Too many wrong keys") {
+		t.Errorf("after too many: %d", a.status)
+	}
+	if a := v.send("POST", "/sessions/cli_a1/ou_alice/refresh", url.Values{}, right...); a.status != 403 || len(s.doings()) > 0 {
+		t.Errorf("a doing after too many: %d, %v", a.status, s.doings())
+	}
+	if a := v.post("/login", "/login", "key", adminKey); a.status != 429 {
+		t.Errorf("the form after too many: %d", a.status)
+	}
+	if a := inside.get("/audit"); a.status != 200 {
+		t.Errorf("who is signed in: %d", a.status)
+	}
+	if a := v.get("/audit"); a.status != 401 {
+		t.Errorf("without a key: %d", a.status)
+	}
+	now = now.Add(guessEvery)
+	if a := v.send("GET", "/audit", nil, right...); a.status != 200 {
+		t.Errorf("after the wait: %d", a.status)
+	}
+	if n := len(s.recent.Records()); n != 1 {
+		t.Errorf("%d lines about it in the log", n)
 	}
 }
 
@@ -483,6 +561,100 @@ func TestWithoutStore(t *testing.T) {
 	}
 	if a := v.get("/sessions"); a.status != 503 {
 		t.Errorf("the sessions without a database: %d", a.status)
+	}
+}
+
+// troubledStore fails, or hangs, where it is told to.
+type troubledStore struct {
+	*session.Store
+	pending, count func(context.Context) error
+	counts         atomic.Int64
+}
+
+func (s *troubledStore) PendingConsents(ctx context.Context) (int, error) { return 7, s.pending(ctx) }
+
+func (s *troubledStore) Counts(ctx context.Context) ([]session.Count, error) {
+	s.counts.Add(1)
+	return []session.Count{{AppID: app, State: session.Active, Sessions: 4711}}, s.count(ctx)
+}
+
+// While the database hangs or fails, the overview asks it once, waits shortly,
+// and shows the rest.
+func TestOverviewWithATroubledStore(t *testing.T) {
+	s := newStage(t, "")
+	down := fmt.Errorf("asking: %w", session.ErrUnavailable)
+	hangs := func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("%w: %w", down, ctx.Err()) }
+	fine := func(context.Context) error { return nil }
+	budgets := 0
+	budget := s.k.Budget
+	s.k.Budget = func(ctx context.Context, id string) ([]session.Limit, []int, error) {
+		budgets++
+		return budget(ctx, id)
+	}
+	store := &troubledStore{Store: s.store, pending: hangs, count: fine}
+	s.k.Store = func() Store { return store }
+	v := s.visitor()
+	overview := func(word string) {
+		t.Helper()
+		if a := v.get("/"); a.status != 200 || !strings.Contains(a.body, "Ready") || !strings.Contains(html.UnescapeString(a.body), word) {
+			t.Errorf("%d, want %q\n%s", a.status, word, a.body)
+		}
+	}
+	overview("be reached")
+	if n := store.counts.Load(); n != 0 || budgets != 0 {
+		t.Errorf("asked on behind a failure: %d counts, %d budgets", n, budgets)
+	}
+
+	// A count that fails is not tried again by the next page.
+	store.pending, store.count = fine, func(context.Context) error { return down }
+	overview("be reached")
+	overview("be reached")
+	if n := store.counts.Load(); n != 1 || budgets != 0 {
+		t.Errorf("%d counts, %d budgets", n, budgets)
+	}
+
+	// A count that takes long holds up nobody, and is shown when it is there.
+	s.k.counts = counts{}
+	release := make(chan struct{})
+	store.count = func(context.Context) error { <-release; return nil }
+	overview("still being counted")
+	overview("still being counted")
+	if n := store.counts.Load(); n != 2 {
+		t.Errorf("%d counts at a time", n-1)
+	}
+	if budgets != 4 {
+		t.Errorf("%d budgets: a slow count is no failure", budgets)
+	}
+	close(release)
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(v.get("/").body, "4711"); {
+		if time.Now().After(end) {
+			t.Fatal("the count is never shown")
+		}
+	}
+
+	// An app's budget that can't be read is the last one that is tried.
+	budgets = 0
+	s.k.Budget = func(context.Context, string) ([]session.Limit, []int, error) { budgets++; return nil, nil, down }
+	overview("4711")
+	if budgets != 1 {
+		t.Errorf("%d budgets", budgets)
+	}
+}
+
+// Who waits beyond the first page of those who wait is behind a link.
+func TestManyPending(t *testing.T) {
+	s := newStage(t, "")
+	v := s.visitor()
+	link := `<a href="?app=cli_a1&amp;state=pending">`
+	for i := range perPage + 1 {
+		if i == perPage && strings.Contains(v.get("/consents?app=cli_a1").body, link) {
+			t.Error("there are no more")
+		}
+		s.ask(session.Key{AppID: app, OpenID: fmt.Sprintf("ou_%03d", i)})
+	}
+	a := v.get("/consents?app=cli_a1")
+	if !strings.Contains(a.body, link) || strings.Contains(a.body, "ou_000") {
+		t.Errorf("no link to the others\n%s", a.body)
 	}
 }
 
@@ -690,6 +862,28 @@ func TestEvents(t *testing.T) {
 		t.Errorf("a stream after the end: %d", a.status)
 	}
 }
+
+// What bounds one event does not bound the end of the stream, which may come
+// much later.
+func TestEventsLeaveNoDeadline(t *testing.T) {
+	k := newStage(t, "").k
+	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := k.events(w, httptest.NewRequestWithContext(ctx, "GET", "/events", nil)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.set); n < 2 || w.set[0].IsZero() || !w.set[n-1].IsZero() {
+		t.Errorf("write deadlines %v", w.set)
+	}
+}
+
+type deadlines struct {
+	*httptest.ResponseRecorder
+	set []time.Time
+}
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error { d.set = append(d.set, t); return nil }
 
 // The colours of the style sheet can be read, light and dark (WCAG 2.2, 1.4.3
 // and 1.4.11).

@@ -40,8 +40,10 @@ type consentsBody struct {
 	States           []session.ConsentState
 	// Pending are shown first, on the first page of all states.
 	Pending, Consents []consentView
-	Next              string
-	First             bool
+	// MorePending leads to all that are pending, if there are more of them.
+	MorePending string
+	Next        string
+	First       bool
 }
 
 var consentStates = []session.ConsentState{session.ConsentPending, session.ConsentDone, session.ConsentDeclined,
@@ -63,9 +65,13 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 	if state == "" && b.First {
 		waiting := filter
 		waiting.State = session.ConsentPending
-		pending, err := store.ListConsents(r.Context(), "", waiting, perPage)
+		pending, err := store.ListConsents(r.Context(), "", waiting, perPage+1)
 		if err != nil {
 			return err
+		}
+		if len(pending) > perPage {
+			pending = pending[:perPage]
+			b.MorePending = with(q, "state", string(session.ConsentPending))
 		}
 		b.Pending = viewConsents(l, now, pending)
 	}

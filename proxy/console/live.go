@@ -148,7 +148,7 @@ func (k *Console) events(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	out := http.NewResponseController(w)
-	out.SetReadDeadline(time.Time{}) // net/http would take it for the browser's hanging up
+	defer out.SetWriteDeadline(time.Time{}) // the last event's may be over when the stream ends
 	send := func(text string) bool {
 		out.SetWriteDeadline(time.Now().Add(sendWithin))
 		_, err := w.Write([]byte(text))

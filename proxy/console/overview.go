@@ -18,27 +18,64 @@ import (
 const (
 	countsFor  = 5 * time.Second
 	countsRest = 20
+	// failedFor bounds how long a failure is shown: one that took its whole
+	// time says little about the database a minute later.
+	failedFor = 30 * time.Second
 )
 
-// counts remembers the last count.
+// overviewPatience is how long the overview waits for a count, and for
+// everything else that the database is asked: the state of the replica does not
+// depend on it.
+const overviewPatience = time.Second
+
+// counts remembers the last count, a failed one too. One runs at a time, and
+// goes on when whoever wanted it has gone.
 type counts struct {
 	mu    sync.Mutex
 	until time.Time
 	all   []session.Count
+	err   error
+	// counted is closed when the running count has ended; nil: none runs.
+	counted chan struct{}
 }
 
+// get waits for a running count until ctx ends, then returns the one before;
+// errSlow if there is none.
 func (c *counts) get(ctx context.Context, store Store) ([]session.Count, error) {
 	c.mu.Lock()
+	if c.counted == nil && !time.Now().Before(c.until) {
+		c.counted = make(chan struct{})
+		go c.count(context.WithoutCancel(ctx), store)
+	}
+	counted := c.counted
+	c.mu.Unlock()
+	if counted != nil {
+		select {
+		case <-counted:
+		case <-ctx.Done():
+		}
+	}
+	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.until.IsZero() {
+		return nil, errSlow
+	}
+	return c.all, c.err
+}
+
+// count counts, for as long as the store lets it.
+func (c *counts) count(ctx context.Context, store Store) {
 	began := time.Now()
-	if began.Before(c.until) {
-		return c.all, nil
-	}
 	all, err := store.Counts(ctx)
-	if err == nil {
-		c.all, c.until = all, time.Now().Add(max(countsFor, countsRest*time.Since(began)))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rest := max(countsFor, countsRest*time.Since(began))
+	if err != nil {
+		rest = min(rest, failedFor)
 	}
-	return all, err
+	c.all, c.err, c.until = all, err, time.Now().Add(rest)
+	close(c.counted)
+	c.counted = nil
 }
 
 type overviewBody struct {
@@ -90,7 +127,10 @@ func (k *Console) overview(w http.ResponseWriter, r *http.Request) error {
 		b.Trouble = k.troubleOf(r, err).text
 	}
 	for _, id := range k.Apps {
-		b.Apps = append(b.Apps, k.app(r, l, id, perApp[id]))
+		b.Apps = append(b.Apps, k.app(id, perApp[id]))
+	}
+	if err == nil || errors.Is(err, errSlow) {
+		k.budgetsInto(r, l, b.Apps)
 	}
 	b.Plots = k.plots(r.Context(), l)
 	records := k.Recent.Records()
@@ -100,14 +140,22 @@ func (k *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// countInto fills in what is stored, and returns the sessions of each app.
+// countInto fills in what is stored, and returns the sessions of each app. It
+// asks nothing more once the database has failed.
 func (k *Console) countInto(ctx context.Context, b *overviewBody) (map[string]int, error) {
 	store, err := k.store()
 	if err != nil {
 		return nil, err
 	}
+	asking, cancel := context.WithTimeout(ctx, overviewPatience)
+	defer cancel()
+	if b.Pending, err = store.PendingConsents(asking); err != nil {
+		return nil, err
+	}
+	counting, cancel := context.WithTimeout(ctx, overviewPatience)
+	defer cancel()
+	all, err := k.counts.get(counting, store)
 	perApp := make(map[string]int)
-	all, err1 := k.counts.get(ctx, store)
 	for _, c := range all {
 		perApp[c.AppID] += c.Sessions
 		b.Total += c.Sessions
@@ -120,12 +168,10 @@ func (k *Console) countInto(ctx context.Context, b *overviewBody) (map[string]in
 			b.Disabled += c.Sessions
 		}
 	}
-	pending, err2 := store.PendingConsents(ctx)
-	b.Pending = pending
-	return perApp, errors.Join(err1, err2)
+	return perApp, err
 }
 
-func (k *Console) app(r *http.Request, l lang, id string, sessions int) appView {
+func (k *Console) app(id string, sessions int) appView {
 	v := appView{ID: id, Sessions: sessions}
 	if k.Resting != nil {
 		if err := k.Resting(id); err != nil {
@@ -133,18 +179,32 @@ func (k *Console) app(r *http.Request, l lang, id string, sessions int) appView 
 			v.Resting = visible(err.Error())
 		}
 	}
-	if k.Budget == nil {
-		return v
-	}
-	limits, used, err := k.Budget(r.Context(), id)
-	if err != nil {
-		v.Trouble = k.troubleOf(r, err).text
-		return v
-	}
-	for i, limit := range limits {
-		v.Windows = append(v.Windows, viewWindow(l, limit, used[i]))
-	}
 	return v
+}
+
+// budgetsInto fills in how much of its limits each app has used. Where one
+// can't be read, those behind it are not asked for.
+func (k *Console) budgetsInto(r *http.Request, l lang, apps []appView) {
+	if k.Budget == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), overviewPatience)
+	defer cancel()
+	trouble := ""
+	for i := range apps {
+		v := &apps[i]
+		if trouble == "" {
+			limits, used, err := k.Budget(ctx, v.ID)
+			if err != nil {
+				trouble = k.troubleOf(r, err).text
+			} else {
+				for i, limit := range limits {
+					v.Windows = append(v.Windows, viewWindow(l, limit, used[i]))
+				}
+			}
+		}
+		v.Trouble = trouble
+	}
 }
 
 func viewWindow(l lang, limit session.Limit, used int) windowView {

@@ -144,7 +144,7 @@ func (k *Console) switchLanguage(w http.ResponseWriter, r *http.Request) bool {
 		}
 	}
 	q.Del("lang")
-	http.Redirect(w, r, local((&url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: q.Encode()}).String()), http.StatusSeeOther)
+	http.Redirect(w, r, here(&url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: q.Encode()}), http.StatusSeeOther)
 	return true
 }
 

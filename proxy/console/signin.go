@@ -1,7 +1,6 @@
 package console
 
 import (
-	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -27,13 +26,9 @@ const (
 	signInLife = 12 * time.Hour
 )
 
-// derive makes a key for one purpose out of the admin key, by HKDF (RFC 5869).
+// derive makes a key for one purpose out of the admin key.
 func derive(key session.Secret, purpose string) []byte {
-	derived, err := hkdf.Key(sha256.New, []byte(key.Expose()), nil, "larkside console "+purpose, sha256.Size)
-	if err != nil {
-		panic(err) // only for impossible lengths
-	}
-	return derived
+	return key.Derive("larkside console " + purpose)
 }
 
 func sign(key []byte, text string) string {
@@ -74,30 +69,56 @@ func cookie(r *http.Request, name string) string {
 	return c.Value
 }
 
-// bearer reports whether r carries the key itself.
-func bearer(r *http.Request, key session.Secret) bool {
+// bearer returns the key that r carries itself.
+func bearer(r *http.Request) (sent string, ok bool) {
 	scheme, sent, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return strings.EqualFold(scheme, "Bearer") && key.Equal(session.NewSecret(strings.TrimSpace(sent)))
+	return sent, strings.EqualFold(scheme, "Bearer")
 }
 
 // admitted reports whether r may look.
 func (k *Console) admitted(r *http.Request) bool {
 	key := k.Key()
-	return key.Empty() || bearer(r, key) || goodTicket(key, cookie(r, signInCookie), k.now())
+	return key.Empty() || goodTicket(key, cookie(r, signInCookie), k.now()) || k.bearsKey(r, key)
 }
+
+func (k *Console) bearsKey(r *http.Request, key session.Secret) bool {
+	sent, ok := bearer(r)
+	return ok && k.wait(r) == 0 && k.right(r, key, sent)
+}
+
+// right compares what r sent with the key, in constant time, and counts what is
+// wrong. [Console.wait] has to be asked first.
+func (k *Console) right(r *http.Request, key session.Secret, sent string) bool {
+	if key.Equal(session.NewSecret(strings.TrimSpace(sent))) {
+		return true
+	}
+	if k.guesses.wrong(r.RemoteAddr, k.now()) {
+		k.Log.WarnContext(r.Context(), "wrong admin keys on the console's sign-in; the address has to wait between further tries", "address", r.RemoteAddr)
+	}
+	return false
+}
+
+// wait is how long r's address has to wait before a key from it is looked at.
+func (k *Console) wait(r *http.Request) time.Duration { return k.guesses.wait(r.RemoteAddr, k.now()) }
 
 // signedIn lets do answer who may look, and shows the others the sign-in.
 func (k *Console) signedIn(do action) action {
 	return func(w http.ResponseWriter, r *http.Request) error {
+		_, bears := bearer(r)
+		unseen := bears && k.wait(r) > 0
 		if k.admitted(r) {
 			return do(w, r)
 		}
-		w.Header().Set("WWW-Authenticate", `Bearer realm="larkside admin"`)
-		w.Header().Set("X-Larkside-Error", "admin_unauthenticated")
 		next := "/"
 		if r.Method == http.MethodGet {
 			next = r.URL.RequestURI()
 		}
+		if unseen {
+			k.tooMany(w, r, next)
+			return nil
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="larkside admin"`)
+		w.Header().Set("X-Larkside-Error", "admin_unauthenticated")
 		k.showLogin(w, r, http.StatusUnauthorized, next, "")
 		return nil
 	}
@@ -141,7 +162,7 @@ func (k *Console) checkForm(r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return errBadInput
 	}
-	if key := k.Key(); !key.Empty() && bearer(r, key) {
+	if key := k.Key(); !key.Empty() && k.bearsKey(r, key) {
 		return nil
 	}
 	browser := cookie(r, formCookie)
@@ -167,22 +188,24 @@ func (k *Console) loginForm(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// login compares in constant time, and not at all for who has guessed too often.
+// tooMany refuses a key unseen, because too many wrong ones came from r's
+// address.
+func (k *Console) tooMany(w http.ResponseWriter, r *http.Request, next string) {
+	w.Header().Set("Retry-After", strconv.Itoa(int(k.wait(r)/time.Second)+1))
+	k.showLogin(w, r, http.StatusTooManyRequests, next, "login.too_many")
+}
+
 func (k *Console) login(w http.ResponseWriter, r *http.Request) error {
 	key, next := k.Key(), r.PostForm.Get("next")
 	if key.Empty() {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return nil
 	}
-	if wait := k.guesses.wait(r.RemoteAddr, k.now()); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
-		k.showLogin(w, r, http.StatusTooManyRequests, next, "login.too_many")
+	if k.wait(r) > 0 {
+		k.tooMany(w, r, next)
 		return nil
 	}
-	if !key.Equal(session.NewSecret(strings.TrimSpace(r.PostForm.Get("key")))) {
-		if k.guesses.wrong(r.RemoteAddr, k.now()) {
-			k.Log.WarnContext(r.Context(), "wrong admin keys on the console's sign-in; the address has to wait between further tries", "address", r.RemoteAddr)
-		}
+	if !k.right(r, key, r.PostForm.Get("key")) {
 		k.showLogin(w, r, http.StatusUnauthorized, next, "login.wrong")
 		return nil
 	}
@@ -197,14 +220,24 @@ func (k *Console) logout(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// local returns the path and query of next if it is one of ours, else "/".
+// local returns the path and query of next if it is one of ours and not the
+// sign-in, else "/".
 func local(next string) string {
 	u, err := url.Parse(next)
-	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || !strings.HasPrefix(u.Path, "/") ||
-		strings.HasPrefix(u.Path, "//") || strings.ContainsAny(next, "\\\r\n\t") || u.Path == "/login" {
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || strings.ContainsAny(next, "\\\r\n\t") || u.Path == "/login" {
 		return "/"
 	}
-	return (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}).String()
+	return here(u)
+}
+
+// here returns the path and query of u, or "/" if a browser could take them for
+// an address elsewhere.
+func here(u *url.URL) string {
+	path := (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}).String()
+	if !strings.HasPrefix(u.Path, "/") || strings.HasPrefix(u.Path, "//") || strings.ContainsAny(path, "\\\r\n\t") {
+		return "/"
+	}
+	return path
 }
 
 const (
@@ -216,7 +249,10 @@ const (
 	guessers = 4096
 )
 
-// guesses counts wrong keys by address: a bucket that leaks.
+// guesses counts wrong keys by address: a bucket that leaks. Who shares an
+// address, such as all behind one port-forward, shares the bucket, and while it
+// is full the right key is refused too: to look at it would be to answer a
+// guess.
 type guesses struct {
 	mu sync.Mutex
 	// until is, by address, when its last wrong key is forgotten: each adds
@@ -254,20 +290,34 @@ func (g *guesses) wait(remote string, now time.Time) time.Duration {
 func (g *guesses) wrong(remote string, now time.Time) (waits bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.until) >= guessers {
-		for address, until := range g.until {
-			if !until.After(now) {
-				delete(g.until, address)
-			}
-		}
-	}
-	if g.until == nil || len(g.until) >= guessers {
+	if g.until == nil {
 		g.until = make(map[string]time.Time)
 	}
-	at := g.until[from(remote)]
+	address := from(remote)
+	at, known := g.until[address]
+	if !known && len(g.until) >= guessers {
+		g.makeRoom(now)
+	}
 	if at.Before(now) {
 		at = now
 	}
-	g.until[from(remote)] = at.Add(guessEvery)
+	g.until[address] = at.Add(guessEvery)
 	return at.Sub(now) >= (freeGuesses-1)*guessEvery
+}
+
+// makeRoom forgets every address whose time is over, or else the one whose time
+// is over first. g.mu is held.
+func (g *guesses) makeRoom(now time.Time) {
+	first := ""
+	for address, until := range g.until {
+		if !until.After(now) {
+			delete(g.until, address)
+		}
+		if first == "" || until.Before(g.until[first]) {
+			first = address
+		}
+	}
+	if len(g.until) >= guessers {
+		delete(g.until, first)
+	}
 }

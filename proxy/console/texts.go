@@ -246,6 +246,7 @@ var texts = map[string]struct{ zh, en string }{
 	"consents.pending":            {"等待用户答复", "Waiting for their users"},
 	"consents.none_pending":       {"没有等待中的授权请求。", "Nobody is being asked right now."},
 	"consents.over":               {"已结束", "Answered or ended"},
+	"consents.more_pending":       {"还有更多：查看全部等待中的请求", "There are more: show all that wait"},
 	"consents.none":               {"没有授权请求。", "No consents."},
 	"ask.title":                   {"向用户请求授权", "Ask a user"},
 	"ask.user":                    {"open_id（曾授权的用户也可用 union_id 或 user_id）", "open_id (of who has consented before also union_id or user_id)"},
@@ -256,7 +257,7 @@ var texts = map[string]struct{ zh, en string }{
 	"login.about":                 {"即 LARKSIDE_ADMIN_KEY 的值。登录 12 小时内有效。", "The value of LARKSIDE_ADMIN_KEY. You stay signed in for 12 hours."},
 	"login.do":                    {"登录", "Sign in"},
 	"login.wrong":                 {"密钥不正确。", "That is not the key."},
-	"login.too_many":              {"尝试次数过多，请稍后再试。", "Too many tries; wait a little."},
+	"login.too_many":              {"此地址输错密钥次数过多，正确的密钥也暂不接受。请稍后再试。", "Too many wrong keys from this address; for the moment the right one is refused too. Wait a little."},
 	"trouble.title":               {"无法完成", "That did not work"},
 	"trouble.back":                {"返回总览", "To the overview"},
 	"trouble.nothing":             {"这里没有内容。", "There is nothing here."},
@@ -273,5 +274,6 @@ var texts = map[string]struct{ zh, en string }{
 	"trouble.app_misconfigured":   {"飞书拒绝此应用：请检查密钥、可用范围和令牌刷新开关。", "Lark refuses the app itself: check its secret, availability and the token refresh switch."},
 	"trouble.refresh_unavailable": {"暂时无法刷新，会话保留，请稍后再试。", "The session can't be renewed at the moment and is kept. Try again later."},
 	"trouble.store_unavailable":   {"无法访问数据库，请稍后再试。", "The database can't be reached. Try again in a moment."},
+	"trouble.slow":                {"会话数还在统计中，稍后显示。", "The sessions are still being counted; the numbers come in a moment."},
 	"trouble.internal":            {"出现意外错误，请查看日志。", "Something unforeseen failed: see the log."},
 }
