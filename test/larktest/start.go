@@ -15,8 +15,11 @@ func Start(t testing.TB, config *Config) *Platform {
 	}
 	p := New(*config)
 	p.unknown = func(method, path string) { t.Errorf("larktest: unknown path: %s %s", method, path) }
-	server := httptest.NewServer(p)
-	p.URL = server.URL
+	// The URL is there before the first request, which may be a stranger's: the
+	// port may have been somebody else's a moment ago.
+	server := httptest.NewUnstartedServer(p)
+	p.URL = "http://" + server.Listener.Addr().String()
+	server.Start()
 	t.Cleanup(func() {
 		p.Close()
 		server.CloseClientConnections()
