@@ -40,11 +40,12 @@ var secretNames = []string{
 // newTap serves an emulator behind a tap.
 func newTap(t *testing.T, c larktest.Config) *tap {
 	x := &tap{secrets: map[string]string{}}
-	server := httptest.NewServer(x)
+	server := httptest.NewUnstartedServer(x)
 	t.Cleanup(server.Close)
-	c.URL = server.URL
+	c.URL = "http://" + server.Listener.Addr().String()
 	x.lark = larktest.New(c)
 	t.Cleanup(x.lark.Close)
+	server.Start()
 	return x
 }
 
