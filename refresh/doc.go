@@ -48,6 +48,8 @@
 //     (refresh_token_used, class rotation_lost). This is the only window in
 //     which a grant is lost, and the old access token is served to its end.
 //   - In 6 after the commit: the pair is stored; the next read finds it.
+//   - A process that is told to stop begins no step 4 any more and waits for those
+//     who are past it ([Source.Shutdown]).
 //   - A process that was stopped for longer than its lease, in 5 or 6, and lives
 //     on: another replica may have given the grant up meanwhile (step 7). Ending
 //     a session does not move the version, so the late store of step 6 still

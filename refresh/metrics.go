@@ -30,6 +30,8 @@ const (
 	Transient Class = "transient"
 	// Rested: the circuit is open or the app is refused; Lark was not asked.
 	Rested Class = "rested"
+	// Stopped: the process ends; Lark was not asked.
+	Stopped Class = "stopped"
 	// Contended: others held the lease all the time.
 	Contended Class = "contended"
 	// StoreFailed: the database failed; the session is kept.

@@ -277,6 +277,92 @@ func TestCrashWindow(t *testing.T) {
 	})
 }
 
+// A process that is told to stop while a renewal runs behind a request, which has
+// long been answered, stores what Lark answers.
+func TestShutdownStores(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		before := w.row(k)
+		time.Sleep(before.ExpiresAt.Sub(before.IssuedAt) * 95 / 100)
+		held := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+		if a, _, err := w.token(k); err != nil || a.Version != before.Version {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		if err := held.Await(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		down := make(chan error, 1)
+		go func() { down <- w.source.Shutdown(t.Context()) }()
+		synctest.Wait()
+		select {
+		case <-down:
+			t.Fatal("it does not wait for the renewal")
+		default:
+		}
+		held.Release()
+		if err := <-down; err != nil {
+			t.Error(err)
+		}
+		if after := w.row(k); after.Version == before.Version || after.Attempts != 0 {
+			t.Errorf("version %d, %d attempts: the new pair is not stored", after.Version, after.Attempts)
+		}
+	})
+}
+
+// What has not asked Lark yet when the process is told to stop, does not begin.
+func TestShutdownBeginsNothing(t *testing.T) {
+	slow := func(c *Config) { c.Rates = []session.Limit{{N: 1, Period: time.Minute}} }
+	inWorld(t, nil, slow, func(t *testing.T, w *world) {
+		keys := users(w, 5)
+		time.Sleep(3 * time.Hour)
+		errs := make(chan error, len(keys))
+		for _, k := range keys {
+			go func() {
+				_, _, err := w.token(k)
+				errs <- err
+			}()
+		}
+		synctest.Wait() // one was admitted, four stand in line
+		w.shutdown()
+		later := 0
+		for range keys {
+			if err := <-errs; errors.Is(err, session.ErrRefreshUnavailable) {
+				later++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if later != 4 || w.attempts() != 1 {
+			t.Errorf("%d were told to come again, %d calls to the token endpoint", later, w.attempts())
+		}
+		for _, k := range keys {
+			if row := w.row(k); row.State != session.Active || row.Attempts != 0 {
+				t.Errorf("%s: %s, %d attempts", k.OpenID, row.State, row.Attempts)
+			}
+		}
+	})
+}
+
+// A renewal that outlasts all patience is said to.
+func TestShutdownGivesUp(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(3 * time.Hour)
+		held := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+		go w.token(k)
+		if err := held.Await(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := w.source.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		held.Release()
+		w.shutdown()
+	})
+}
+
 // Two replicas find the same expired session at the same instant.
 func TestReplicasRefreshOnce(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
@@ -390,7 +476,7 @@ func TestRevokedMeanwhile(t *testing.T) {
 		if _, _, err := w.token(k); !errors.Is(err, session.ErrConsentRequired) {
 			t.Errorf("got %v", err)
 		}
-		w.source.Wait(t.Context())
+		w.shutdown()
 		for _, token := range w.platform.Ledger(larktest.Alice) {
 			if token.Kind == larktest.RefreshToken && !token.Spent && !token.Revoked {
 				t.Error("a refresh token outlives the revocation")

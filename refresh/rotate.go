@@ -77,6 +77,9 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		if err := app.resting(); err != nil {
 			return nil, Rested, err
 		}
+		if err := s.stopped(); err != nil {
+			return nil, Stopped, err
+		}
 		if a, class, err := s.admission(ctx, app, row, w, changed); class != "" {
 			return a, class, err
 		}
@@ -123,6 +126,9 @@ func (s *Source) admission(ctx context.Context, app *app, row *session.Session, 
 				app.governor.leave(turn)
 				return a, class, err
 			}
+		case <-s.stopping:
+			app.governor.leave(turn)
+			return nil, Stopped, s.stopped()
 		case <-ctx.Done():
 			app.governor.leave(turn)
 			return nil, StoreFailed, retryLater(context.Cause(ctx))
@@ -163,6 +169,8 @@ func (s *Source) await(ctx context.Context, row *session.Session) {
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-s.stopping:
 			return
 		case <-deadline.C:
 			return

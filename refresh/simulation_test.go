@@ -1,14 +1,18 @@
 package refresh
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -62,15 +66,21 @@ type sim struct {
 	path     string
 	raw      *sql.DB
 	replicas []*simReplica
+	boots    int
 	keys     []session.Key
 	// lossy is set once an answer of Lark's may have been lost for a user after
 	// the rotation: by a fault, or by a crash while the token endpoint was asked.
 	lossy map[session.Key]bool
+	// story is what was done and what the replicas logged, for a run that fails.
+	story story
 }
 
 // simReplica is one process. Crashing cuts its ways to the database and to Lark
 // and leaves its goroutines to themselves.
 type simReplica struct {
+	name int
+	// dead cuts the way to Lark.
+	dead   atomic.Bool
 	store  *session.Store
 	source *Source
 	// skew is how far its clock is off; pause is how long it is stopped between
@@ -109,6 +119,8 @@ func simulate(t *testing.T, seed uint64) {
 		for i := range simUsers {
 			s.keys = append(s.keys, s.consent(fmt.Sprintf("ou_sim%d", i)))
 		}
+		s.story.began = time.Now()
+		defer s.tell()
 		for range simSteps {
 			s.step()
 			s.judge()
@@ -118,7 +130,8 @@ func simulate(t *testing.T, seed uint64) {
 }
 
 func (s *sim) boot() *simReplica {
-	r := &simReplica{}
+	s.boots++
+	r := &simReplica{name: s.boots}
 	store, err := session.Open(s.t.Context(), session.Config{
 		URL: session.NewSecret("sqlite:" + s.path), Keys: s.ring, TestingOnlyShared: true,
 		CacheTTL: 5 * time.Second, Now: r.now,
@@ -130,7 +143,12 @@ func (s *sim) boot() *simReplica {
 	client, err := lark.New(lark.Config{
 		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
 		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/oauth/v3/token",
-		Transport: s.platform.Transport(),
+		Transport: roundTrip(func(req *http.Request) (*http.Response, error) {
+			if r.dead.Load() {
+				return nil, errors.New("the process is dead")
+			}
+			return s.platform.Transport().RoundTrip(req)
+		}),
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -138,7 +156,7 @@ func (s *sim) boot() *simReplica {
 	r.store, r.stop = store, stop
 	r.source, err = New(Config{
 		Store: store, Apps: map[string]Lark{larktest.AppID: client}, Sweep: 20 * time.Minute,
-		Now: r.now,
+		Now: r.now, Log: slog.New(slog.NewTextHandler(&s.story, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -215,7 +233,8 @@ func (s *sim) requests(n int) {
 		c := calls[i]
 		ctx, hangUp := context.WithTimeout(s.t.Context(), c.d)
 		defer hangUp()
-		a, _, err := c.r.source.Token(ctx, c.k)
+		a, how, err := c.r.source.Token(ctx, c.k)
+		s.note("replica %d, %s, hangs up after %v: %v, %v", c.r.name, c.k.OpenID, c.d, how, err)
 		if err == nil {
 			s.use(c.k, a, c.r.now())
 		}
@@ -254,21 +273,31 @@ func (s *sim) faultAtLark(k session.Key) {
 		f.Delay = 11 * time.Second // longer than the exchange may take
 		s.lossy[k] = true
 	}
+	s.note("fault %+v", f)
 	s.platform.Fault(f)
 }
 
 // crash kills a replica: nothing that it has in hand reaches the database any
 // more. A fresh one takes its place.
 func (s *sim) crash(r *simReplica) {
-	for _, k := range s.keys {
-		if row, err := r.store.Load(s.t.Context(), k); err == nil && row.Attempts > 0 {
-			s.lossy[k] = true // an exchange may have been under way
-		}
-	}
+	r.dead.Store(true)
 	r.stop()
 	r.store.Close()
 	i := slices.Index(s.replicas, r)
 	s.replicas[i] = s.boot()
+	// Looked at once it is dead: a statement that waits for the database when
+	// its process is killed may take the lease all the same.
+	for _, k := range s.keys {
+		row, err := s.replicas[i].store.Load(s.t.Context(), k)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if row.Attempts > 0 {
+			s.lossy[k] = true // an exchange may have been under way
+		}
+		s.note("replica %d is killed, %d takes its place; %s: %s, version %d, %d attempts, %d failures",
+			r.name, s.boots, k.OpenID, row.State, row.Version, row.Attempts, row.Failures)
+	}
 }
 
 // databaseAway takes the table away for a while, under load.
@@ -278,6 +307,7 @@ func (s *sim) databaseAway() {
 	}
 	back := make(chan struct{})
 	d := time.Duration(s.rng.IntN(30)) * time.Second
+	s.note("database away for %v", d)
 	go func() {
 		defer close(back)
 		time.Sleep(d)
@@ -292,6 +322,7 @@ func (s *sim) databaseAway() {
 // stopped halts one replica, between Lark's answer and its store, for longer
 // than its lease.
 func (s *sim) stopped(r *simReplica, k session.Key) {
+	s.note("replica %d is stopped after its next answer", r.name)
 	r.pause.Store(int64(45 * time.Second))
 	s.requests(4)
 	synctest.Wait()
@@ -331,7 +362,9 @@ func (s *sim) settle() {
 	// What still runs in the background has to end inside the bubble.
 	for _, r := range s.replicas {
 		r.stop()
-		r.source.Wait(s.t.Context())
+		if err := r.source.Shutdown(s.t.Context()); err != nil {
+			s.t.Error(err)
+		}
 	}
 	time.Sleep(30 * time.Minute)
 }
@@ -359,3 +392,40 @@ func (s *sim) settleOne(k session.Key) {
 	}
 	s.t.Errorf("%s does not settle: %v", k.OpenID, last)
 }
+
+// story is written by many at once.
+type story struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	began time.Time
+}
+
+func (st *story) Write(line []byte) (int, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	fmt.Fprintf(&st.text, "%12v  %s", time.Since(st.began), line)
+	return len(line), nil
+}
+
+func (s *sim) note(format string, args ...any) { fmt.Fprintf(&s.story, format+"\n", args...) }
+
+// tell prints what happened and every use of every refresh token.
+func (s *sim) tell() {
+	if !s.t.Failed() {
+		return
+	}
+	s.story.mu.Lock()
+	s.t.Log("\n" + s.story.text.String())
+	s.story.mu.Unlock()
+	for _, k := range s.keys {
+		for _, token := range s.platform.Ledger(k.OpenID) {
+			for _, r := range s.platform.Redemptions(token.ID) {
+				s.t.Logf("%s: %v %+v", k.OpenID, token.ID, r)
+			}
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

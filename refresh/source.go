@@ -75,8 +75,11 @@ type Source struct {
 	metrics         metrics
 
 	runs session.Group[*session.Access]
-	// behind counts work that outlives its request. Wait waits for it.
+	// behind counts what a run leaves to do after its end.
 	behind sync.WaitGroup
+	// stopping is closed by Shutdown: no run begins to ask Lark after it.
+	stopping chan struct{}
+	stop     func()
 	// unstored holds the keys of pairs that Lark has issued and the database has
 	// not taken yet. See keep.
 	unstored sync.Map
@@ -105,9 +108,11 @@ func New(c Config) (*Source, error) {
 	s := &Source{
 		store: c.Store, threshold: c.Threshold, exchangeTimeout: c.ExchangeTimeout,
 		sweepEvery: c.Sweep, syncEvery: c.Sync, ended: c.Ended, discard: c.Discard, users: c.Users, now: c.Now, log: c.Log,
-		apps:   make(map[string]*app, len(c.Apps)),
-		tracer: otel.Tracer("larkside/refresh"),
+		apps:     make(map[string]*app, len(c.Apps)),
+		tracer:   otel.Tracer("larkside/refresh"),
+		stopping: make(chan struct{}),
 	}
+	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	if s.threshold == 0 {
 		s.threshold = defaultThreshold
 	}
@@ -260,9 +265,16 @@ func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access,
 	return fresh, err
 }
 
-// Wait returns when no work is left that outlives its request, such as tokens
-// that the database has not taken yet, or when ctx ends.
-func (s *Source) Wait(ctx context.Context) {
+// Shutdown begins no renewal any more and returns when those under way have
+// ended and the database has taken what they brought, whoever asked for them and
+// has left since; or with ctx's error, and then grants may be lost. Those that
+// have not asked Lark yet end with [session.ErrRefreshUnavailable]. It may be
+// called again.
+func (s *Source) Shutdown(ctx context.Context) error {
+	s.stop()
+	if err := s.runs.Wait(ctx); err != nil {
+		return fmt.Errorf("renewals are under way: %w", err)
+	}
 	done := make(chan struct{})
 	go func() {
 		s.behind.Wait()
@@ -270,7 +282,20 @@ func (s *Source) Wait(ctx context.Context) {
 	}()
 	select {
 	case <-done:
+		return nil
 	case <-ctx.Done():
+		return fmt.Errorf("renewed tokens are not stored: %w", context.Cause(ctx))
+	}
+}
+
+// stopped is the error of a run that has not asked Lark when the process ends,
+// nil while it goes on.
+func (s *Source) stopped() error {
+	select {
+	case <-s.stopping:
+		return retryLater(fmt.Errorf("%w: this replica is stopping", session.ErrRefreshUnavailable))
+	default:
+		return nil
 	}
 }
 

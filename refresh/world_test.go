@@ -44,6 +44,14 @@ func inWorld(t *testing.T, changeLark func(*larktest.Config), change func(*Confi
 	})
 }
 
+// shutdown ends the first replica's renewals.
+func (w *world) shutdown() {
+	w.t.Helper()
+	if err := w.source.Shutdown(w.t.Context()); err != nil {
+		w.t.Error(err)
+	}
+}
+
 // replica opens another process's worth of Larkside on the same database.
 func (w *world) replica(change func(*Config)) (*session.Store, *Source) {
 	store, err := session.Open(w.t.Context(), session.Config{

@@ -53,6 +53,29 @@ func (g *Group[V]) Start(ctx context.Context, key Key, work func(context.Context
 	g.start(ctx, key, work)
 }
 
+// Wait returns when no work runs, or with ctx's error. Work that is started
+// meanwhile is waited for too.
+func (g *Group[V]) Wait(ctx context.Context) error {
+	for f := g.any(); f != nil; f = g.any() {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// any returns some work that runs, nil when there is none.
+func (g *Group[V]) any() *flight[V] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, f := range g.running {
+		return f
+	}
+	return nil
+}
+
 func (g *Group[V]) start(ctx context.Context, key Key, work func(context.Context) (V, error)) (f *flight[V], joined bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

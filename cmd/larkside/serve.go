@@ -209,12 +209,7 @@ func (s *server) stop(servers []*listener, p *parts, stopBackground context.Canc
 	stopBackground()
 	err = errors.Join(err, work.Wait())
 	if p != nil {
-		// Tokens that Lark has issued are stored before the process goes. What
-		// one of the two still does may give the other something to do.
-		p.source.Wait(grace)
-		err = errors.Join(err, p.flow.Shutdown(grace))
-		p.source.Wait(grace)
-		err = errors.Join(err, p.store.Close())
+		err = errors.Join(err, p.stop(grace))
 	}
 	for _, l := range servers {
 		if l.name == "admin" {
@@ -223,6 +218,24 @@ func (s *server) stop(servers []*listener, p *parts, stopBackground context.Canc
 	}
 	s.log.Info("stopped")
 	return err
+}
+
+// keepFor is how long at least what Lark may have issued is waited for: a call to
+// the token endpoint, and the database.
+const keepFor = 12 * time.Second
+
+// stop lets the tokens that Lark issues now be stored before the process goes,
+// also when streams have used up the grace period: else their users would have to
+// authorize anew.
+func (p *parts) stop(grace context.Context) error {
+	until := time.Now().Add(keepFor)
+	if d, ok := grace.Deadline(); ok && d.After(until) {
+		until = d
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(grace), until)
+	defer cancel()
+	// The last renewal may end a session and so begin a consent.
+	return errors.Join(p.source.Shutdown(ctx), p.flow.Shutdown(ctx), p.store.Close())
 }
 
 func ignoreCanceled(err error) error {
