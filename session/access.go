@@ -40,7 +40,7 @@ func (s *Store) load(ctx context.Context, key Key) (*Access, error) {
 		return nil, unavailable(err, "opening a stored session")
 	}
 	a := &Access{
-		Key: key, State: State(r.State), Reason: Reason(r.Reason), Scope: r.Scope, Version: r.Version,
+		Key: key, State: State(shared(r.State)), Reason: Reason(shared(r.Reason)), Scope: shared(r.Scope), Version: r.Version,
 		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt), RetryAt: fromMillis(r.RetryAt),
 		Renewable: r.Renewable != 0 && State(r.State) != ConsentRequired,
 	}

@@ -35,9 +35,9 @@ type shard struct {
 type ticket struct{ epoch, removals int64 }
 
 type entry struct {
-	access  *Access
-	checked time.Time
-	epoch   int64
+	access *Access
+	// checked is when the row was read, in Unix nanoseconds.
+	checked, epoch int64
 }
 
 const (
@@ -94,7 +94,7 @@ func (c *cache) put(a *Access, now time.Time, t ticket) (evicted bool) {
 	if old, ok := s.lru.Peek(a.Key); ok && old.access.Version > a.Version {
 		return false
 	}
-	return s.lru.Add(a.Key, entry{access: a, checked: now, epoch: t.epoch})
+	return s.lru.Add(a.Key, entry{access: a, checked: now.UnixNano(), epoch: t.epoch})
 }
 
 func (c *cache) remove(key Key) {

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+	"unique"
 )
 
 // Key names one user of one app. It is a struct everywhere, in maps, locks and
@@ -133,7 +134,8 @@ type Access struct {
 // NewAccess returns the cacheable part of s.
 func NewAccess(s *Session) *Access {
 	a := &Access{
-		Key: s.Key, State: s.State, Reason: s.Reason, Scope: s.Scope, Version: s.Version,
+		Key:   Key{AppID: shared(s.AppID), OpenID: s.OpenID},
+		State: shared(s.State), Reason: shared(s.Reason), Scope: shared(s.Scope), Version: s.Version,
 		IssuedAt: s.IssuedAt, ExpiresAt: s.ExpiresAt,
 		Renewable: s.State != ConsentRequired && !s.RefreshToken.Empty(),
 		RetryAt:   s.RetryAt,
@@ -141,6 +143,10 @@ func NewAccess(s *Session) *Access {
 	a.setToken(s.AccessToken, s.TokenType)
 	return a
 }
+
+// shared is s, in memory that it has in common with others that are equal: most
+// users have the same state and scope.
+func shared[S ~string](s S) S { return S(unique.Make(string(s)).Value()) }
 
 func (a *Access) setToken(token Secret, kind string) {
 	if !token.Empty() && kind == "Bearer" {

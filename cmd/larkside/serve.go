@@ -181,6 +181,7 @@ func (s *server) serve(ctx context.Context) error {
 		if s.cfg.Events == "websocket" {
 			s.listenForEvents(background, work, p.flow)
 		}
+		tuneCollector()
 		s.log.Info("ready", "version", buildInfo().Version, "apps", len(s.clients))
 		select {
 		case <-ctx.Done():

@@ -222,7 +222,7 @@ func BenchmarkToken(b *testing.B) {
 		}
 		l := &slowLark{release: make(chan struct{})}
 		src := source(b, store, l)
-		b.Cleanup(func() { close(l.release); src.Wait(context.Background()) })
+		b.Cleanup(func() { close(l.release); src.Shutdown(context.Background()) })
 		run(b, src, 1)
 		if l.asked.Load() > 1 {
 			b.Errorf("%d refreshes", l.asked.Load())

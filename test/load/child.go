@@ -186,8 +186,6 @@ func prometheusStats(url string) (runtimeStats, error) {
 		switch name {
 		case "go_memstats_mallocs_total":
 			s.Mallocs, err = strconv.ParseFloat(value, 64)
-		case "go_memstats_next_gc_bytes":
-			s.NextGC, err = strconv.ParseFloat(value, 64)
 		}
 		if err != nil {
 			return s, err

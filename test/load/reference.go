@@ -70,15 +70,14 @@ func serveChild(ctx context.Context, h http.Handler) error {
 func writeRuntimeStats(w http.ResponseWriter, r *http.Request) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	json.NewEncoder(w).Encode(runtimeStats{Mallocs: float64(m.Mallocs), NextGC: float64(m.NextGC)})
+	json.NewEncoder(w).Encode(runtimeStats{Mallocs: float64(m.Mallocs)})
 }
 
 // runtimeStats is what Go counts: objects allocated since the start, and the
 // bytes of heap at which the next collection begins. That is twice what was live
 // after the last one, as long as GOGC is not set.
-type runtimeStats struct{ Mallocs, NextGC float64 }
+type runtimeStats struct{ Mallocs float64 }
 
-func (s runtimeStats) liveMiB() float64 { return s.NextGC / 2 / (1 << 20) }
 
 // tokens are the users' Authorization headers, behind an LRU of larkside's size.
 type tokens struct {

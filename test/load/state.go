@@ -292,10 +292,6 @@ func (b *bench) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := full.stats()
-	if err != nil {
-		return err
-	}
 	if _, err := b.drive(ctx, full.to(job{Loop: onceEach, Conns: 16, Users: many})); err != nil {
 		return err
 	}
@@ -303,17 +299,11 @@ func (b *bench) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stats, err := full.stats()
-	if err != nil {
-		return err
-	}
 	tokens := float64(many*tokenBytes) / (1 << 20)
 	b.note("memory", "100000 users cached", "larkside", "MiB resident more", []float64{after - before}, []float64{tokens})
-	live := stats.liveMiB() - fresh.liveMiB()
-	b.note("memory", "100000 users cached", "larkside", "MiB of live heap more", []float64{live}, []float64{tokens})
 	rows = append(rows, []string{
 		fmt.Sprintf("%d users cached, with %.0f MiB of tokens", many, tokens), fmt.Sprintf("+%.0f", after-before),
-		fmt.Sprintf("%.2f × the tokens; live heap +%.0f MiB, %.2f ×", (after-before)/tokens, live, live/tokens),
+		fmt.Sprintf("%.2f × the tokens", (after-before)/tokens),
 	})
 
 	for _, way := range []loop{download, upload} {
