@@ -59,6 +59,10 @@ type conn struct {
 	aborted bool
 	// headerCame: the header is there, and no time limit on it is to be set.
 	headerCame bool
+	// limit is the socket's deadline for reading; zero for none. One that has done
+	// its work stays until the next exchange sets its own: setting it costs
+	// more than most of what is done for a request.
+	limit time.Time
 }
 
 func newConn(t *Transport, raw net.Conn) *conn {
@@ -146,7 +150,7 @@ func (c *conn) exchange(r *http.Request) (res *http.Response, again bool, err er
 		return nil, c.again(r, b.out, err), c.problem(b.out, err)
 	}
 	c.counting = false
-	c.passHeader()
+	c.passHeader(res)
 	b.res, b.inner = res, res.Body
 	if r.Method == http.MethodHead || res.ContentLength == 0 || res.Body == http.NoBody {
 		b.end(io.EOF)
@@ -239,6 +243,9 @@ func (u *upload) send(c *conn) {
 // waits. A short one goes out with its header, in one piece.
 type Held interface{ Held() bool }
 
+// atOnce reports whether all of r goes out with its header.
+func atOnce(r *http.Request) bool { return r.Body == nil || r.Body == http.NoBody || held(r) }
+
 func held(r *http.Request) bool {
 	h, ok := r.Body.(Held)
 	return ok && r.ContentLength > 0 && r.ContentLength <= bufferSize && h.Held()
@@ -279,7 +286,7 @@ func (o *outgoing) ended() bool {
 // since the answer may come before its end. Where upstream stopped reading, its
 // answer is on the way or the connection's end is: either shows when reading.
 func (c *conn) send(r *http.Request, b *body) {
-	if r.Body == nil || r.Body == http.NoBody || held(r) {
+	if atOnce(r) {
 		b.out = &b.sent
 		c.limitHeader()
 		if b.sent.err = c.write(r, whole{c.w}); b.sent.err != nil && !c.lost {
@@ -342,23 +349,31 @@ func named(err error) error {
 	return errNotHTTP
 }
 
-// limitHeader starts the time that the answer's header may take.
+// limitHeader starts the time that the answer's header may take, unless it has
+// been started with the connection's last look.
 func (c *conn) limitHeader() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.t.c.HeaderTimeout > 0 && !c.aborted && !c.headerCame {
-		c.raw.SetReadDeadline(time.Now().Add(c.t.c.HeaderTimeout))
+	if c.t.c.HeaderTimeout > 0 && !c.aborted && !c.headerCame && c.limit.IsZero() {
+		c.setLimit(time.Now().Add(c.t.c.HeaderTimeout))
 	}
 }
 
-// passHeader lifts it: what streams has no limit.
-func (c *conn) passHeader() {
+// passHeader lifts it: what streams has no limit. An answer that is here as a
+// whole is not read from the socket any more.
+func (c *conn) passHeader(res *http.Response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.headerCame = true
-	if c.t.c.HeaderTimeout > 0 && !c.aborted {
-		c.raw.SetReadDeadline(time.Time{})
+	whole := res.Body == http.NoBody || res.ContentLength >= 0 && res.ContentLength <= int64(c.r.Buffered())
+	if !c.limit.IsZero() && !c.aborted && !whole {
+		c.setLimit(time.Time{})
 	}
+}
+
+func (c *conn) setLimit(at time.Time) {
+	c.limit = at
+	c.raw.SetReadDeadline(at)
 }
 
 // abort ends the exchange: its context is done, or its body failed. It is never

@@ -601,6 +601,67 @@ func TestHeaderTimeout(t *testing.T) {
 	}
 }
 
+// The limit on one answer's header does nothing to the next exchange on the
+// connection: not when it ran out meanwhile, and not while that one streams.
+func TestHeaderTimeoutOfTheLast(t *testing.T) {
+	slowly := func(c net.Conn, r *bufio.Reader) {
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, req.Body)
+			const header = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+			if req.URL.Path != "/slow" {
+				io.WriteString(c, header+"quick")
+				continue
+			}
+			io.WriteString(c, header)
+			for range 5 {
+				<-time.After(30 * time.Millisecond)
+				io.WriteString(c, "x")
+			}
+		}
+	}
+	plain := serve(t, slowly)
+	secured, _, roots := secureBy(t, func(c net.Conn) net.Conn { return c }, slowly)
+	short := func(c *http1.Config) { c.HeaderTimeout = 50 * time.Millisecond }
+	for scheme, u := range map[string]*upstream{"http": plain, "https": secured} {
+		rt := lean(t, u.Addr().String(), func(c *http1.Config) {
+			c.Scheme, c.TLS = scheme, &tls.Config{RootCAs: roots}
+			short(c)
+		})
+		get := func(path string, body io.Reader, want string) {
+			t.Helper()
+			r := to(t, u, "POST", body)
+			r.URL.Scheme, r.URL.Path = scheme, path
+			if got := seen(rt, r); !strings.Contains(got, want) {
+				t.Errorf("%s: got %s", scheme, got)
+			}
+		}
+		get("/quick", nil, "quick")
+		http1.Expire(rt)
+		get("/quick", nil, "quick")
+		get("/slow", nil, "xxxxx")
+		get("/quick", nil, "quick")
+		// A body that takes longer than the limit.
+		slow, feed := io.Pipe()
+		go func() {
+			for range 5 {
+				<-time.After(30 * time.Millisecond)
+				io.WriteString(feed, "y")
+			}
+			feed.Close()
+		}()
+		get("/quick", slow, "quick")
+		http1.Expire(rt)
+		get("/slow", nil, "xxxxx")
+		if n := u.accepted.Load(); n != 1 {
+			t.Errorf("%s: %d connections", scheme, n)
+		}
+	}
+}
+
 // Neither a header without end nor interim answers without end take memory or
 // time without end, and no error quotes what upstream sent.
 func TestEndlessAnswers(t *testing.T) {

@@ -8,19 +8,26 @@ import (
 )
 
 // quiet reports whether an idle connection still stands and not a byte has come
-// on it: not on the socket, not in a buffer, not in a part of a TLS record.
-func (c *conn) quiet() bool {
+// on it: not on the socket, not in a buffer, not in a part of a TLS record. It
+// sets the next exchange's limit, zero for none yet.
+func (c *conn) quiet(now, limit time.Time) bool {
+	if !c.limit.IsZero() && c.limit.Sub(now) < time.Second {
+		c.setLimit(time.Time{}) // past it, nothing can be looked at
+	}
 	if c.r.Buffered() > 0 || !c.look.silent() {
 		return false
 	}
 	if c.records == nil {
+		if !limit.IsZero() || !c.limit.IsZero() {
+			c.setLimit(limit)
+		}
 		return true
 	}
 	// What was decrypted or read ahead with the last answer is crypto/tls's.
 	// Reading without time finds it and leaves the connection as it is.
 	c.raw.SetReadDeadline(past)
 	n, err := c.net.Read(make([]byte, 1))
-	c.raw.SetReadDeadline(time.Time{})
+	c.setLimit(limit)
 	var timeout net.Error
 	return n == 0 && errors.As(err, &timeout) && timeout.Timeout() && c.records.whole()
 }

@@ -118,7 +118,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		closeBody(r)
 		return nil, cause
 	}
-	c, err := t.connection(r.Context())
+	c, err := t.connection(r)
 	for {
 		if err != nil {
 			if err == errForeign {
@@ -208,13 +208,18 @@ func closeBody(r *http.Request) {
 var errForeign = errors.New("upstream speaks no HTTP/1.1")
 
 // connection is an idle one that is still good, or a new one.
-func (t *Transport) connection(ctx context.Context) (*conn, error) {
+func (t *Transport) connection(r *http.Request) (*conn, error) {
 	for {
 		c, since := t.idle.pop()
-		switch {
-		case c == nil:
-			return t.dial(ctx)
-		case time.Since(since) < t.c.IdleTimeout && c.quiet():
+		if c == nil {
+			return t.dial(r.Context())
+		}
+		now := time.Now()
+		var limit time.Time
+		if t.c.HeaderTimeout > 0 && atOnce(r) {
+			limit = now.Add(t.c.HeaderTimeout)
+		}
+		if now.Sub(since) < t.c.IdleTimeout && c.quiet(now, limit) {
 			c.reused = true
 			return c, nil
 		}

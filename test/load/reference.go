@@ -78,7 +78,6 @@ func writeRuntimeStats(w http.ResponseWriter, r *http.Request) {
 // after the last one, as long as GOGC is not set.
 type runtimeStats struct{ Mallocs float64 }
 
-
 // tokens are the users' Authorization headers, behind an LRU of larkside's size.
 type tokens struct {
 	cache *lru.Cache[string, string]
