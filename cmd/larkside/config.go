@@ -441,7 +441,8 @@ func (p *parser) invalid(name string, err error) {
 	s, _ := findSetting(name)
 	got := p.got(s)
 	var why reason
-	if errors.As(err, &why) {
+	// The one wrong item of a list, unless it is all there is.
+	if errors.As(err, &why) && string(why) != got {
 		got += " (" + string(why) + ")"
 	}
 	p.add(name, fmt.Sprintf("got %s, takes %s", got, s.takes()))
