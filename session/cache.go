@@ -15,7 +15,10 @@ import (
 //
 // Refresh tokens never enter it, so a stale entry can't spend one.
 type cache struct {
-	seed   maphash.Seed
+	seed maphash.Seed
+	// began is what times are counted from: a duration from there takes a third
+	// of a time's memory and, like it, no notice of a clock that is set.
+	began  time.Time
 	shards []shard
 	// epoch is what entries have to carry to count as checked. Raising it makes
 	// every entry be looked up in the database again before it is trusted.
@@ -36,8 +39,9 @@ type ticket struct{ epoch, removals int64 }
 
 type entry struct {
 	access *Access
-	// checked is when the row was read, in Unix nanoseconds.
-	checked, epoch int64
+	// checked is when the row was read, from the cache's beginning.
+	checked time.Duration
+	epoch   int64
 }
 
 const (
@@ -48,7 +52,7 @@ const (
 // newCache holds at most size entries in all.
 func newCache(size int) (*cache, error) {
 	n := min(maxShards, max(1, size/leastPerShard))
-	c := &cache{seed: maphash.MakeSeed(), shards: make([]shard, n)}
+	c := &cache{seed: maphash.MakeSeed(), began: time.Now(), shards: make([]shard, n)}
 	for i := range c.shards {
 		share := size / n
 		if i < size%n {
@@ -94,7 +98,7 @@ func (c *cache) put(a *Access, now time.Time, t ticket) (evicted bool) {
 	if old, ok := s.lru.Peek(a.Key); ok && old.access.Version > a.Version {
 		return false
 	}
-	return s.lru.Add(a.Key, entry{access: a, checked: now.UnixNano(), epoch: t.epoch})
+	return s.lru.Add(a.Key, entry{access: a, checked: now.Sub(c.began), epoch: t.epoch})
 }
 
 func (c *cache) remove(key Key) {

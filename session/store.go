@@ -157,7 +157,7 @@ func (s *Store) Cached(key Key) (a *Access, checked bool) {
 	if !ok {
 		return nil, false
 	}
-	return e.access, e.epoch == s.cache.epoch.Load() && s.now().UnixNano()-e.checked < int64(s.ttl)
+	return e.access, e.epoch == s.cache.epoch.Load() && s.now().Sub(s.cache.began)-e.checked < s.ttl
 }
 
 // Access returns key's access token from the row and caches it. Concurrent
