@@ -123,7 +123,7 @@ func startTraces(ctx context.Context, cfg Config, res *resource.Resource) (func(
 		otel.SetTracerProvider(noop.NewTracerProvider())
 		return func(context.Context) error { return nil }, nil
 	}
-	exporter, err := autoexport.NewSpanExporter(ctx)
+	exporter, err := newSpanExporter(ctx)
 	if err != nil {
 		return nil, err
 	}
