@@ -74,6 +74,7 @@ type exchange struct {
 	tenant     session.Secret
 	app        string
 	key        session.Key
+	shown      string // of key in spans; "" until a span asks
 	access     *session.Access
 
 	body       *pacedBody // nil without one

@@ -205,30 +205,34 @@ func (t *instruments) endServer(x *exchange, l labels) {
 		failed := l.status >= 400 || !x.done
 		t.endIdentify(x, failed)
 		x.span.SetName(l.method + " " + l.route)
-		x.span.SetAttributes(telemetry.HTTPMethod.String(l.method), telemetry.HTTPRoute.String(l.route),
+		all := append(make(attributes, 0, 12), telemetry.HTTPMethod.String(l.method), telemetry.HTTPRoute.String(l.route),
 			telemetry.HTTPStatus.Int(l.status), telemetry.RequestOutcome.String(string(l.outcome)))
-		set(x.span, telemetry.RequestCaller, l.caller)
-		set(x.span, telemetry.AppID, x.app)
-		set(x.span, telemetry.TokenLookup, string(x.lookup))
-		set(x.span, telemetry.Reason, string(x.reason))
-		set(x.span, telemetry.Hint, x.hint)
-		set(x.span, telemetry.User, t.user(x))
+		all.add(telemetry.RequestCaller, l.caller)
+		all.add(telemetry.AppID, x.app)
+		all.add(telemetry.TokenLookup, string(x.lookup))
+		all.add(telemetry.Reason, string(x.reason))
+		all.add(telemetry.Hint, x.hint)
+		all.add(telemetry.User, t.user(x))
 		if x.waited {
-			x.span.SetAttributes(telemetry.Waited.Bool(true))
+			all = append(all, telemetry.Waited.Bool(true))
 		}
 		// Conventions: of a server span only 5xx is an error.
 		if l.status >= 500 || !x.done {
-			x.span.SetAttributes(telemetry.ErrorType.String(string(l.outcome)))
+			all.add(telemetry.ErrorType, string(l.outcome))
 			x.span.SetStatus(codes.Error, "")
 		}
+		x.span.SetAttributes(all...)
 	}
 	x.span.End()
 }
 
-// set leaves out what is empty.
-func set(span trace.Span, key attribute.Key, value string) {
+// attributes are collected and set at once: the SDK makes room at every call.
+type attributes []attribute.KeyValue
+
+// add leaves out what is empty.
+func (a *attributes) add(key attribute.Key, value string) {
 	if value != "" {
-		span.SetAttributes(key.String(value))
+		*a = append(*a, key.String(value))
 	}
 }
 
@@ -237,7 +241,10 @@ func (t *instruments) user(x *exchange) string {
 	if t.cfg.UserAttr == nil || x.key.OpenID == "" {
 		return ""
 	}
-	return t.cfg.UserAttr(x.key)
+	if x.shown == "" {
+		x.shown = t.cfg.UserAttr(x.key)
+	}
+	return x.shown
 }
 
 // startIdentify begins the span of finding out who calls, for whom, and whether
@@ -255,19 +262,21 @@ func (t *instruments) endIdentify(x *exchange, refused bool) {
 	}
 	span := trace.SpanFromContext(x.identifying)
 	x.identifying = nil
-	set(span, telemetry.RequestCaller, x.caller)
-	set(span, telemetry.AppID, x.app)
-	set(span, telemetry.User, t.user(x))
+	all := make(attributes, 0, 5)
+	all.add(telemetry.RequestCaller, x.caller)
+	all.add(telemetry.AppID, x.app)
+	all.add(telemetry.User, t.user(x))
 	switch h := x.in.Header[userHeader]; {
 	case len(h) > 0 && strings.HasPrefix(h[0], "ou_"):
-		span.SetAttributes(telemetry.IDKind.String("open_id"))
+		all.add(telemetry.IDKind, "open_id")
 	case len(h) > 0:
-		span.SetAttributes(telemetry.IDKind.String("alias"))
+		all.add(telemetry.IDKind, "alias")
 	}
 	if refused {
-		span.SetAttributes(telemetry.ErrorType.String(string(x.outcome)))
+		all.add(telemetry.ErrorType, string(x.outcome))
 		span.SetStatus(codes.Error, "")
 	}
+	span.SetAttributes(all...)
 	span.End()
 }
 
@@ -285,13 +294,14 @@ func (t *instruments) token(x *exchange, tokens TokenSource) (*session.Access, s
 		lookup = session.Missing
 	}
 	if span != nil {
-		span.SetAttributes(telemetry.Result.String(string(lookup)))
+		all := attributes{telemetry.Result.String(string(lookup))}
 		if err != nil {
 			reason, _ := reasonOf(err)
-			set(span, telemetry.Reason, string(reason))
-			span.SetAttributes(telemetry.ErrorType.String(lookupError(err)))
+			all.add(telemetry.Reason, string(reason))
+			all.add(telemetry.ErrorType, lookupError(err))
 			span.SetStatus(codes.Error, "")
 		}
+		span.SetAttributes(all...)
 	}
 	t.lookups.Add(x, 1, t.byFound[lookup]...)
 	return access, lookup, err
@@ -328,11 +338,12 @@ func (p *proxy) startAttempt(x *exchange, out **http.Request, resend int) trace.
 			name += " " + route
 		}
 		ctx, span = t.tracer.Start(ctx, name, clientSpan...)
-		span.SetAttributes(telemetry.HTTPMethod.String(method(x.in.Method)), telemetry.URLTemplate.String(route),
+		all := append(make(attributes, 0, 6), telemetry.HTTPMethod.String(method(x.in.Method)), telemetry.URLTemplate.String(route),
 			telemetry.Server.String(u.Hostname()), telemetry.ServerPort.Int(portOf(u)), telemetry.URLScheme.String(u.Scheme))
 		if resend > 0 {
-			span.SetAttributes(telemetry.HTTPResend.Int(resend))
+			all = append(all, telemetry.HTTPResend.Int(resend))
 		}
+		span.SetAttributes(all...)
 		*out = (*out).WithContext(ctx)
 	}
 	if t.cfg.PropagateTrace {
@@ -355,21 +366,23 @@ func (t *instruments) endAttempt(span trace.Span, res *http.Response, found lark
 	if span == nil {
 		return
 	}
+	var all attributes
 	if err != nil {
-		span.SetAttributes(telemetry.ErrorType.String(errorType(err)))
+		all.add(telemetry.ErrorType, errorType(err))
 		span.SetStatus(codes.Error, "")
 	} else {
-		span.SetAttributes(telemetry.HTTPStatus.Int(res.StatusCode))
-		set(span, telemetry.LarkLogID, res.Header.Get("X-Tt-Logid"))
+		all = append(make(attributes, 0, 4), telemetry.HTTPStatus.Int(res.StatusCode))
+		all.add(telemetry.LarkLogID, res.Header.Get("X-Tt-Logid"))
 		if found.Code != 0 {
-			span.SetAttributes(telemetry.LarkCode.Int(found.Code))
+			all = append(all, telemetry.LarkCode.Int(found.Code))
 		}
 		// Conventions: of a client span 4xx is an error too.
 		if res.StatusCode >= 400 {
-			span.SetAttributes(telemetry.ErrorType.String(strconv.Itoa(res.StatusCode)))
+			all.add(telemetry.ErrorType, strconv.Itoa(res.StatusCode))
 			span.SetStatus(codes.Error, "")
 		}
 	}
+	span.SetAttributes(all...)
 	span.End()
 }
 
