@@ -1,48 +1,21 @@
 package telemetry
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
-	"os"
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 )
-
-// newSpanExporter is the exporter that OTEL_TRACES_EXPORTER names. OTLP, the
-// default, goes through [exporter]; others, and what does not exist, are
-// autoexport's.
-func newSpanExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
-	if cmp.Or(os.Getenv("OTEL_TRACES_EXPORTER"), "otlp") != "otlp" {
-		return autoexport.NewSpanExporter(ctx)
-	}
-	var client otlptrace.Client
-	switch cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf") {
-	case "grpc":
-		client = otlptracegrpc.NewClient()
-	case "http/protobuf":
-		client = otlptracehttp.NewClient()
-	default:
-		return autoexport.NewSpanExporter(ctx) // says what is wrong with it
-	}
-	if err := client.Start(ctx); err != nil {
-		return nil, err
-	}
-	return &exporter{client: client}, nil
-}
 
 // exporter writes spans in OTLP's wire format and has the OpenTelemetry client
 // send them. [otlptrace.Exporter] builds a tree of messages first and walks it

@@ -17,14 +17,12 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"strings"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/otlptranslator"
-	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
@@ -119,7 +117,7 @@ func newResource(ctx context.Context, cfg Config) (*resource.Resource, error) {
 }
 
 func startTraces(ctx context.Context, cfg Config, res *resource.Resource) (func(context.Context) error, error) {
-	if !exporting("TRACES") {
+	if !exporting(traces) {
 		otel.SetTracerProvider(noop.NewTracerProvider())
 		return func(context.Context) error { return nil }, nil
 	}
@@ -165,14 +163,13 @@ func startMetrics(ctx context.Context, cfg Config, res *resource.Resource) (func
 	options := []sdkmetric.Option{
 		sdkmetric.WithReader(exporter), sdkmetric.WithResource(res), sdkmetric.WithCardinalityLimit(limit),
 	}
-	// "prometheus" is what /metrics does already; autoexport would open a
-	// listener of its own for it.
-	if exporting("METRICS") && os.Getenv("OTEL_METRICS_EXPORTER") != "prometheus" {
-		reader, err := autoexport.NewMetricReader(ctx)
+	// "prometheus" is what /metrics does already.
+	if exporting(metrics) && os.Getenv("OTEL_METRICS_EXPORTER") != "prometheus" {
+		exporter, err := newMetricExporter(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
-		options = append(options, sdkmetric.WithReader(reader))
+		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter)))
 	}
 	provider := sdkmetric.NewMeterProvider(options...)
 	otel.SetMeterProvider(provider)
@@ -195,20 +192,4 @@ func buildInfo(meter metric.Meter, cfg Config) error {
 			return nil
 		}))
 	return err
-}
-
-// exporting reports whether the environment asks for signal (TRACES, METRICS)
-// to be sent somewhere. The specification's default exporter is otlp to
-// localhost; sending there unasked would only fill the log.
-func exporting(signal string) bool {
-	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
-		return false
-	}
-	switch os.Getenv("OTEL_" + signal + "_EXPORTER") {
-	case "none":
-		return false
-	case "":
-		return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
-	}
-	return true
 }

@@ -248,6 +248,18 @@ func TestUnknownExporterIsRefused(t *testing.T) {
 	}
 }
 
+func TestUnknownProtocolIsRefused(t *testing.T) {
+	for _, signal := range []string{"TRACES", "METRICS"} {
+		clearOTel(t)
+		t.Setenv("OTEL_"+signal+"_EXPORTER", "otlp")
+		t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+		_, _, err := telemetry.Start(t.Context(), telemetry.Config{})
+		if err == nil || !strings.Contains(err.Error(), `OTEL_EXPORTER_OTLP_PROTOCOL="http/json": want grpc or http/protobuf`) {
+			t.Errorf("%s: error %v, want the variable, its value, and what it can be", signal, err)
+		}
+	}
+}
+
 func BenchmarkSpanWhenOff(b *testing.B) {
 	for _, name := range []string{"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
 		b.Setenv(name, "")
