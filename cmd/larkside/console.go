@@ -16,7 +16,7 @@ import (
 // newConsole makes the pages for people. It lives as long as the process, since
 // browsers follow its events, and asks for the parts when it needs them; what
 // changes something goes the way that the API's goes.
-func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent) (*webconsole.Console, error) {
+func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent) *webconsole.Console {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"

@@ -57,9 +57,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 	s := &server{cfg: cfg, log: log, secrets: secrets, clients: clients, users: users, metrics: metrics, history: history, quit: quit}
-	if s.console, err = s.newConsole(history, recent); err != nil {
-		return err
-	}
+	s.console = s.newConsole(history, recent)
 	return s.serve(ctx)
 }
 

@@ -95,8 +95,8 @@ type Console struct {
 	now     func() time.Time
 }
 
-// New returns the handler. An error is a mistake in a template.
-func New(c Config) (*Console, error) {
+// New returns the handler.
+func New(c Config) *Console {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -115,14 +115,10 @@ func New(c Config) (*Console, error) {
 	if c.Recent == nil {
 		c.Recent = telemetry.NewRecent()
 	}
-	pages, err := newPages()
-	if err != nil {
-		return nil, err
-	}
-	k := &Console{Config: c, pages: pages, now: time.Now}
+	k := &Console{Config: c, pages: newPages(), now: time.Now}
 	k.live = newLive(k.pulse)
 	k.mux = k.routes()
-	return k, nil
+	return k
 }
 
 // Close ends the streams of events, so that a shutdown need not wait for them.

@@ -64,7 +64,7 @@ func newStage(t *testing.T, key string) *stage {
 		}
 	}
 	ask := did("ask")
-	k, err := New(Config{
+	k := New(Config{
 		Version: "v1.2.3", Replica: "replica-1", Database: "SQLite", Started: time.Now().Add(-time.Hour), Apps: []string{app, "cli_b2"},
 		Key:   func() session.Secret { s.mu.Lock(); defer s.mu.Unlock(); return s.key },
 		Ready: func(context.Context) []Check { return []Check{{Name: "started", OK: true}} },
@@ -84,9 +84,6 @@ func newStage(t *testing.T, key string) *stage {
 		},
 		Recent: s.recent, OpenAPI: []byte(`{"openapi":"3.1.0"}`), Log: s.log,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	server := httptest.NewServer(k)
 	t.Cleanup(server.Close)
 	t.Cleanup(k.Close)

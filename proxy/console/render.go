@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/text/language"
@@ -73,34 +74,40 @@ type langLink struct {
 // names are the pages, one file each.
 var names = []string{"overview", "sessions", "session", "confirm", "consents", "audit", "errors", "login", "trouble"}
 
-// pages holds every page in every language.
+// pages holds every page in every language. One is parsed when it is asked for
+// first: most consoles are never looked at, and all of them take 1.7 MiB.
 type pages struct {
-	in      map[lang]map[string]*template.Template
+	in      map[lang]func() (map[string]*template.Template, error)
 	matcher language.Matcher
 }
 
-func newPages() (*pages, error) {
-	p := &pages{in: make(map[lang]map[string]*template.Template), matcher: language.NewMatcher(understood)}
+func newPages() *pages {
+	p := &pages{in: make(map[lang]func() (map[string]*template.Template, error)), matcher: language.NewMatcher(understood)}
 	for _, l := range languages {
-		p.in[l] = make(map[string]*template.Template)
-		layout, err := template.New("layout.html").Funcs(template.FuncMap{
-			"t": l.text, "path": sessionPath, "visible": visible,
-		}).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html")
-		if err != nil {
-			return nil, fmt.Errorf("parsing the console's pages: %w", err)
-		}
-		for _, name := range names {
-			one, err := layout.Clone()
-			if err == nil {
-				one, err = one.ParseFS(pageFiles, "pages/"+name+".html")
-			}
-			if err != nil {
-				return nil, fmt.Errorf("parsing the console's page %s: %w", name, err)
-			}
-			p.in[l][name] = one
-		}
+		p.in[l] = sync.OnceValues(func() (map[string]*template.Template, error) { return parsePages(l) })
 	}
-	return p, nil
+	return p
+}
+
+func parsePages(l lang) (map[string]*template.Template, error) {
+	layout, err := template.New("layout.html").Funcs(template.FuncMap{
+		"t": l.text, "path": sessionPath, "visible": visible,
+	}).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html")
+	if err != nil {
+		return nil, fmt.Errorf("parsing the console's pages: %w", err)
+	}
+	all := make(map[string]*template.Template)
+	for _, name := range names {
+		one, err := layout.Clone()
+		if err == nil {
+			one, err = one.ParseFS(pageFiles, "pages/"+name+".html")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("parsing the console's page %s: %w", name, err)
+		}
+		all[name] = one
+	}
+	return all, nil
 }
 
 // show answers with a page.
@@ -114,7 +121,11 @@ func (k *Console) show(w http.ResponseWriter, r *http.Request, status int, p pag
 		v.Others = append(v.Others, langLink{other, other.text("lang.name"), "?" + q.Encode()})
 	}
 	var b bytes.Buffer
-	if err := k.pages.in[l][p.Name].ExecuteTemplate(&b, "layout.html", v); err != nil {
+	all, err := k.pages.in[l]()
+	if err == nil {
+		err = all[p.Name].ExecuteTemplate(&b, "layout.html", v)
+	}
+	if err != nil {
 		k.Log.ErrorContext(r.Context(), "a console page could not be rendered", "page", p.Name, "error", err)
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 		return
