@@ -246,8 +246,8 @@ func (s *sim) use(k session.Key, a *session.Access, now time.Time) {
 	if a.Key != k {
 		s.t.Errorf("%v was given the token of %v", k, a.Key)
 	}
-	if !now.Before(a.ExpiresAt) {
-		s.t.Errorf("%v was given an expired token", k)
+	if !a.Usable(now) {
+		s.t.Errorf("%v was given a token that is not usable", k)
 	}
 }
 

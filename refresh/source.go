@@ -179,7 +179,7 @@ func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, s
 // renewBehind starts a renewal if a is near its end. For all requests but one a
 // second it costs two comparisons and an atomic load.
 func (s *Source) renewBehind(ctx context.Context, a *session.Access, now time.Time) {
-	if now.Before(a.RefreshAt(s.threshold)) || !a.Renewable || now.Before(a.RetryAt) || !a.ClaimRenewal(now, renewPeriod) {
+	if now.Before(a.RefreshAt(s.threshold)) || !a.Renewable || now.Before(a.RetryAt()) || !a.ClaimRenewal(now, renewPeriod) {
 		return
 	}
 	s.runs.Start(ctx, a.Key, func(ctx context.Context) (*session.Access, error) {
@@ -208,7 +208,7 @@ func (s *Source) wait(ctx context.Context, a *session.Access) (*session.Access, 
 
 // hopeless says why asking Lark to renew a is of no use now.
 func (s *Source) hopeless(a *session.Access) error {
-	if rest := a.RetryAt.Sub(s.now()); rest > 0 && a.Renewable {
+	if rest := a.RetryAt().Sub(s.now()); rest > 0 && a.Renewable {
 		if a.State == session.Disabled {
 			return session.ErrUserDisabled
 		}

@@ -7,7 +7,7 @@ import (
 
 // Only what an Access is made of is read and opened: this is the statement that
 // requests wait for.
-const queryAccess = `SELECT state, reason, access_token, token_type, scope, issued_at, expires_at,
+const queryAccess = `SELECT state, reason, access_token, token_type, issued_at, expires_at,
 		CASE WHEN refresh_token IS NULL THEN 0 ELSE 1 END AS renewable, version, retry_at
 	FROM sessions WHERE app_id = $1 AND open_id = $2`
 
@@ -16,7 +16,6 @@ type accessRow struct {
 	Reason      string `db:"reason"`
 	AccessToken []byte `db:"access_token"`
 	TokenType   string `db:"token_type"`
-	Scope       string `db:"scope"`
 	IssuedAt    int64  `db:"issued_at"`
 	ExpiresAt   int64  `db:"expires_at"`
 	Renewable   int64  `db:"renewable"`
@@ -40,8 +39,8 @@ func (s *Store) load(ctx context.Context, key Key) (*Access, error) {
 		return nil, unavailable(err, "opening a stored session")
 	}
 	a := &Access{
-		Key: key, State: State(shared(r.State)), Reason: Reason(shared(r.Reason)), Scope: shared(r.Scope), Version: r.Version,
-		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt), RetryAt: fromMillis(r.RetryAt),
+		Key: key, State: State(shared(r.State)), Reason: Reason(shared(r.Reason)), Version: r.Version,
+		issuedAt: r.IssuedAt, expiresAt: r.ExpiresAt, retryAt: r.RetryAt,
 		Renewable: r.Renewable != 0 && State(r.State) != ConsentRequired,
 	}
 	a.setToken(token, r.TokenType)

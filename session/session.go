@@ -113,16 +113,15 @@ type Access struct {
 	Key     Key
 	State   State
 	Reason  Reason
-	Scope   string
 	Version int64
-	// IssuedAt and ExpiresAt bound the token's life.
-	IssuedAt, ExpiresAt time.Time
 	// Renewable is whether a refresh token stands behind it that is not known
 	// to be dead.
 	Renewable bool
-	// RetryAt is when a refresh may be tried again after one that failed.
-	RetryAt time.Time
 
+	// issuedAt, expiresAt and retryAt are in Unix milliseconds, as they are
+	// stored: there is one Access for each user in the cache, and it is kept to
+	// 128 bytes.
+	issuedAt, expiresAt, retryAt int64
 	// header is the ready Authorization value, behind a pointer so that no
 	// %v of this struct can show it.
 	header *[1]string
@@ -135,17 +134,16 @@ type Access struct {
 func NewAccess(s *Session) *Access {
 	a := &Access{
 		Key:   Key{AppID: shared(s.AppID), OpenID: s.OpenID},
-		State: shared(s.State), Reason: shared(s.Reason), Scope: shared(s.Scope), Version: s.Version,
-		IssuedAt: s.IssuedAt, ExpiresAt: s.ExpiresAt,
+		State: shared(s.State), Reason: shared(s.Reason), Version: s.Version,
+		issuedAt: millis(s.IssuedAt), expiresAt: millis(s.ExpiresAt), retryAt: millis(s.RetryAt),
 		Renewable: s.State != ConsentRequired && !s.RefreshToken.Empty(),
-		RetryAt:   s.RetryAt,
 	}
 	a.setToken(s.AccessToken, s.TokenType)
 	return a
 }
 
 // shared is s, in memory that it has in common with others that are equal: most
-// users have the same state and scope.
+// users have the same state.
 func shared[S ~string](s S) S { return S(unique.Make(string(s)).Value()) }
 
 func (a *Access) setToken(token Secret, kind string) {
@@ -155,10 +153,14 @@ func (a *Access) setToken(token Secret, kind string) {
 }
 
 // Usable reports whether the token may be sent at now. It is never true at or
-// after ExpiresAt, nor for a disabled user.
+// after its expiry, nor for a disabled user.
 func (a *Access) Usable(now time.Time) bool {
-	return a.header != nil && a.State != Disabled && now.Before(a.ExpiresAt)
+	return a.header != nil && a.State != Disabled && now.UnixMilli() < a.expiresAt
 }
+
+// RetryAt is when a refresh may be tried again after one that failed; zero when
+// none did.
+func (a *Access) RetryAt() time.Time { return fromMillis(a.retryAt) }
 
 // Authorize sets the Authorization header of h to the token and nothing else.
 // It does not allocate.
@@ -172,8 +174,8 @@ func (a *Access) Authorize(h http.Header) {
 
 // RefreshAt is when less than threshold of the token's life is left, in (0,1).
 func (a *Access) RefreshAt(threshold float64) time.Time {
-	life := a.ExpiresAt.Sub(a.IssuedAt)
-	return a.ExpiresAt.Add(-time.Duration(float64(life) * threshold))
+	life := float64(a.expiresAt - a.issuedAt)
+	return fromMillis(a.expiresAt - int64(life*threshold))
 }
 
 // ClaimRenewal is true for one of the requests that find this token near its

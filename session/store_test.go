@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"larkside/session"
 	"larkside/test/dbtest"
@@ -63,6 +64,13 @@ func load(t *testing.T, s *session.Store, key session.Key) *session.Session {
 		t.Fatal(err)
 	}
 	return row
+}
+
+// There is one for each user in the cache: the next size of an allocation is 144.
+func TestAccessIsSmall(t *testing.T) {
+	if size := unsafe.Sizeof(session.Access{}); size > 128 {
+		t.Errorf("an Access takes %d bytes, want at most 128", size)
+	}
 }
 
 // What is stored comes back, whoever reads it.

@@ -20,7 +20,7 @@ const (
 	// larger one may at least.
 	busyRoom = 24 << 20
 	// largePart is the part of a large heap by which it may grow.
-	largePart = 6
+	largePart = 8
 	// oftenWithin and rarelyAfter say when collections are frequent, and when
 	// they have ceased to be.
 	oftenWithin = 500 * time.Millisecond

@@ -19,8 +19,8 @@ func TestGCPercent(t *testing.T) {
 		{24 << 20, true, 100},
 		{96 << 20, false, 25},
 		{96 << 20, true, 25},
-		{144 << 20, true, 16},
-		{1200 << 20, false, 16},
+		{240 << 20, true, 12},
+		{1200 << 20, false, 12},
 	} {
 		if got := gcPercent(c.live, c.busy); got != c.want {
 			t.Errorf("%d MiB live, busy %v: %d, want %d", c.live>>20, c.busy, got, c.want)
