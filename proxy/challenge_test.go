@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
 	"larkside/proxy"
 	"larkside/session"
 )
@@ -200,7 +203,7 @@ func TestWaitPreferenceSpellings(t *testing.T) {
 // Those who wait are bounded, and a place is free again when its request ends.
 func TestWaitersAreBounded(t *testing.T) {
 	waits := make(chan bool, 2)
-	b := start(t, func(c *proxy.Config) { c.MaxWaiters = 2; c.Waiter = watched{c.Waiter, waits, nil} })
+	b := start(t, func(c *proxy.Config) { c.MaxWaiters = 2; c.Waiter = watched{c.Waiter, waits} })
 	wait := []string{"GET " + table + " HTTP/1.1", "X-Lark-User-Id: ou_new", "Prefer: wait=30"}
 	one, two := b.hold(wait...), b.hold(wait...)
 	<-waits // asked is before waiting
@@ -223,40 +226,49 @@ func TestWaitersAreBounded(t *testing.T) {
 
 // A caller that hangs up frees its place at once.
 func TestWaiterHangsUp(t *testing.T) {
-	gone := make(chan bool, 1)
-	b := start(t, func(c *proxy.Config) { c.MaxWaiters = 1; c.Waiter = watched{c.Waiter, nil, gone} })
-	b.asker.began = make(chan struct{}, 1)
+	_, reader := record(t)
+	waits := make(chan bool, 1)
+	b := start(t, func(c *proxy.Config) { c.Waiter = watched{c.Waiter, waits} })
 	conn := b.dial()
 	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: ou_new\r\nPrefer: wait=50\r\nContent-Length: 1\r\n\r\nx", table, b.addr)
-	<-b.asker.began
-	conn.Close()
-	select {
-	case <-gone:
-	case <-time.After(10 * time.Second):
-		t.Fatal("the request still waits")
+	<-waits
+	if n := held(t, reader); n != 1 {
+		t.Fatalf("%d requests wait", n)
 	}
+	conn.Close()
+	eventually(t, func() bool { return held(t, reader) == 0 })
 }
 
-// watched tells when a wait begins, and when it was ended by its request.
+// held is how many requests wait for their user's consent.
+func held(t *testing.T, reader *metric.ManualReader) int64 {
+	t.Helper()
+	var data metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &data); err != nil {
+		t.Fatal(err)
+	}
+	for _, scope := range data.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if m.Name == "larkside.requests.waiting" {
+				return m.Data.(metricdata.Gauge[int64]).DataPoints[0].Value
+			}
+		}
+	}
+	t.Fatal("no larkside.requests.waiting")
+	return 0
+}
+
+// watched tells when a wait begins.
 type watched struct {
 	proxy.Waiter
-	begun, gone chan bool
-}
-
-func tell(c chan bool) {
-	select {
-	case c <- true:
-	default:
-	}
+	begun chan bool
 }
 
 func (w watched) Wait(ctx context.Context, k session.Key) error {
-	tell(w.begun)
-	err := w.Waiter.Wait(ctx, k)
-	if errors.Is(ctx.Err(), context.Canceled) {
-		tell(w.gone)
+	select {
+	case w.begun <- true:
+	default:
 	}
-	return err
+	return w.Waiter.Wait(ctx, k)
 }
 
 // A crowd of unknown users leaves nothing behind.

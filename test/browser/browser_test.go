@@ -235,8 +235,19 @@ func (b *browser) await(selector string) {
 	b.run(chromedp.WaitVisible(chromedp.CSS(selector)))
 }
 
-// click presses what selector is the first of.
+// click presses what selector is the first of. A page that is being replaced may
+// take it away between the search and the press; then it is searched again.
 func (b *browser) click(selector string) {
 	b.t.Helper()
-	b.run(chromedp.Click(chromedp.CSS(selector)))
+	ctx, cancel := context.WithTimeout(b.ctx, process.Patience)
+	defer cancel()
+	for {
+		err := chromedp.Do(ctx, chromedp.Click(chromedp.CSS(selector)))
+		if err == nil {
+			return
+		}
+		if !strings.Contains(err.Error(), "Could not find node with given id") {
+			b.t.Fatal(err)
+		}
+	}
 }

@@ -32,6 +32,7 @@ const (
 	// accessLife is short so that a session is renewed every few seconds; each
 	// token lives for half of it up to the whole.
 	accessLife = 9 * time.Second
+	cacheTTL   = 2 * time.Second
 )
 
 func TestMain(m *testing.M) {
@@ -89,6 +90,9 @@ type world struct {
 	// consent, consents how many did.
 	consented, consents int
 	lastConsent         time.Time
+	// stored has for each user what became of the grants, in the order in which
+	// the emulator issued them.
+	stored map[string][]stored
 }
 
 // event is a fault while it was in force.
@@ -132,7 +136,7 @@ func (r *replica) life() life {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, pg: startCluster(t), calls: map[string][]arrival{}, redeemers: map[string]int{}}
+	w := &world{t: t, pg: startCluster(t), calls: map[string][]arrival{}, redeemers: map[string]int{}, stored: map[string][]stored{}}
 	w.lark = larktest.New(larktest.Config{
 		URL: "http://lark.test", AdHocUsers: true, AccessLife: accessLife, RandomLives: true, KeepCalls: 50_000, TokenPerMinute: -1,
 	})
@@ -181,7 +185,7 @@ func (w *world) options(r *replica) process.Options {
 			"UPSTREAM_PROXY": "http://" + r.lark.address(), "CARD": "off", "LOG_LEVEL": "info",
 			// Tokens this short would meet the default ceiling of 900 a minute, which
 			// is not what this is about.
-			"REFRESH_RATE": "45/1s,6000/1m", "REFRESH_THRESHOLD": "0.3", "CACHE_TTL": "2s", "SHUTDOWN_GRACE": "5s",
+			"REFRESH_RATE": "45/1s,6000/1m", "REFRESH_THRESHOLD": "0.3", "CACHE_TTL": cacheTTL.String(), "SHUTDOWN_GRACE": "5s",
 		},
 	}
 }

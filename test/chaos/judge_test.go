@@ -63,7 +63,8 @@ const (
 	// in whole seconds, and counts from before Lark was asked.
 	early = 1500 * time.Millisecond
 	// late is how long after its end a token may arrive with a call that began
-	// before: the machine may be busy.
+	// before, and how long a pair may take from Lark into the database with
+	// nothing in its way: the machine may be busy.
 	late = 3 * time.Second
 	// recovery is how long PostgreSQL may take to come back after a crash and a
 	// replica to reach it; or how long a statement that met a connection which
@@ -211,21 +212,25 @@ func (j *judge) whyLost(r larktest.Redemption, at time.Time) kind {
 // storedBy is when the pair of a rotation is in the database at the latest, if
 // the replica lives: at once, unless something holds the answer or the store up.
 func (j *judge) storedBy(from time.Time, replica int) time.Time {
-	by := from.Add(around)
+	slack := late
+	if *strict {
+		slack = around
+	}
+	by := from.Add(slack)
 	for _, e := range j.events { // in the order in which they began
 		wait, ok := holdUp[e.kind]
 		concerns := replica < 0 || e.replica < 0 || e.replica == replica
-		if ok && concerns && !e.from.After(by) && !e.to.Before(from) && e.to.Add(wait).After(by) {
-			by = e.to.Add(wait)
+		if until := e.to.Add(wait + slack); ok && concerns && !e.from.After(by) && !e.to.Before(from) && until.After(by) {
+			by = until
 		}
 	}
 	return by
 }
 
-// holdUp is how long after each of these faults a pair is stored at the latest. A
-// replica asks a failing database again after 2.5 s at most.
+// holdUp is how long after each of these faults what it held up goes on at the
+// latest. A replica asks a failing database again after 2.5 s at most.
 var holdUp = map[kind]time.Duration{
-	larkStall: around, heldAnswers: around, pause: around, longPause: around,
+	larkStall: 0, heldAnswers: 0, pause: 0, longPause: 0,
 	databaseCut: recovery, databaseStall: recovery, restart: recovery,
 }
 
@@ -266,7 +271,7 @@ func (j *judge) call(c call) {
 	excuse := j.excuse(c, lived)
 	switch {
 	case excuse == "" && c.status == http.StatusUnauthorized:
-		j.fail("%s: %s got %s from replica %d, and no fault has cost the grant", j.clock(c.to), c.user, outcome, c.replica)
+		j.fail("%s (after %v): %s got %s from replica %d, and no fault has cost the grant:%s", j.clock(c.to), c.to.Sub(c.from), c.user, outcome, c.replica, j.story(c.user))
 	case excuse == "":
 		j.unexcused("%s (life %d of replica %d, after %v): %s got %s %q %v; its access token lived: %v", j.clock(c.to), c.life, c.replica, c.to.Sub(c.from), c.user, outcome, c.message, c.err, lived != "")
 		j.counts["calls: "+outcome+", NOT EXCUSED"]++
@@ -351,22 +356,17 @@ func (j *judge) cached(c call, token string) bool {
 
 // lost is how the grant was lost of which a 401 tells; empty: it was not.
 func (j *judge) lost(c call) string {
-	last := map[int]larktest.Issued{} // the chain's last rotation, by grant
-	grants := []int{}
-	for _, t := range j.refresh[c.user] {
-		if t.Issued.After(c.to) {
-			break
+	for _, g := range j.current(c) {
+		// The last rotation of its chain before the answer.
+		var last larktest.Issued
+		for _, t := range j.refresh[c.user] {
+			if t.Grant == g && slices.ContainsFunc(t.Redemptions, func(r larktest.Redemption) bool {
+				return r.Outcome != larktest.Refused && r.At.Before(c.to)
+			}) {
+				last = t
+			}
 		}
-		if !slices.Contains(grants, t.Grant) {
-			grants = append(grants, t.Grant)
-		}
-		if i := slices.IndexFunc(t.Redemptions, func(r larktest.Redemption) bool { return r.Outcome != larktest.Refused }); i >= 0 && t.Redemptions[i].At.Before(c.to) {
-			last[t.Grant] = t
-		}
-	}
-	// The newest grant may be one that is about to be stored.
-	for _, g := range grants[max(0, len(grants)-2):] {
-		for _, r := range last[g].Redemptions {
+		for _, r := range last.Redemptions {
 			switch cause := j.whyLost(r, c.to); {
 			case r.Outcome == larktest.Unanswered:
 				return "grant lost: the answer did not get out"
@@ -376,6 +376,49 @@ func (j *judge) lost(c call) string {
 		}
 	}
 	return ""
+}
+
+// current returns the grants of which a call may tell: those that were stored
+// before it ended and not replaced so long before it began that the replica must
+// have seen it. There may be several: users who are told again, by a call that
+// waited or since the database failed, consent again.
+func (j *judge) current(c call) (grants []int) {
+	stale := cacheTTL + around
+	if j.during(c.from.Add(-recovery), c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause) {
+		stale = recovery
+	}
+	stored := j.w.stored[c.user]
+	for _, t := range j.refresh[c.user] {
+		if t.Parent != "" {
+			continue
+		}
+		if len(stored) == 0 || stored[0].from.After(c.to) {
+			break
+		}
+		if s := stored[0]; !s.failed && s.to.Before(c.from.Add(-stale)) {
+			grants = grants[:0]
+		}
+		stored = stored[1:]
+		grants = append(grants, t.Grant)
+	}
+	return grants
+}
+
+// story is what happened to a user's refresh tokens, for who reads a failure.
+func (j *judge) story(user string) string {
+	var b strings.Builder
+	stored := j.w.stored[user]
+	for _, t := range j.refresh[user] {
+		if t.Parent == "" && len(stored) > 0 {
+			fmt.Fprintf(&b, "\n\tgrant %d stored %s to %s, failed: %v", t.Grant, j.clock(stored[0].from), j.clock(stored[0].to), stored[0].failed)
+			stored = stored[1:]
+		}
+		for _, r := range t.Redemptions {
+			replica, ok := j.w.redeemers[r.LogID]
+			fmt.Fprintf(&b, "\n\tgrant %d, token of %s: %s at %s by %d (%v)", t.Grant, j.clock(t.Issued), r.Outcome, j.clock(r.At), replica, ok)
+		}
+	}
+	return b.String()
 }
 
 func (j *judge) clock(at time.Time) string {

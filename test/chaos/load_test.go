@@ -199,6 +199,7 @@ func (w *world) consent(user string) {
 		return
 	}
 	now := time.Now()
+	g := stored{from: now}
 	_, err = w.store.Put(w.t.Context(), session.Session{
 		Key:         session.Key{AppID: larktest.AppID, OpenID: user},
 		AccessToken: session.NewSecret(granted.AccessToken), RefreshToken: session.NewSecret(granted.RefreshToken),
@@ -206,7 +207,16 @@ func (w *world) consent(user string) {
 		IssuedAt: now, ExpiresAt: now.Add(granted.ExpiresIn), RefreshExpiresAt: now.Add(granted.RefreshExpiresIn),
 		GrantedAt: now, SyncedAt: now,
 	})
+	g.to, g.failed = time.Now(), err != nil
+	w.stored[user] = append(w.stored[user], g)
 	if err == nil {
 		w.consents++
 	}
+}
+
+// stored is when a grant became the user's session. One that failed may have,
+// too: the database's answer can be what got lost.
+type stored struct {
+	from, to time.Time
+	failed   bool
 }
