@@ -35,6 +35,10 @@ type Tokens struct {
 // [ErrLeased] when another owner has it, [ErrConflict] when the version moved,
 // [ErrNotFound] when the row is gone.
 func (s *Store) Claim(ctx context.Context, key Key, version int64, ttl time.Duration) (*Lease, error) {
+	// Replace would do this, while the new pair is in memory only.
+	if err := s.noteKey(ctx); err != nil {
+		return nil, err
+	}
 	l := &Lease{owner: s.owner + "/" + randomID()}
 	var r row
 	err := s.db.GetContext(ctx, &r, queryClaim, key.AppID, key.OpenID, version, l.owner, ttl.Milliseconds())
