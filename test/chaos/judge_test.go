@@ -111,6 +111,14 @@ func (j *judge) unexcused(format string, args ...any) {
 	j.doubts = append(j.doubts, fmt.Sprintf(format, args...))
 }
 
+// starved is whether the machine was so busy that waiting for the processor, not
+// any fault, is what calls failed of: half of those that were served took longer
+// than a second, which in peace take a few milliseconds.
+func (j *judge) starved() bool {
+	n := len(j.slow)
+	return n > 0 && j.slow[n/2] > time.Second
+}
+
 func (j *judge) fail(format string, args ...any) {
 	j.failures = append(j.failures, fmt.Sprintf(format, args...))
 }
@@ -134,6 +142,7 @@ func (j *judge) judge() {
 	for _, c := range j.w.asked {
 		j.call(c)
 	}
+	slices.Sort(j.slow)
 	for _, r := range j.w.replicas {
 		for _, l := range r.lives {
 			j.label(l.log)
@@ -432,7 +441,6 @@ func (j *judge) report(plan []planned) string {
 	for _, p := range plan {
 		faults[string(p.kind)]++
 	}
-	slices.Sort(j.slow)
 	section := func(name string, counts map[string]int) {
 		fmt.Fprintf(&b, "%s\n", name)
 		for _, key := range slices.Sorted(maps.Keys(counts)) {
