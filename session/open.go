@@ -39,7 +39,8 @@ type Config struct {
 	// CacheTTL is how long an entry is served without asking the database
 	// whether it still holds. 0: a minute.
 	CacheTTL time.Duration
-	// MaxConns bounds the connections to PostgreSQL. 0: 16.
+	// MaxConns bounds the connections to PostgreSQL. 0: two for each processor
+	// that Go may use, between 6 and 16.
 	MaxConns int
 	// Now is the clock that judges expiry. Nil: time.Now. Leases and rates are
 	// judged by the database's clock.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -119,7 +120,9 @@ func connectPostgres(ctx context.Context, raw Secret, maxConns int) (*connection
 	}
 	db := sqlx.NewDb(sql.OpenDB(s), dialectPostgres)
 	if maxConns == 0 {
-		maxConns = 16
+		// With more than the processors can use, statements only get slower
+		// together, and so does every hit beside them.
+		maxConns = min(16, max(6, 2*runtime.GOMAXPROCS(0)))
 	}
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
