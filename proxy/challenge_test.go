@@ -13,9 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-
 	"larkside/proxy"
 	"larkside/session"
 )
@@ -226,35 +223,20 @@ func TestWaitersAreBounded(t *testing.T) {
 
 // A caller that hangs up frees its place at once.
 func TestWaiterHangsUp(t *testing.T) {
-	_, reader := record(t)
 	waits := make(chan bool, 1)
-	b := start(t, func(c *proxy.Config) { c.Waiter = watched{c.Waiter, waits} })
+	b := start(t, func(c *proxy.Config) { c.MaxWaiters = 1; c.Waiter = watched{c.Waiter, waits} })
 	conn := b.dial()
 	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: ou_new\r\nPrefer: wait=50\r\nContent-Length: 1\r\n\r\nx", table, b.addr)
 	<-waits
-	if n := held(t, reader); n != 1 {
-		t.Fatalf("%d requests wait", n)
+	waited := func() bool {
+		a := b.raw("GET "+table+" HTTP/1.1", "X-Lark-User-Id: ou_other", "Prefer: wait=1")
+		return a.Header.Get("Preference-Applied") != ""
+	}
+	if waited() {
+		t.Fatal("there is a second place")
 	}
 	conn.Close()
-	eventually(t, func() bool { return held(t, reader) == 0 })
-}
-
-// held is how many requests wait for their user's consent.
-func held(t *testing.T, reader *metric.ManualReader) int64 {
-	t.Helper()
-	var data metricdata.ResourceMetrics
-	if err := reader.Collect(t.Context(), &data); err != nil {
-		t.Fatal(err)
-	}
-	for _, scope := range data.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if m.Name == "larkside.requests.waiting" {
-				return m.Data.(metricdata.Gauge[int64]).DataPoints[0].Value
-			}
-		}
-	}
-	t.Fatal("no larkside.requests.waiting")
-	return 0
+	eventually(t, waited)
 }
 
 // watched tells when a wait begins.
