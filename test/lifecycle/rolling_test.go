@@ -19,30 +19,46 @@ import (
 // replica that is leaving gets no new ones.
 type service struct {
 	mu       sync.RWMutex
-	backends []*httputil.ReverseProxy
+	backends []*backend
 	next     atomic.Int64
+}
+
+type backend struct {
+	httputil.ReverseProxy
+	busy sync.WaitGroup // requests that were given to it
 }
 
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.RLock()
 	b := s.backends[int(s.next.Add(1))%len(s.backends)]
+	b.busy.Add(1)
 	s.mu.RUnlock()
+	defer b.busy.Done()
 	b.ServeHTTP(w, r)
 }
 
+// set returns when what was given to the replicas before has been answered, for
+// which a pod has its preStop: one told to stop closes its idle connections, on
+// which a request may be on its way.
 func (s *service) set(t *testing.T, replicas ...*process.Process) {
 	t.Helper()
-	var backends []*httputil.ReverseProxy
+	var backends []*backend
 	for _, p := range replicas {
 		u, err := url.Parse(p.URL)
 		if err != nil {
 			t.Fatal(err)
 		}
-		backends = append(backends, &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u); r.Out.Host = u.Host }})
+		b := new(backend)
+		b.Rewrite = func(r *httputil.ProxyRequest) { r.SetURL(u); r.Out.Host = u.Host }
+		backends = append(backends, b)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	before := s.backends
 	s.backends = backends
+	s.mu.Unlock()
+	for _, b := range before {
+		b.busy.Wait()
+	}
 }
 
 // Three replicas are replaced one after the other while requests, and with them
