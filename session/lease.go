@@ -37,6 +37,7 @@ type Tokens struct {
 func (s *Store) Claim(ctx context.Context, key Key, version int64, ttl time.Duration) (*Lease, error) {
 	// Replace would do this, while the new pair is in memory only.
 	if err := s.noteKey(ctx); err != nil {
+		s.countClaim(ctx, err)
 		return nil, err
 	}
 	l := &Lease{owner: s.owner + "/" + randomID()}

@@ -396,18 +396,18 @@ func (j *judge) current(c call) (grants []int) {
 	if j.during(c.from.Add(-recovery), c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause) {
 		stale = recovery
 	}
-	stored := j.w.stored[c.user]
+	left := j.w.stored[c.user]
 	for _, t := range j.refresh[c.user] {
 		if t.Parent != "" {
 			continue
 		}
-		if len(stored) == 0 || stored[0].from.After(c.to) {
+		if len(left) == 0 || left[0].from.After(c.to) {
 			break
 		}
-		if s := stored[0]; !s.failed && s.to.Before(c.from.Add(-stale)) {
+		if s := left[0]; !s.failed && s.to.Before(c.from.Add(-stale)) {
 			grants = grants[:0]
 		}
-		stored = stored[1:]
+		left = left[1:]
 		grants = append(grants, t.Grant)
 	}
 	return grants
@@ -416,11 +416,11 @@ func (j *judge) current(c call) (grants []int) {
 // story is what happened to a user's refresh tokens, for who reads a failure.
 func (j *judge) story(user string) string {
 	var b strings.Builder
-	stored := j.w.stored[user]
+	left := j.w.stored[user]
 	for _, t := range j.refresh[user] {
-		if t.Parent == "" && len(stored) > 0 {
-			fmt.Fprintf(&b, "\n\tgrant %d stored %s to %s, failed: %v", t.Grant, j.clock(stored[0].from), j.clock(stored[0].to), stored[0].failed)
-			stored = stored[1:]
+		if t.Parent == "" && len(left) > 0 {
+			fmt.Fprintf(&b, "\n\tgrant %d stored %s to %s, failed: %v", t.Grant, j.clock(left[0].from), j.clock(left[0].to), left[0].failed)
+			left = left[1:]
 		}
 		for _, r := range t.Redemptions {
 			replica, ok := j.w.redeemers[r.LogID]
