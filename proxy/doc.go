@@ -39,5 +39,5 @@
 // that carries it, and what a span needs are the at most six allocations more
 // than a bare ReverseProxy makes; TestAllocations counts them, with metrics and
 // without. The connection to Lark is package http1's, on the request's own
-// goroutine.
+// goroutine, and its bytes are package socket's.
 package proxy

@@ -15,10 +15,11 @@ import (
 // import (its tests may import anything). Whatever is not named here may import
 // nothing of ours.
 var mayImport = map[string][]string{
-	"cmd/larkside":    {"proxy", "proxy/admin", "proxy/console", "refresh", "session", "session/consent", "session/lark", "telemetry"},
+	"cmd/larkside":    {"proxy", "proxy/admin", "proxy/console", "proxy/socket", "refresh", "session", "session/consent", "session/lark", "telemetry"},
 	"cmd/demo":        {"test/larktest"},
 	"proxy":           {"proxy/http1", "session", "telemetry"},
-	"proxy/http1":     {},
+	"proxy/http1":     {"proxy/socket"},
+	"proxy/socket":    {},
 	"proxy/admin":     {"session", "telemetry"},
 	"proxy/console":   {"session", "telemetry"},
 	"refresh":         {"session", "session/lark", "telemetry"},

@@ -12,6 +12,8 @@ import (
 	"net/textproto"
 	"sync"
 	"time"
+
+	"larkside/proxy/socket"
 )
 
 // bufferSize is of each of a connection's two buffers, as in net/http.
@@ -28,11 +30,10 @@ var past = time.Unix(1, 0)
 
 // conn is one connection. One exchange at a time owns it.
 type conn struct {
-	t     *Transport
-	net   net.Conn // what is read and written: TLS, or raw itself
-	raw   net.Conn // the socket
-	look  look
-	epoch int64 // the transport's, when the connection was made
+	t      *Transport
+	net    net.Conn // what is read and written: TLS, or socket itself
+	socket *socket.Conn
+	epoch  int64 // the transport's, when the connection was made
 	// Of TLS; nil without.
 	records *records
 	state   *tls.ConnectionState
@@ -66,7 +67,8 @@ type conn struct {
 }
 
 func newConn(t *Transport, raw net.Conn) *conn {
-	c := &conn{t: t, net: raw, raw: raw, look: newLook(raw), epoch: t.epoch.Load()}
+	s := socket.New(raw)
+	c := &conn{t: t, net: s, socket: s, epoch: t.epoch.Load()}
 	c.r, c.w = bufio.NewReaderSize(c, bufferSize), bufio.NewWriterSize(c, bufferSize)
 	c.aborting = c.abort
 	return c
@@ -74,7 +76,7 @@ func newConn(t *Transport, raw net.Conn) *conn {
 
 // encrypt does the TLS handshake.
 func (c *conn) encrypt(ctx context.Context, config *tls.Config) error {
-	c.records = &records{Conn: c.raw}
+	c.records = &records{Conn: c.socket}
 	secure := tls.Client(c.records, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return err
@@ -289,7 +291,7 @@ func (c *conn) send(r *http.Request, b *body) {
 	if atOnce(r) {
 		b.out = &b.sent
 		c.limitHeader()
-		if b.sent.err = c.write(r, whole{c.w}); b.sent.err != nil && !c.lost {
+		if b.sent.err = c.ask(r); b.sent.err != nil && !c.lost {
 			c.abort() // nothing of it is out that upstream would answer
 		}
 		return
@@ -308,6 +310,17 @@ func (c *conn) write(r *http.Request, w io.Writer) error {
 		return err
 	}
 	return c.w.Flush()
+}
+
+// ask writes all of r and waits for the answer's first bytes.
+func (c *conn) ask(r *http.Request) error {
+	if err := r.Write(whole{c.w}); err != nil {
+		return err
+	}
+	c.socket.Await = true
+	err := c.w.Flush()
+	c.socket.Await = false
+	return err
 }
 
 // receive reads the header of the answer. Interim answers before it are handed
@@ -373,7 +386,7 @@ func (c *conn) passHeader(res *http.Response) {
 
 func (c *conn) setLimit(at time.Time) {
 	c.limit = at
-	c.raw.SetReadDeadline(at)
+	c.socket.SetReadDeadline(at)
 }
 
 // abort ends the exchange: its context is done, or its body failed. It is never
@@ -382,7 +395,7 @@ func (c *conn) abort() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.aborted = true
-	c.raw.SetDeadline(past)
+	c.socket.SetDeadline(past)
 }
 
 // body is an answer's body. At its end the connection is free for the next

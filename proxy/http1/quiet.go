@@ -3,7 +3,6 @@ package http1
 import (
 	"errors"
 	"net"
-	"syscall"
 	"time"
 )
 
@@ -14,7 +13,7 @@ func (c *conn) quiet(now, limit time.Time) bool {
 	if !c.limit.IsZero() && c.limit.Sub(now) < time.Second {
 		c.setLimit(time.Time{}) // past it, nothing can be looked at
 	}
-	if c.r.Buffered() > 0 || !c.look.silent() {
+	if c.r.Buffered() > 0 || !c.socket.Silent() {
 		return false
 	}
 	if c.records == nil {
@@ -25,50 +24,11 @@ func (c *conn) quiet(now, limit time.Time) bool {
 	}
 	// What was decrypted or read ahead with the last answer is crypto/tls's.
 	// Reading without time finds it and leaves the connection as it is.
-	c.raw.SetReadDeadline(past)
+	c.socket.SetReadDeadline(past)
 	n, err := c.net.Read(make([]byte, 1))
 	c.setLimit(limit)
 	var timeout net.Error
 	return n == 0 && errors.As(err, &timeout) && timeout.Timeout() && c.records.whole()
-}
-
-// look looks at a socket without waiting. It is made once for a connection, so
-// that looking allocates nothing.
-type look struct {
-	socket syscall.RawConn
-	read   func(fd uintptr) bool
-	result *lookResult
-}
-
-type lookResult struct {
-	b   [1]byte
-	err error
-}
-
-func newLook(raw net.Conn) look {
-	s, ok := raw.(syscall.Conn)
-	if !ok {
-		return look{}
-	}
-	socket, err := s.SyscallConn()
-	if err != nil {
-		return look{}
-	}
-	result := new(lookResult)
-	return look{socket: socket, result: result, read: func(fd uintptr) bool {
-		// Go's sockets don't block. A byte that is read is not missed: whatever
-		// comes is the connection's end.
-		for {
-			if _, result.err = syscall.Read(int(fd), result.b[:]); result.err != syscall.EINTR {
-				return true
-			}
-		}
-	}}
-}
-
-// silent reports that neither a byte nor the connection's end has come.
-func (l *look) silent() bool {
-	return l.socket != nil && l.socket.Read(l.read) == nil && errors.Is(l.result.err, syscall.EAGAIN)
 }
 
 // records follows the TLS records that come (RFC 8446 section 5.1), to know

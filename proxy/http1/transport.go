@@ -97,6 +97,9 @@ func New(c Config) *Transport {
 		c.TLS = c.TLS.Clone()
 		c.TLS.ServerName = host
 		c.TLS.NextProtos = []string{"http/1.1"}
+		// What is written is one record, and so one write to the socket: an answer
+		// is awaited behind it.
+		c.TLS.DynamicRecordSizingDisabled = true
 		if c.TLS.ClientSessionCache == nil {
 			c.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 		}
