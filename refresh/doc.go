@@ -20,9 +20,10 @@
 //     replicas share. Whoever waits for a token goes before the sweep. An
 //     admission that turns out to be of no use, since another owner was faster,
 //     goes to the next in line.
-//  4. The lease is taken: UPDATE … WHERE version = (the one read) AND the lease
-//     is free. The same statement counts the attempt, which is the journal, and
-//     returns the row, which is the re-read under the lease.
+//  4. The lease is taken, by one run of a process after the other: UPDATE … WHERE
+//     version = (the one read) AND the lease is free. The same statement counts
+//     the attempt, which is the journal, and returns the row, which is the
+//     re-read under the lease.
 //  5. Lark is asked, on a context that no caller can cancel and that ends well
 //     before the lease does. No connection or transaction is held meanwhile.
 //  6. Both tokens are stored WHERE version = (the one read); only then does

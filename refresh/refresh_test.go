@@ -343,6 +343,48 @@ func TestShutdownBeginsNothing(t *testing.T) {
 	})
 }
 
+// Claims queue for each other, but none for long behind one that the database
+// does not answer, and none at all when the process is told to stop.
+func TestClaimsQueue(t *testing.T) {
+	type ending struct {
+		sentence string
+		end      func(w *world)
+		after    time.Duration
+		stopped  bool
+	}
+	for _, tc := range []ending{
+		{"the one before has ended", func(w *world) { <-w.source.claiming }, 0, false},
+		{"the one before hangs", func(*world) {}, claimQueue, false},
+		{"the process stops", func(w *world) { w.shutdown() }, 0, true},
+	} {
+		t.Run(tc.sentence, func(t *testing.T) {
+			inWorld(t, nil, nil, func(t *testing.T, w *world) {
+				k := w.consented(larktest.Alice)
+				time.Sleep(3 * time.Hour)
+				began := time.Now()
+				w.source.claiming <- struct{}{} // somebody claims
+				got := make(chan error, 1)
+				go func() {
+					_, _, err := w.token(k)
+					got <- err
+				}()
+				synctest.Wait()
+				if n := w.attempts(); n != 0 || len(got) > 0 {
+					t.Errorf("%d calls to the token endpoint while another claims", n)
+				}
+				tc.end(w)
+				err := <-got
+				if took := time.Since(began); took != tc.after || errors.Is(err, session.ErrRefreshUnavailable) != tc.stopped || !tc.stopped && err != nil {
+					t.Errorf("%v after %v", err, took)
+				}
+				if row := w.row(k); row.Attempts != 0 || tc.stopped != (w.attempts() == 0) {
+					t.Errorf("%d attempts, %d calls", row.Attempts, w.attempts())
+				}
+			})
+		})
+	}
+}
+
 // A renewal that outlasts all patience is said to.
 func TestShutdownGivesUp(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {

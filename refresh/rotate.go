@@ -35,6 +35,8 @@ const (
 	leaseTries = 5
 	// userRetry is how long a user whom Lark disabled is left alone.
 	userRetry = time.Hour
+	// claimQueue is how long a run waits at most for others that claim.
+	claimQueue = 250 * time.Millisecond
 	// storeQuickly is how long a run tries to store a new pair before it lets
 	// its callers go and goes on behind them.
 	storeQuickly = 2 * time.Second
@@ -83,15 +85,14 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		if a, class, err := s.admission(ctx, app, row, w, changed); class != "" {
 			return a, class, err
 		}
-		// Counted from before the claim: a process that is stopped right after
-		// it must not wake up and send what another has taken over.
-		until := time.Now().Add(s.exchangeTimeout)
-		lease, err := s.store.Claim(ctx, key, row.Version, 2*s.exchangeTimeout)
+		lease, until, err := s.claim(ctx, row)
 		if err == nil {
 			return s.exchange(ctx, app, lease, w, until)
 		}
 		app.governor.pass()
 		switch {
+		case s.stopped() != nil:
+			return nil, Stopped, s.stopped()
 		case errors.Is(err, session.ErrLeased):
 			began := time.Now()
 			s.await(ctx, row)
@@ -101,6 +102,28 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 		}
 	}
 	return nil, Contended, &session.RetryError{Err: fmt.Errorf("others are at work on the session: %w", session.ErrRefreshUnavailable), After: time.Second}
+}
+
+// claim leases row's session and says until when Lark may be asked. Claims of
+// this replica queue for each other: the rate admits many calls at a moment,
+// when everything has expired at once, and a crowd of them in the database would
+// be felt by the requests that need no renewal. One that the database does not
+// answer holds nobody up for long.
+func (s *Source) claim(ctx context.Context, row *session.Session) (l *session.Lease, until time.Time, err error) {
+	patience := time.NewTimer(claimQueue)
+	defer patience.Stop()
+	select {
+	case s.claiming <- struct{}{}:
+		defer func() { <-s.claiming }()
+	case <-patience.C:
+	case <-s.stopping:
+		return nil, until, s.stopped()
+	}
+	// Counted from before the claim: a process that is stopped right after
+	// it must not wake up and send what another has taken over.
+	until = time.Now().Add(s.exchangeTimeout)
+	l, err = s.store.Claim(ctx, row.Key, row.Version, 2*s.exchangeTimeout)
+	return l, until, err
 }
 
 // admission waits for a call under the app's rate. Should the row decide

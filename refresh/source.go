@@ -75,6 +75,8 @@ type Source struct {
 	metrics         metrics
 
 	runs session.Group[*session.Access]
+	// claiming holds an item while a run claims a lease. See claim.
+	claiming chan struct{}
 	// behind counts what a run leaves to do after its end.
 	behind sync.WaitGroup
 	// stopping is closed by Shutdown: no run begins to ask Lark after it.
@@ -111,6 +113,7 @@ func New(c Config) (*Source, error) {
 		apps:     make(map[string]*app, len(c.Apps)),
 		tracer:   otel.Tracer("larkside/refresh"),
 		stopping: make(chan struct{}),
+		claiming: make(chan struct{}, 1),
 	}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	if s.threshold == 0 {
