@@ -227,7 +227,7 @@ func (u *upload) Read(b []byte) (int, error) {
 func (u *upload) Close() error { return u.body.Close() }
 
 func (u *upload) send(c *conn) {
-	u.err = c.write(&u.req, c.w)
+	u.err = c.write(&u.req)
 	spoilt := u.err != nil && !c.lost
 	switch {
 	case u.err == nil:
@@ -305,14 +305,15 @@ func (c *conn) send(r *http.Request, b *body) {
 // whole hides from net/http that it could flush between header and body.
 type whole struct{ *bufio.Writer }
 
-func (c *conn) write(r *http.Request, w io.Writer) error {
-	if err := r.Write(w); err != nil {
+func (c *conn) write(r *http.Request) error {
+	if err := r.Write(c.w); err != nil {
 		return err
 	}
 	return c.w.Flush()
 }
 
-// ask writes all of r and waits for the answer's first bytes.
+// ask writes all of r and waits for the answer's first bytes. It is not a method
+// of the socket's, since TLS may stand between.
 func (c *conn) ask(r *http.Request) error {
 	if err := r.Write(whole{c.w}); err != nil {
 		return err

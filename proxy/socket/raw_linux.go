@@ -20,7 +20,7 @@ func call(number, fd uintptr, b []byte) (int, error) {
 			return int(n), nil
 		case syscall.EINTR:
 		case syscall.EAGAIN:
-			return 0, syscall.EAGAIN
+			return 0, syscall.EAGAIN // as a constant it allocates nothing
 		default:
 			return 0, errno
 		}
