@@ -117,7 +117,9 @@ func (s *Source) claim(ctx context.Context, row *session.Session) (l *session.Le
 		defer func() { <-s.claiming }()
 	case <-patience.C:
 	case <-s.stopping:
-		return nil, until, s.stopped()
+	}
+	if err := s.stopped(); err != nil {
+		return nil, until, err
 	}
 	// Counted from before the claim: a process that is stopped right after
 	// it must not wake up and send what another has taken over.
