@@ -1,7 +1,6 @@
 package refresh
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,7 +44,7 @@ const (
 func newApp(id string, client Lark, store *session.Store, rates []session.Limit, now func() time.Time, log *slog.Logger) *app {
 	return &app{
 		id: id, client: client, now: now, log: log.With("app_id", id),
-		governor: &governor{app: id, store: store, rates: rates, news: make(chan struct{}, 1)},
+		governor: newGovernor(id, store, rates),
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			Name: id, MaxRequests: 1, Timeout: breakFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },
@@ -184,155 +183,4 @@ func (s *Source) Admitted(appID string) error {
 		return err
 	}
 	return nil
-}
-
-// governor spreads an app's calls to the token endpoint so that all replicas
-// together stay under its rates.
-type governor struct {
-	app   string
-	store *session.Store
-	rates []session.Limit
-
-	mu      sync.Mutex
-	urgent  []chan error
-	idle    []chan error
-	running bool
-	// news wakes a dispatcher that waits for the rate: the first urgent one came,
-	// or the last one left.
-	news chan struct{}
-}
-
-// batch is how many admissions are taken from the database at a time, at most.
-const batch = 20
-
-// join takes a place in line. The channel gets nil when one call may be made, or
-// the database's error; whoever does not wait for it has to leave.
-func (g *governor) join(urgent bool) (turn chan error) {
-	turn = make(chan error, 1)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if urgent {
-		g.urgent = append(g.urgent, turn)
-		if len(g.urgent) == 1 {
-			g.tell()
-		}
-	} else {
-		g.idle = append(g.idle, turn)
-	}
-	if !g.running {
-		g.running = true
-		go g.dispatch()
-	}
-	return turn
-}
-
-// leave gives up a place in line, or hands on what has just been admitted.
-func (g *governor) leave(turn chan error) {
-	if !g.drop(turn) && <-turn == nil {
-		g.pass()
-	}
-}
-
-// drop reports whether turn was still in line.
-func (g *governor) drop(turn chan error) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, queue := range []*[]chan error{&g.urgent, &g.idle} {
-		for i, c := range *queue {
-			if c == turn {
-				*queue = append((*queue)[:i:i], (*queue)[i+1:]...)
-				if len(g.urgent)+len(g.idle) == 0 {
-					g.tell()
-				}
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// dispatch runs while anyone waits.
-func (g *governor) dispatch() {
-	for {
-		n, urgent := g.waiting()
-		if n == 0 {
-			return
-		}
-		admitted, rest, err := g.store.TakeRate(context.Background(), g.name(), g.limits(urgent), min(n, batch))
-		switch {
-		case err != nil:
-			g.call(n, err)
-		case admitted > 0:
-			g.call(admitted, nil)
-		default:
-			g.pause(rest)
-		}
-	}
-}
-
-// pause waits for the rate to admit more, or for news.
-func (g *governor) pause(rest time.Duration) {
-	timer := time.NewTimer(rest)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-g.news:
-	}
-}
-
-func (g *governor) tell() {
-	select {
-	case g.news <- struct{}{}:
-	default:
-	}
-}
-
-// waiting returns how many wait, of the urgent ones if there are any, and ends
-// the dispatcher when nobody does.
-func (g *governor) waiting() (n int, urgent bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if n := len(g.urgent); n > 0 {
-		return n, true
-	}
-	g.running = len(g.idle) > 0
-	return len(g.idle), false
-}
-
-// limits leaves half of the rate to those who wait, on this replica or another,
-// when the work is not urgent.
-func (g *governor) limits(urgent bool) []session.Limit {
-	if urgent {
-		return g.rates
-	}
-	halves := make([]session.Limit, len(g.rates))
-	for i, l := range g.rates {
-		halves[i] = session.Limit{N: max(1, l.N/2), Period: l.Period}
-	}
-	return halves
-}
-
-// pass hands on an admission that its taker has found no use for: another owner
-// was at work on the session already. The next in line spends it at about the
-// same moment; with nobody in line it is lost.
-func (g *governor) pass() { g.call(1, nil) }
-
-// call tells the first n in line, the urgent ones first.
-func (g *governor) call(n int, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for range n {
-		queue := &g.urgent
-		if len(*queue) == 0 {
-			queue = &g.idle
-		}
-		if len(*queue) == 0 {
-			break
-		}
-		(*queue)[0] <- err
-		*queue = (*queue)[1:]
-	}
-	if len(g.urgent)+len(g.idle) == 0 {
-		g.tell()
-	}
 }

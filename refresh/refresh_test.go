@@ -162,7 +162,7 @@ func TestEveryCode(t *testing.T) {
 				k := w.consented(larktest.Alice)
 				time.Sleep(3 * time.Hour)
 				w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: c.code})
-				_, class, err := w.source.attempt(background(), k, want{version: 1, urgent: true})
+				_, class, err := w.source.attempt(background(), k, want{version: 1})
 				if class != c.class || !errors.Is(err, c.err) {
 					t.Errorf("class %s, %v", class, err)
 				}
@@ -531,7 +531,7 @@ func TestRevokedMeanwhile(t *testing.T) {
 func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
-		time.Sleep(time.Minute)
+		// From the first moment of a token's life.
 		together(20, func(int) {
 			a, err := w.source.Refused(t.Context(), k, 1)
 			if err != nil || a.Version != 2 {
@@ -544,13 +544,86 @@ func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 		if w.attempts() != 1 {
 			t.Errorf("%d refreshes", w.attempts())
 		}
-		// What refuses a token this young refuses the next one too.
-		if _, err := w.source.Refused(t.Context(), k, 2); !errors.Is(err, session.ErrConsentRequired) {
-			t.Errorf("a brand new token: %v", err)
+		// What refuses the successor too refuses the next one as well, whichever
+		// replica hears of it.
+		_, other := w.replica(nil)
+		for _, s := range []*Source{w.source, other} {
+			time.Sleep(10 * time.Second)
+			if _, err := s.Refused(t.Context(), k, 2); !errors.Is(err, session.ErrConsentRequired) {
+				t.Errorf("the successor: %v", err)
+			}
 		}
 		if w.attempts() != 1 {
 			t.Errorf("%d refreshes", w.attempts())
 		}
+		// Later it is a token like any other, and so is the pair of a new consent.
+		time.Sleep(11 * time.Second)
+		if a, err := w.source.Refused(t.Context(), k, 2); err != nil || a.Version != 3 {
+			t.Errorf("half a minute later: %v", err)
+		}
+		w.consented(larktest.Alice)
+		if a, err := w.source.Refused(t.Context(), k, 4); err != nil || a.Version != 5 {
+			t.Errorf("after a new consent: %v", err)
+		}
+	})
+}
+
+// A refused token may find a renewal under way that began behind a request.
+// When that one fails for the moment it keeps the token that there is, which is
+// no answer to who was refused: Lark's hiccup asks nobody to consent.
+func TestRefusedJoinsAFailingRenewal(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		k := w.consented(larktest.Alice)
+		time.Sleep(2*time.Hour - 5*time.Minute)
+		slow := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, HangAnswer: true, Code: 20072})
+		if a, _, err := w.token(k); err != nil || a.Version != 1 {
+			t.Fatalf("behind a request: %v", err)
+		}
+		synctest.Wait()
+		refused := make(chan error, 1)
+		go func() {
+			_, err := w.source.Refused(t.Context(), k, 1)
+			refused <- err
+		}()
+		synctest.Wait()
+		slow.Release()
+		if err := <-refused; !errors.Is(err, session.ErrRefreshUnavailable) {
+			t.Errorf("got %v", err)
+		}
+		time.Sleep(time.Minute)
+		if a, err := w.source.Refused(t.Context(), k, 1); err != nil || a.Version != 2 {
+			t.Errorf("when Lark is back: %v", err)
+		}
+	})
+}
+
+// A request that has to wait for a renewal which the sweep has queued, or a
+// request before it, takes that renewal's place forward.
+func TestWaitingPromotes(t *testing.T) {
+	rates := []session.Limit{{N: 2, Period: time.Minute}} // the sweep may use half of it
+	inWorld(t, nil, func(c *Config) { c.Rates, c.Sweep = rates, time.Minute }, func(t *testing.T, w *world) {
+		keys := users(w, 8)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		time.Sleep(6 * 24 * time.Hour)
+		go w.source.Run(ctx)
+		time.Sleep(90 * time.Second) // the sweep's eight are in line
+		start := time.Now()
+		together(len(keys), func(i int) {
+			if row := w.row(keys[i]); row.Version != 1 || i < len(keys)/2 {
+				return
+			}
+			if _, _, err := w.token(keys[i]); err != nil {
+				t.Error(err)
+			}
+		})
+		// Two a minute for at most four of them; in the sweep's order, and at its
+		// half of the rate, the last would wait for eight minutes.
+		if d := time.Since(start); d > 3*time.Minute {
+			t.Errorf("the last one waited for %s behind the sweep", d)
+		}
+		stop()
+		time.Sleep(10 * time.Minute)
 	})
 }
 

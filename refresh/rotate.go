@@ -25,8 +25,6 @@ type want struct {
 	refused bool
 	// force: renew even if the access token is fresh.
 	force bool
-	// urgent: a request waits.
-	urgent bool
 }
 
 const (
@@ -95,7 +93,7 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 			return nil, Stopped, s.stopped()
 		case errors.Is(err, session.ErrLeased):
 			began := time.Now()
-			s.await(ctx, row)
+			s.awaitOwner(ctx, row)
 			s.metrics.waitedForLease(ctx, time.Since(began))
 		case !errors.Is(err, session.ErrConflict):
 			return nil, StoreFailed, retryLater(err)
@@ -133,11 +131,11 @@ func (s *Source) claim(ctx context.Context, row *session.Session) (l *session.Le
 // that is the result; an empty class means that Lark may be asked.
 func (s *Source) admission(ctx context.Context, app *app, row *session.Session, w want, changed <-chan struct{}) (*session.Access, Class, error) {
 	asked := time.Now()
-	defer func() { s.metrics.waitedForRate(ctx, w.urgent, time.Since(asked)) }()
-	turn := app.governor.join(w.urgent)
+	turn := app.governor.join(row.Key.OpenID)
+	defer func() { s.metrics.waitedForRate(ctx, app.governor.wasUrgent(turn), time.Since(asked)) }()
 	for {
 		select {
-		case err := <-turn:
+		case err := <-turn.ready:
 			if err != nil {
 				return nil, StoreFailed, retryLater(err)
 			}
@@ -170,7 +168,7 @@ func (s *Source) settled(row *session.Session, w want) (*session.Access, Class, 
 	switch {
 	case a.Usable(now) && (moved || !w.refused && !w.force && now.Before(a.RefreshAt(s.threshold))):
 		return a, WonByOther, nil
-	case w.refused && now.Sub(row.IssuedAt).Abs() < youngest && a.Usable(now):
+	case w.refused && row.AfterRefusal && now.Sub(row.IssuedAt).Abs() < successorRest && a.Usable(now):
 		return nil, Refused, &session.ConsentRequiredError{Reason: session.TokenRefused}
 	case s.isUnstored(row.Key):
 		return nil, StoreFailed, retryLater(fmt.Errorf("a renewed token awaits the database: %w", session.ErrUnavailable))
@@ -181,9 +179,9 @@ func (s *Source) settled(row *session.Session, w want) (*session.Access, Class, 
 	return nil, "", nil
 }
 
-// await returns when another owner of the session's lease has come to a
+// awaitOwner returns when another owner of the session's lease has come to a
 // result, or may have died.
-func (s *Source) await(ctx context.Context, row *session.Session) {
+func (s *Source) awaitOwner(ctx context.Context, row *session.Session) {
 	changed, stop := s.store.Watch(row.Key)
 	defer stop()
 	deadline := time.NewTimer(2 * s.exchangeTimeout)
@@ -235,12 +233,13 @@ func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w wan
 	if s.testingOnlyBeforeStore != nil {
 		s.testingOnlyBeforeStore(l.Session.Key)
 	}
-	return s.keep(ctx, l, newTokens(l.Session, token, asked))
+	return s.keep(ctx, l, newTokens(l.Session, token, asked, w.refused))
 }
 
-func newTokens(old *session.Session, t lark.Token, asked time.Time) session.Tokens {
+func newTokens(old *session.Session, t lark.Token, asked time.Time, refused bool) session.Tokens {
 	n := session.Tokens{
-		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken,
+		AfterRefusal: refused,
+		AccessToken:  t.AccessToken, RefreshToken: t.RefreshToken,
 		TokenType: t.TokenType, TokenURL: t.TokenURL, Scope: t.Scope,
 		IssuedAt: asked, ExpiresAt: asked.Add(t.ExpiresIn),
 	}

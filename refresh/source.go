@@ -96,10 +96,10 @@ const (
 	// renewPeriod is how often a request that finds its token near the end may
 	// start a renewal behind it.
 	renewPeriod = time.Second
-	// youngest is how long after its issue a refused token is not renewed
-	// again: what refuses a token that young refuses the next one too, and each
-	// would cost a rotation.
-	youngest = 5 * time.Second
+	// successorRest is how long the successor of a refused token is not renewed
+	// again when it is refused too: what refuses both refuses the next one as
+	// well, and each would cost a rotation.
+	successorRest = 30 * time.Second
 )
 
 // New returns a Source. Run [Source.Run] beside it for the sweep.
@@ -195,9 +195,7 @@ func (s *Source) wait(ctx context.Context, a *session.Access) (*session.Access, 
 	if err := s.hopeless(a); err != nil {
 		return nil, session.Missing, err
 	}
-	fresh, joined, err := s.runs.Do(ctx, a.Key, func(ctx context.Context) (*session.Access, error) {
-		return s.renew(ctx, a.Key, want{version: a.Version, urgent: true})
-	})
+	fresh, joined, err := s.await(ctx, a.Key, want{version: a.Version})
 	switch {
 	case err != nil:
 		return nil, session.Missing, err
@@ -232,17 +230,31 @@ func (s *Source) hopeless(a *session.Access) error {
 // returns another one: the stored one if that has moved on already, else the
 // result of one forced refresh. Errors are those of [Source.Token].
 func (s *Source) Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
-	fresh, _, err := s.runs.Do(ctx, key, func(ctx context.Context) (*session.Access, error) {
-		return s.renew(ctx, key, want{version: version, refused: true, urgent: true})
+	for {
+		fresh, joined, err := s.await(ctx, key, want{version: version, refused: true})
+		switch {
+		case err != nil:
+			return nil, err
+		case fresh.Version != version && fresh.Usable(s.now()):
+			return fresh, nil
+		case !joined:
+			return nil, retryLater(fmt.Errorf("%w: the token was refused and no other came", session.ErrRefreshUnavailable))
+		}
+		// The run that was joined did not know of the refusal: it failed for the
+		// moment and kept the token that there is. The next run knows.
+	}
+}
+
+// await returns what a run for key brings, and whether that run had been
+// started by another caller. The run's call to Lark goes before those that
+// nobody waits for.
+func (s *Source) await(ctx context.Context, key session.Key, w want) (a *session.Access, joined bool, err error) {
+	if app, ok := s.apps[key.AppID]; ok {
+		defer app.governor.expect(key.OpenID)()
+	}
+	return s.runs.Do(ctx, key, func(ctx context.Context) (*session.Access, error) {
+		return s.renew(ctx, key, w)
 	})
-	if err != nil {
-		return nil, err
-	}
-	if fresh.Version == version || !fresh.Usable(s.now()) {
-		// A run for another purpose was joined and left things as they were.
-		return nil, &session.ConsentRequiredError{Reason: session.TokenRefused}
-	}
-	return fresh, nil
 }
 
 // Refresh renews key's session now, whether it needs it or not. When that fails
@@ -258,9 +270,7 @@ func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access,
 	if err := s.hopeless(a); err != nil {
 		return nil, err
 	}
-	fresh, _, err := s.runs.Do(ctx, key, func(ctx context.Context) (*session.Access, error) {
-		return s.renew(ctx, key, want{version: a.Version, force: true, urgent: true})
-	})
+	fresh, _, err := s.await(ctx, key, want{version: a.Version, force: true})
 	if err == nil && fresh.Version == a.Version {
 		// The token that there was still works, so the failure was not passed on.
 		return nil, &session.RetryError{Err: fmt.Errorf("%w: nothing was renewed", session.ErrRefreshUnavailable), After: time.Second}

@@ -28,6 +28,8 @@ type Tokens struct {
 	AccessToken, RefreshToken             Secret
 	TokenType, TokenURL, Scope            string
 	IssuedAt, ExpiresAt, RefreshExpiresAt time.Time
+	// AfterRefusal is [Session.AfterRefusal].
+	AfterRefusal bool
 }
 
 // Claim takes the lease on key's session for ttl, provided that the session is
@@ -90,7 +92,7 @@ func (s *Store) Replace(ctx context.Context, l *Lease, t Tokens) (*Session, erro
 	err := s.db.GetContext(ctx, &r, queryReplace, key.AppID, key.OpenID, l.Session.Version,
 		s.ring.seal(t.AccessToken, accessPlace(key)), s.ring.seal(t.RefreshToken, refreshPlace(key)),
 		t.TokenType, t.TokenURL, t.Scope, millis(t.IssuedAt), millis(t.ExpiresAt),
-		millis(t.RefreshExpiresAt), refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()))
+		millis(t.RefreshExpiresAt), refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()), flag(t.AfterRefusal))
 	if err := noRows(err, ErrConflict, "storing refreshed tokens"); err != nil {
 		return s.alreadyReplaced(ctx, key, t, err)
 	}
@@ -111,13 +113,9 @@ func (s *Store) alreadyReplaced(ctx context.Context, key Key, t Tokens, cause er
 // same, which keeps the journal's entry open. Nobody tries again before retry
 // is over. [ErrConflict] when the row changed or the lease is another's.
 func (s *Store) Release(ctx context.Context, l *Lease, spent bool, retry time.Duration) (*Session, error) {
-	closed := 1
-	if spent {
-		closed = 0
-	}
 	var r row
 	err := s.db.GetContext(ctx, &r, queryRelease, l.Session.AppID, l.Session.OpenID, l.Session.Version,
-		l.owner, closed, retry.Milliseconds())
+		l.owner, flag(!spent), retry.Milliseconds())
 	if err := noRows(err, ErrConflict, "releasing a session"); err != nil {
 		return nil, err
 	}
@@ -138,13 +136,9 @@ type Ending struct {
 // End gives the lease back and marks the session as one that can't be renewed.
 // [ErrConflict] when the row changed or the lease is another's.
 func (s *Store) End(ctx context.Context, l *Lease, e Ending) (*Session, error) {
-	drop := 0
-	if e.DropAccess {
-		drop = 1
-	}
 	var r row
 	err := s.db.GetContext(ctx, &r, queryEnd, l.Session.AppID, l.Session.OpenID, l.Session.Version,
-		l.owner, e.State, e.Reason, e.Retry.Milliseconds(), drop)
+		l.owner, e.State, e.Reason, e.Retry.Milliseconds(), flag(e.DropAccess))
 	if err := noRows(err, ErrConflict, "ending a session"); err != nil {
 		return nil, err
 	}
@@ -156,4 +150,12 @@ func randomID() string {
 	b := make([]byte, 16)
 	rand.Read(b)
 	return hex.EncodeToString(b)
+}
+
+// flag is b as both databases store it.
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }

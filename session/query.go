@@ -6,7 +6,7 @@ package session
 const sessionColumns = `app_id, open_id, union_id, user_id, profile, state, reason,
 	access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
 	refresh_expires_at, granted_at, refreshed_at, version, attempts, attempt_at,
-	failures, retry_at, synced_at`
+	failures, retry_at, synced_at, after_refusal`
 
 const queryLoad = `SELECT ` + sessionColumns + ` FROM sessions WHERE app_id = $1 AND open_id = $2`
 
@@ -28,7 +28,7 @@ const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, prof
 		token_type = excluded.token_type, token_url = excluded.token_url, scope = excluded.scope,
 		issued_at = excluded.issued_at, expires_at = excluded.expires_at,
 		refresh_expires_at = excluded.refresh_expires_at, refresh_due_at = excluded.refresh_due_at,
-		granted_at = excluded.granted_at, refreshed_at = 0, synced_at = excluded.synced_at,
+		granted_at = excluded.granted_at, refreshed_at = 0, after_refusal = 0, synced_at = excluded.synced_at,
 		refresh_life = excluded.refresh_life,
 		version = sessions.version + 1,
 		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0,
@@ -52,7 +52,7 @@ const queryClaim = `UPDATE sessions SET
 const queryReplace = `UPDATE sessions SET
 		access_token = $4, refresh_token = $5, token_type = $6, token_url = $7, scope = $8,
 		issued_at = $9, expires_at = $10, refresh_expires_at = $11, refresh_due_at = $12,
-		refreshed_at = $13, state = 'active', reason = '', version = version + 1,
+		refreshed_at = $13, after_refusal = $14, state = 'active', reason = '', version = version + 1,
 		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0,
 		changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND version = $3

@@ -79,7 +79,11 @@ type Session struct {
 	// RefreshedAt is when the pair was last rotated; zero before the first.
 	RefreshedAt time.Time
 
-	// Version counts every change of tokens, state or aliases. It is the
+	// AfterRefusal says that this pair replaced one whose access token Lark had
+	// refused before its end.
+	AfterRefusal bool
+
+	// Version counts the pairs that were stored, and the revocations. It is the
 	// compare-and-swap operand; a lease does not move it.
 	Version int64
 	// Attempts counts the times this refresh token was about to be sent without

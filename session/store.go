@@ -459,6 +459,7 @@ type row struct {
 	Failures         int    `db:"failures"`
 	RetryAt          int64  `db:"retry_at"`
 	SyncedAt         int64  `db:"synced_at"`
+	AfterRefusal     int64  `db:"after_refusal"`
 }
 
 // unseal opens a row. A record that does not open is an error of the store,
@@ -473,7 +474,7 @@ func (s *Store) unseal(r *row) (*Session, error) {
 		RefreshExpiresAt: fromMillis(r.RefreshExpiresAt),
 		GrantedAt:        fromMillis(r.GrantedAt), RefreshedAt: fromMillis(r.RefreshedAt),
 		Version: r.Version, Attempts: int(r.Attempts), AttemptAt: fromMillis(r.AttemptAt),
-		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), SyncedAt: fromMillis(r.SyncedAt),
+		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), SyncedAt: fromMillis(r.SyncedAt), AfterRefusal: r.AfterRefusal != 0,
 	}
 	var err1, err2, err3 error
 	out.AccessToken, err1 = s.ring.open(r.AccessToken, accessPlace(out.Key))

@@ -20,7 +20,11 @@ import (
 	"larkside/test/process"
 )
 
-var isolationFor = flag.Duration("isolation", 5*time.Second, "how long TestIsolation goes on, for each database")
+var isolationFor = flag.Duration("isolation", 5*time.Second, "how long TestIsolation goes on at least, for each database")
+
+// successorRest is how long the successor of a refused token is not renewed
+// again (contract 4.8), and a bit.
+const successorRest = 31 * time.Second
 
 const secondApp = larktest.AppID + "2"
 
@@ -54,15 +58,21 @@ func isolate(t *testing.T, db *dbtest.DB) {
 	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{
 		"APPS": secondApp + ":secret-of-the-second-app", "REFRESH_RATE": "100000/1s", "LOG_LEVEL": "info", "CACHE_SIZE": "150", "CACHE_TTL": "100ms",
 	}})
-	ctx, cancel := context.WithTimeout(t.Context(), *isolationFor)
-	defer cancel()
+	began := time.Now()
 	var group sync.WaitGroup
-	var answered, hungUp, refused atomic.Int64
+	var answered, hungUp, unavailable atomic.Int64
+	enough := func() bool {
+		return time.Since(began) > *isolationFor && answered.Load() >= 5_000 && hungUp.Load() >= 100 &&
+			lark.Summary().Redemptions[larktest.Answered] >= 100 || t.Failed()
+	}
 	for i, u := range users {
 		group.Go(func() {
 			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
 			defer client.CloseIdleConnections()
-			for ctx.Err() == nil {
+			// revocable is when each app's access token may be revoked, so that
+			// Lark never refuses a successor that must not be renewed yet.
+			revocable := map[string]time.Time{larktest.AppID: began, secondApp: began}
+			for !enough() {
 				app, id := []string{larktest.AppID, secondApp}[rand.IntN(2)], u.OpenID
 				name := id
 				if !strings.HasPrefix(id, "ou_") {
@@ -71,7 +81,8 @@ func isolate(t *testing.T, db *dbtest.DB) {
 					name = []string{u.UserID, u.UnionID}[rand.IntN(2)]
 				}
 				owner := lark.OpenIDIn(app, id)
-				if rand.IntN(20) == 0 {
+				if at, ok := revocable[app]; ok && time.Now().After(at) && rand.IntN(20) == 0 {
+					delete(revocable, app)
 					lark.Revoke(owner, larktest.AccessToken)
 				}
 				body := fmt.Sprint("body of ", app, " ", id)
@@ -92,24 +103,25 @@ func isolate(t *testing.T, db *dbtest.DB) {
 				case err != nil:
 					t.Errorf("user %d: %v", i, err)
 					return
-				case a.Status == 503 && a.Name() != "", a.Status == 401 && a.Envelope.Error.Reason == "token_refused":
-					refused.Add(1) // revoked again while it was being renewed
+				case a.Status == 503 && a.Name() == "refresh_unavailable":
+					unavailable.Add(1) // the machine is too busy for Lark's answer
 				case a.Status != 200 || a.Envelope.Owner.OpenID != owner || a.Envelope.Owner.AppID != app:
+					// A user whose token Lark refuses gets the next one: no 401 here.
 					t.Errorf("%s of %s got %d %s", id, app, a.Status, a.Body)
 					return
 				default:
 					answered.Add(1)
+					if _, ok := revocable[app]; !ok {
+						revocable[app] = time.Now().Add(successorRest)
+					}
 				}
 			}
 		})
 	}
 	group.Wait()
 	noneWrong(t, lark)
-	refreshes := lark.Summary().Redemptions[larktest.Answered]
-	t.Logf("%d answers, %d callers hung up, %d refused, %d refreshes", answered.Load(), hungUp.Load(), refused.Load(), refreshes)
-	if answered.Load() < 200 || hungUp.Load() == 0 || refreshes < 10 || refused.Load() > answered.Load()/10 {
-		t.Error("that proves too little")
-	}
+	t.Logf("%d answers, %d callers hung up, %d told to come back, %d refreshes, in %s", answered.Load(), hungUp.Load(), unavailable.Load(),
+		lark.Summary().Redemptions[larktest.Answered], time.Since(began).Round(time.Second))
 	// Unicode twins are nobody.
 	for _, id := range []string{"оu_a", "ou_а", "ou_a\u200b", "ou_\uff41", "ou_a\u0301"} {
 		if a := p.Get(t, echo, id); a.Status != 400 || a.Name() != "invalid_user_id" {

@@ -24,6 +24,7 @@ CREATE TABLE sessions (
     refresh_due_at     integer NOT NULL DEFAULT 0,   -- when the sweep renews it if nobody else did
     granted_at         integer NOT NULL,
     refreshed_at       integer NOT NULL DEFAULT 0,
+    after_refusal      integer NOT NULL DEFAULT 0,   -- 1: Lark had refused the access token before this one
     version            integer NOT NULL,             -- compare-and-swap operand
     lease_owner        text   NOT NULL DEFAULT '',  -- who may spend the refresh token,
     lease_until        integer NOT NULL DEFAULT 0,   -- and until when (larkside_now)
