@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"html"
 	"io"
 	"net/http"
 	"net/url"
@@ -125,12 +126,12 @@ func click(t *testing.T, emulator, chat string) {
 		}
 		return body
 	}
-	link := regexp.MustCompile(`href="([^"]*/device\?user_code=([A-Z0-9-]+))"`).FindStringSubmatch(request("GET", chat, nil))
+	link := regexp.MustCompile(`href="([^"]*/oauth/v1/device/verify\?[^"]*user_code=([A-Z0-9-]+))"`).FindStringSubmatch(request("GET", chat, nil))
 	if link == nil {
 		t.Fatal("the chat page has no link to the device page")
 	}
-	request("GET", link[1], nil)
-	request("POST", emulator+"/device", url.Values{"user_code": {link[2]}, "account": {larktest.Carol}, "decision": {"approve"}})
+	request("GET", html.UnescapeString(link[1]), nil)
+	request("POST", emulator+"/oauth/v1/device/verify", url.Values{"user_code": {link[2]}, "account": {larktest.Carol}, "decision": {"approve"}})
 }
 
 func fetch(t *testing.T, r *http.Request) (status int, body string) {

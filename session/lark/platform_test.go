@@ -3,6 +3,7 @@ package lark_test
 import (
 	"errors"
 	"net/url"
+	"strings"
 	"testing"
 
 	"larkside/session"
@@ -32,6 +33,9 @@ func TestGrantOnPlatform(t *testing.T) {
 			p.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RedirectURIs = []string{redirect} })
 			c := onPlatform(t, p, tokenPath)
 
+			if tokenPath == "/oauth/v3/token" { // which refuses PKCE by itself
+				p.Switch(func(s *larktest.Switches) { s.V3TakesPKCE = true })
+			}
 			// RFC 7636, appendix B.
 			proof := session.NewSecret("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
 			back, err := p.Consent(c.AuthorizeURL(redirect, "st", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM", []string{"offline_access"}), larktest.Alice)
@@ -105,7 +109,7 @@ func TestLostOnPlatform(t *testing.T) {
 
 func TestDeviceFlowOnPlatform(t *testing.T) {
 	p := larktest.Start(t, nil)
-	c := onPlatform(t, p, "/oauth/v3/token")
+	c := onPlatform(t, p, "/open-apis/authen/v2/oauth/token")
 	d, err := c.StartDevice(t.Context(), []string{"offline_access"})
 	if err != nil {
 		t.Fatal(err)
@@ -162,5 +166,89 @@ func TestCardsAndUsersOnPlatform(t *testing.T) {
 	}
 	if tok, err := c.TenantAccessToken(t.Context()); err != nil || tok.Empty() {
 		t.Error(err)
+	}
+}
+
+// Whichever version of the token endpoint is configured, and whichever of them
+// takes what, a consent comes through at the latest when it is tried again.
+func TestTokenEndpointVersions(t *testing.T) {
+	const v2, v3 = "/open-apis/authen/v2/oauth/token", "/oauth/v3/token"
+	for name, c := range map[string]struct {
+		configured, want string
+		switches         func(*larktest.Switches)
+	}{
+		"v2":                       {v2, v2, func(*larktest.Switches) {}},
+		"v2 takes JSON only":       {v2, v2, func(s *larktest.Switches) { s.V2JSONOnly = true }},
+		"v3, which refuses":        {v3, v2, func(*larktest.Switches) {}},
+		"v3, which takes it":       {v3, v3, func(s *larktest.Switches) { s.V3TakesDevicePolls, s.V3TakesPKCE = true, true }},
+		"v2 refuses, v3 takes it":  {v2, v3, func(s *larktest.Switches) { s.V2RefusesDevicePolls, s.V3TakesDevicePolls = true, true }},
+		"v3 refuses, v2 JSON only": {v3, v2, func(s *larktest.Switches) { s.V2JSONOnly = true }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := larktest.Start(t, &larktest.Config{TokenPerSecond: -1, TokenPerMinute: -1})
+			p.Switch(c.switches)
+			client := onPlatform(t, p, c.configured)
+			d, err := client.StartDevice(t.Context(), []string{"offline_access"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Approve(d.VerificationURIComplete, larktest.Bob); err != nil {
+				t.Fatal(err)
+			}
+			var token lark.Token
+			for range 2 {
+				if token, err = client.PollDevice(t.Context(), d.DeviceCode); err == nil {
+					break
+				}
+			}
+			if err != nil || token.TokenURL != p.URL+c.want {
+				t.Fatalf("granted by %q, %v", token.TokenURL, err)
+			}
+			if next, err := client.Refresh(t.Context(), token.TokenURL, token.RefreshToken); err != nil || next.TokenURL != p.URL+c.want {
+				t.Errorf("refreshed by %q, %v", next.TokenURL, err)
+			}
+		})
+	}
+}
+
+// When both versions refuse, the configured one is asked again: neither is worse.
+func TestBothTokenEndpointsRefuse(t *testing.T) {
+	p := larktest.Start(t, &larktest.Config{TokenPerSecond: -1, TokenPerMinute: -1})
+	p.Switch(func(s *larktest.Switches) { s.V2RefusesDevicePolls = true })
+	client := onPlatform(t, p, "/open-apis/authen/v2/oauth/token")
+	for range 4 {
+		if _, err := client.PollDevice(t.Context(), session.NewSecret("d")); asError(t, err).Code != 20036 {
+			t.Fatal(err)
+		}
+	}
+	var asked []string
+	for _, call := range p.Calls(larktest.To(larktest.TokenEndpoint)) {
+		asked = append(asked, call.Path)
+	}
+	if got := strings.Join(asked, " "); got != "/open-apis/authen/v2/oauth/token /oauth/v3/token /open-apis/authen/v2/oauth/token /open-apis/authen/v2/oauth/token" {
+		t.Error(got)
+	}
+}
+
+// The secret and a refresh token go to whole addresses only: customers' webhooks
+// live on Lark's host too.
+func TestRefreshGoesNowhereElse(t *testing.T) {
+	p := larktest.Start(t, nil)
+	client := onPlatform(t, p, "/open-apis/authen/v2/oauth/token")
+	for _, to := range []string{
+		p.URL + "/anycross/trigger/callback/X", p.URL + "/open-apis/authen/v2/oauth/token?", p.URL + "/open-apis/authen/v2/oauth/token/../../../../../anycross/trigger/callback/X",
+		p.URL + "/open-apis/authen/v1/oauth/token", "https://example.com/oauth/v3/token", p.URL,
+	} {
+		tokens, err := p.Grant(larktest.AppID, larktest.Alice, "offline_access")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := client.Refresh(t.Context(), to, session.NewSecret(tokens.RefreshToken))
+		if err != nil || got.TokenURL != p.URL+"/open-apis/authen/v2/oauth/token" || len(got.Warnings) == 0 {
+			t.Errorf("%s: asked %q, %v, %v", to, got.TokenURL, got.Warnings, err)
+		}
+	}
+	if calls := p.Calls(func(c larktest.Call) bool { return strings.Contains(c.Path, "anycross") }); len(calls) != 0 {
+		t.Errorf("sent to %s", calls[0].Path)
 	}
 }

@@ -305,7 +305,7 @@ func BenchmarkRefresh(b *testing.B) {
 			platform := larktest.Start(b, &larktest.Config{TokenPerSecond: -1, TokenPerMinute: -1, AdHocUsers: true})
 			client, err := lark.New(lark.Config{
 				AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
-				OpenURL: platform.URL, AccountsURL: platform.URL, TokenURL: platform.URL + "/oauth/v3/token",
+				OpenURL: platform.URL, AccountsURL: platform.URL, TokenURL: platform.URL + "/open-apis/authen/v2/oauth/token",
 			})
 			if err != nil {
 				b.Fatal(err)
@@ -351,7 +351,7 @@ func expired(b *testing.B, platform *larktest.Platform, store *session.Store, i 
 	}
 	g := grant(i, 2*time.Hour)
 	g.OpenID = openID
-	g.AccessToken, g.RefreshToken, g.TokenURL = session.NewSecret(t.AccessToken), session.NewSecret(t.RefreshToken), platform.URL+"/oauth/v3/token"
+	g.AccessToken, g.RefreshToken, g.TokenURL = session.NewSecret(t.AccessToken), session.NewSecret(t.RefreshToken), platform.URL+"/open-apis/authen/v2/oauth/token"
 	g.IssuedAt, g.ExpiresAt = time.Now().Add(-3*time.Hour), time.Now().Add(-time.Hour)
 	if _, err := store.Put(b.Context(), g); err != nil {
 		b.Fatal(err)

@@ -203,7 +203,7 @@ func (w *world) consent(user string) {
 	_, err = w.store.Put(w.t.Context(), session.Session{
 		Key:         session.Key{AppID: larktest.AppID, OpenID: user},
 		AccessToken: session.NewSecret(granted.AccessToken), RefreshToken: session.NewSecret(granted.RefreshToken),
-		TokenType: "Bearer", TokenURL: w.lark.URL + "/oauth/v3/token", Scope: granted.Scope,
+		TokenType: "Bearer", TokenURL: w.lark.URL + "/open-apis/authen/v2/oauth/token", Scope: granted.Scope,
 		IssuedAt: now, ExpiresAt: now.Add(granted.ExpiresIn), RefreshExpiresAt: now.Add(granted.RefreshExpiresIn),
 		GrantedAt: now, SyncedAt: now,
 	})

@@ -141,7 +141,7 @@ func authorizationRequired(t *testing.T) {
 	a := p.Get(t, records, alice)
 	is(t, a, 401, "authorization_required")
 	e := a.Envelope.Error
-	if e.Reason != "no_session" || e.Card != "sent" || e.ExpiresIn <= 0 || !strings.HasPrefix(e.AuthorizeURL, lark.URL+"/device?user_code=") {
+	if e.Reason != "no_session" || e.Card != "sent" || e.ExpiresIn <= 0 || !strings.HasPrefix(e.AuthorizeURL, lark.URL+"/oauth/v1/device/verify?flow_id=") {
 		t.Errorf("%+v", e)
 	}
 	if got := a.Header.Get("WWW-Authenticate"); got != `Bearer realm="lark", error="invalid_token"` {

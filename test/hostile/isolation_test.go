@@ -161,7 +161,7 @@ func seedBoth(t *testing.T, db *dbtest.DB, lark *larktest.Platform, users []lark
 			_, err = store.Put(t.Context(), session.Session{
 				Key: session.Key{AppID: app, OpenID: u.OpenID}, UnionID: u.UnionID, UserID: u.UserID,
 				AccessToken: session.NewSecret(tokens.AccessToken), RefreshToken: session.NewSecret(tokens.RefreshToken),
-				TokenType: "Bearer", TokenURL: lark.URL + "/oauth/v3/token", Scope: tokens.Scope,
+				TokenType: "Bearer", TokenURL: lark.URL + "/open-apis/authen/v2/oauth/token", Scope: tokens.Scope,
 				IssuedAt: at, ExpiresAt: at.Add(tokens.ExpiresIn), RefreshExpiresAt: at.Add(tokens.RefreshExpiresIn), GrantedAt: at, SyncedAt: at,
 			})
 			if err != nil {

@@ -118,17 +118,57 @@ func serveInsert(p *Platform, x *exchange) answer {
 	if x.decode(&in) != nil || json.Unmarshal([]byte(in.Records), &rows) != nil {
 		return x.fail(http.StatusBadRequest, 2320001, "records must be a JSON string of an array")
 	}
-	w, table := p.keep(x), x.table()
+	w, table, prefer := p.keep(x), x.table(), preferred(x.r.Header)
 	if len(w.tables[table])+len(rows) > maxRows {
 		return x.fail(http.StatusBadRequest, 2320006, "the emulator keeps at most 1000 rows a table")
 	}
-	ids := []string{}
-	for _, r := range rows {
-		r["_id"], r["owner"] = "rec-"+newID(), x.call.Owner
-		ids = append(ids, r["_id"].(string))
-		w.tables[table] = append(w.tables[table], r)
+	if prefer.resolution == "" && slices.ContainsFunc(rows, func(r row) bool { return find(w.tables[table], r["_id"]) != nil }) {
+		return x.fail(http.StatusBadRequest, 2320006, "duplicate key value violates unique constraint")
 	}
-	return success(object{{"record_ids", ids}, {"owner", p.owner(x)}})
+	written := []row{}
+	for _, r := range rows {
+		there := find(w.tables[table], r["_id"])
+		switch {
+		case there == nil:
+			if id, given := r["_id"].(string); !given || id == "" {
+				r["_id"] = "rec-" + newID()
+			}
+			r["owner"] = x.call.Owner
+			prefer.complete(r)
+			w.tables[table] = append(w.tables[table], r)
+			written = append(written, r)
+		case prefer.resolution == "merge-duplicates":
+			there.merge(r)
+			written = append(written, there)
+		}
+	}
+	return p.writtenRecords(x, written)
+}
+
+// find is the row of an id; nil when there is none.
+func find(rows []row, id any) row {
+	for _, r := range rows {
+		if id != nil && r["_id"] == id {
+			return r
+		}
+	}
+	return nil
+}
+
+// writtenRecords names the rows that a write touched, and shows them with
+// return=representation: a JSON string, as where records are read.
+func (p *Platform) writtenRecords(x *exchange, written []row) answer {
+	ids := []string{}
+	for _, r := range written {
+		id, _ := r["_id"].(string)
+		ids = append(ids, id)
+	}
+	data := object{{"record_ids", ids}, {"owner", p.owner(x)}}
+	if preferred(x.r.Header).returns == "representation" {
+		items, _ := json.Marshal(written)
+		data = data.with("items", string(items))
+	}
+	return success(data)
 }
 
 func servePatch(p *Platform, x *exchange) answer {
@@ -139,22 +179,20 @@ func servePatch(p *Platform, x *exchange) answer {
 	if x.decode(&in) != nil || json.Unmarshal([]byte(in.Record), &change) != nil {
 		return x.fail(http.StatusBadRequest, 2320001, "record must be a JSON string of an object")
 	}
-	ids := []string{}
-	for _, r := range x.selected(p.keep(x)) {
-		ids = append(ids, r.merge(change))
+	selected := x.selected(p.keep(x))
+	for _, r := range selected {
+		r.merge(change)
 	}
-	return success(object{{"record_ids", ids}, {"owner", p.owner(x)}})
+	return p.writtenRecords(x, selected)
 }
 
-// merge changes a row but for its id and owner, and returns the id.
-func (r row) merge(change row) string {
+// merge changes a row but for its id and owner.
+func (r row) merge(change row) {
 	for name, value := range change {
 		if name != "_id" && name != "owner" {
 			r[name] = value
 		}
 	}
-	id, _ := r["_id"].(string)
-	return id
 }
 
 func serveBatchUpdate(p *Platform, x *exchange) answer {
@@ -165,15 +203,14 @@ func serveBatchUpdate(p *Platform, x *exchange) answer {
 	if x.decode(&in) != nil || json.Unmarshal([]byte(in.Records), &changes) != nil {
 		return x.fail(http.StatusBadRequest, 2320001, "records must be a JSON string of an array")
 	}
-	ids := []string{}
+	rows, written := p.keep(x).tables[x.table()], []row{}
 	for _, change := range changes {
-		for _, r := range p.keep(x).tables[x.table()] {
-			if r["_id"] == change["_id"] {
-				ids = append(ids, r.merge(change))
-			}
+		if r := find(rows, change["_id"]); r != nil {
+			r.merge(change)
+			written = append(written, r)
 		}
 	}
-	return success(object{{"record_ids", ids}, {"owner", p.owner(x)}})
+	return p.writtenRecords(x, written)
 }
 
 func serveDelete(p *Platform, x *exchange) answer {

@@ -201,8 +201,9 @@ func TestTenantToken(t *testing.T) {
 	if r := call(t, p, "POST", path, "", `{"app_id":"`+AppID+`","app_secret":"`+AppSecret+`"}`); !strings.HasPrefix(r.text("app_access_token"), "a-") {
 		t.Errorf("app token: %s", r.Raw)
 	}
-	want(t, call(t, p, "POST", path, "", `{"app_id":"cli_x","app_secret":"x"}`), 200, 10003)
-	want(t, call(t, p, "POST", path, "", `{"app_id":"`+AppID+`","app_secret":"x"}`), 200, 10015)
+	want(t, call(t, p, "POST", path, "", `{"app_id":"cli_x","app_secret":"x"}`), 200, 10003) // malformed
+	want(t, call(t, p, "POST", path, "", `{"app_id":"`+AppID+`","app_secret":"x"}`), 200, 10014)
+	want(t, call(t, p, "POST", path, "", `{"app_id":"cli_0123456789abcdef","app_secret":"x"}`), 200, 10014)
 	want(t, call(t, p, "POST", path, "", `{`), 200, 10003)
 	p.UpdateApp(AppID, func(a *App) { a.Disabled = true })
 	want(t, call(t, p, "POST", path, "", `{"app_id":"`+AppID+`","app_secret":"`+AppSecret+`"}`), 200, 10014)

@@ -26,9 +26,6 @@ type pageProblem struct {
 	detail string
 }
 
-// maxScopes is what the page dated 2026-03-19 says.
-const maxScopes = 50
-
 // challengeShape is RFC 7636 section 4.2.
 var challengeShape = regexp.MustCompile(`^[A-Za-z0-9\-._~]{43,128}$`)
 
@@ -50,7 +47,7 @@ func (p *Platform) authorization(query url.Values) (authorization, *pageProblem)
 		return a, &pageProblem{20001, "client_id"}
 	case a.app == nil:
 		return a, &pageProblem{20048, query.Get("client_id")}
-	case a.app.Disabled:
+	case a.app.Disabled, a.app.Unpublished:
 		return a, &pageProblem{20069, ""}
 	case a.app.NotInstalled:
 		return a, &pageProblem{20009, ""}
@@ -61,23 +58,7 @@ func (p *Platform) authorization(query url.Values) (authorization, *pageProblem)
 	case a.challenge != "" && (!challengeShape.MatchString(a.challenge) || a.method != "S256" && a.method != "plain"):
 		return a, &pageProblem{20063, "code_challenge"}
 	}
-	return a, a.scopeProblem(query.Get("scope"))
-}
-
-// scopeProblem: the limit of 50 has no code in the documents; 20043 is used.
-func (a authorization) scopeProblem(raw string) *pageProblem {
-	switch {
-	case strings.Contains(raw, ","):
-		return &pageProblem{20043, "scopes are separated by spaces"}
-	case len(a.scopes) > maxScopes:
-		return &pageProblem{20043, "more than 50 scopes"}
-	}
-	for _, s := range a.scopes {
-		if !a.app.enabled(s) {
-			return &pageProblem{20027, s}
-		}
-	}
-	return nil
+	return a, p.scopeProblem(a, query.Get("scope"))
 }
 
 // approve makes a code for the user and returns where the browser goes.

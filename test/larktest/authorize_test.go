@@ -33,7 +33,7 @@ func consent(t *testing.T, p *Platform, fields ...string) string {
 }
 
 func TestAuthorizePageCodes(t *testing.T) {
-	many := strings.Repeat("auth:user.id:read ", 51)
+	many := strings.Repeat("auth:user.id:read ", 201)
 	cases := []struct {
 		name   string
 		fields []string
@@ -45,7 +45,7 @@ func TestAuthorizePageCodes(t *testing.T) {
 		{"unregistered redirect_uri", []string{"redirect_uri", "http://app.test/cb/"}, "20029"},
 		{"scope not enabled", []string{"scope", "mail:all:write"}, "20027"},
 		{"commas", []string{"scope", "offline_access,auth:user.id:read"}, "20043"},
-		{"51 scopes", []string{"scope", many}, "20043"},
+		{"201 scopes", []string{"scope", many}, "20043"},
 		{"malformed challenge", []string{"code_challenge", "short"}, "20063"},
 	}
 	p, _ := startWithRedirect(t)
@@ -104,7 +104,6 @@ func TestRedirectKeepsQueryAndFragment(t *testing.T) {
 }
 
 func TestCodeExchange(t *testing.T) {
-	v2 := "/open-apis/authen/v2/oauth/token"
 	cases := []struct {
 		name   string
 		link   []string
@@ -114,14 +113,14 @@ func TestCodeExchange(t *testing.T) {
 		code   int
 	}{
 		{name: "plain", code: 0},
-		{name: "PKCE", link: []string{"code_challenge", s256(verifier), "code_challenge_method", "S256"}, fields: []string{"code_verifier", verifier}},
+		{name: "plain on v3", path: v3Path, code: 0},
 		{name: "PKCE plain by default", link: []string{"code_challenge", verifier}, fields: []string{"code_verifier", verifier}},
-		{name: "PKCE on v2", path: v2, link: []string{"code_challenge", s256(verifier), "code_challenge_method", "S256"}, fields: []string{"code_verifier", verifier}},
+		{name: "PKCE", link: []string{"code_challenge", s256(verifier), "code_challenge_method", "S256"}, fields: []string{"code_verifier", verifier}},
 		{name: "verifier missing", link: []string{"code_challenge", s256(verifier), "code_challenge_method", "S256"}, code: 20049},
 		{name: "verifier wrong", link: []string{"code_challenge", s256(verifier), "code_challenge_method", "S256"}, fields: []string{"code_verifier", verifier + "x"}, code: 20049},
 		{name: "verifier malformed", link: []string{"code_challenge", s256("x"), "code_challenge_method", "S256"}, fields: []string{"code_verifier", "x"}, code: 20049},
-		{name: "v3 rejects a verifier without a challenge", fields: []string{"code_verifier", verifier}, code: 20049},
-		{name: "v2 tolerates it", path: v2, fields: []string{"code_verifier", verifier}},
+		{name: "v3 rejects a verifier without a challenge", path: v3Path, fields: []string{"code_verifier", verifier}, code: 20049},
+		{name: "v2 tolerates it", fields: []string{"code_verifier", verifier}},
 		{name: "redirect_uri differs", fields: []string{"redirect_uri", redirectURI + "/"}, code: 20071},
 		{name: "redirect_uri missing", fields: []string{"redirect_uri", ""}, code: 20071},
 		{name: "code missing", fields: []string{"code", ""}, code: 20001},
@@ -139,7 +138,7 @@ func TestCodeExchange(t *testing.T) {
 			if c.before != nil {
 				c.before(p, clock, code)
 			}
-			path := "/oauth/v3/token"
+			path := v2Path
 			if c.path != "" {
 				path = c.path
 			}
@@ -166,7 +165,7 @@ func TestClientAuthentication(t *testing.T) {
 		}
 		return send(t, r)
 	}
-	formType, v3, v2 := "application/x-www-form-urlencoded", "/oauth/v3/token", "/open-apis/authen/v2/oauth/token"
+	formType, v3, v2 := "application/x-www-form-urlencoded", v3Path, v2Path
 	inBody := "grant_type=client_credentials&client_id=" + AppID + "&client_secret=" + AppSecret
 	asJSON := `{"grant_type":"client_credentials","client_id":"` + AppID + `","client_secret":"` + AppSecret + `"}`
 	want(t, post(v3, formType, inBody, false), 200, 0)

@@ -44,6 +44,8 @@ var oauthCodes = map[int]oauthCode{
 	20074:    {400, "unauthorized_client", "The app is not allowed to refresh user_access_token."},
 	21000:    {400, "access_denied", "The security policy asks the user to pass a challenge."},
 	21001:    {400, "access_denied", "The security policy denies access."},
+	99991401: {400, "access_denied", "ip is denied by app setting"},
+	99991543: {400, "invalid_client", "login_user invalid"},
 	99991400: {429, "temporarily_unavailable", "request trigger frequency limit"},
 }
 
@@ -58,6 +60,7 @@ const invalidToken = "Invalid access token for authorization. Please make a requ
 // apiCodes are the codes whose words or HTTP status clients look at. Source:
 // Lark "generic error codes"; the statuses are from recorded probes.
 var apiCodes = map[int]apiCode{
+	99991401: {400, "ip is denied by app setting"},
 	99991661: {400, "Missing access token for authorization. Please make a request with token attached."},
 	99991662: {400, "app disabled"},
 	99991663: {400, invalidToken},
@@ -74,6 +77,7 @@ var apiCodes = map[int]apiCode{
 	20022:   {200, "user frozen"},
 	20023:   {200, "user unregistered"},
 	20050:   {500, "internal error, please retry"},
+	11205:   {200, "app do not have bot"},
 }
 
 // userTokenNotSupported is the second meaning of 99991668.
@@ -86,7 +90,7 @@ func (x *exchange) refuse(code int) answer {
 		row = apiCode{http.StatusBadRequest, "error " + itoa(code)}
 	}
 	if code == 99991672 || code == 99991679 {
-		return x.lacks(code, row, x.route.scopes)
+		return x.lacks(code, row)
 	}
 	return x.fail(row.status, code, row.msg)
 }

@@ -1,6 +1,7 @@
 package larktest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,8 @@ var commands = []command{
 	{"GET /larktest/violations", "what clients must not do: ?kind=", controlViolations},
 	{"GET /larktest/messages", "?open_id=; with ?min=N and ?wait=10s it waits for N of them", controlMessages},
 	{"GET /larktest/devices", "device authorizations", func(p *Platform, _ *http.Request) (any, error) { return items(p.Devices()) }},
+	{"GET /larktest/switches", "positions of the Switches", controlSwitches},
+	{"PATCH /larktest/switches", "change fields of Switches", controlPatchSwitches},
 	{"GET /larktest/apps", "apps, without secrets", controlApps},
 	{"PATCH /larktest/apps/{app}", "change fields of an App", controlPatchApp},
 	{"GET /larktest/users", "users", controlUsers},
@@ -44,9 +47,10 @@ var commands = []command{
 	{"POST /larktest/decline", "the same", controlDevice((*Platform).Decline)},
 	{"POST /larktest/consent", `authorize page: {"url","open_id"}; answers redirect`, controlLink((*Platform).Consent)},
 	{"POST /larktest/refuse", "the same", controlLink((*Platform).Refuse)},
-	{"POST /larktest/grant", `{"app_id","open_id","scopes"}; answers tokens`, controlGrant},
+	{"POST /larktest/grant", `{"app_id","open_id","scopes"}; answers tokens; with "endpoint":"v3" as that one issues them`, controlGrant},
 	{"POST /larktest/expire", `{"open_id","kinds":["user_access_token","refresh_token"]}`, controlTokens((*Platform).Expire)},
 	{"POST /larktest/revoke", `the same; with "by":"user" the app also gets the event`, controlRevoke},
+	{"POST /larktest/tenant_tokens/end", `{"app_id"}: refuse those that are out; with "sticky":true fetches bring the same one`, controlEndTenantTokens},
 	{"POST /larktest/click", `{"message_id","button":0,"open_id"}`, controlClick},
 	{"POST /larktest/events", "an Event to the app's events URL; answers status and body", controlEvent},
 	{"GET /larktest/faults", "those in force", controlFaults},
@@ -123,7 +127,9 @@ func patch[T any](r *http.Request, update func(func(*T)) error) (any, error) {
 	var bad error
 	err = update(func(v *T) {
 		changed := *v
-		if bad = json.Unmarshal(body, &changed); bad == nil {
+		decoder := json.NewDecoder(bytes.NewReader(body))
+		decoder.DisallowUnknownFields()
+		if bad = decoder.Decode(&changed); bad == nil {
 			*v = changed
 		}
 	})
@@ -179,7 +185,8 @@ func controlApps(p *Platform, _ *http.Request) (any, error) {
 	for _, id := range p.appOrder {
 		app := *p.apps[id]
 		app.Secret, app.EncryptKey, app.VerificationToken = "", "", ""
-		app.Scopes, app.RedirectURIs = slices.Clone(app.Scopes), slices.Clone(app.RedirectURIs)
+		app.Scopes, app.UserScopes, app.TenantScopes = slices.Clone(app.Scopes), slices.Clone(app.UserScopes), slices.Clone(app.TenantScopes)
+		app.RedirectURIs, app.AllowIPs = slices.Clone(app.RedirectURIs), slices.Clone(app.AllowIPs)
 		apps = append(apps, app)
 	}
 	return items(apps)
@@ -245,20 +252,44 @@ func controlGrant(p *Platform, r *http.Request) (any, error) {
 		AppID  string   `json:"app_id"`
 		OpenID string   `json:"open_id"`
 		Scopes []string `json:"scopes"`
+		// Endpoint is v2 (default) or v3.
+		Endpoint string `json:"endpoint"`
 	}
 	if err := readControl(r, &in); err != nil {
 		return nil, err
 	}
-	if in.AppID == "" {
-		p.mu.Lock()
-		in.AppID = p.firstApp()
-		p.mu.Unlock()
+	setString(&in.AppID, p.defaultApp())
+	grant := p.Grant
+	if in.Endpoint == "v3" {
+		grant = p.GrantV3
 	}
-	tokens, err := p.Grant(in.AppID, in.OpenID, in.Scopes...)
+	tokens, err := grant(in.AppID, in.OpenID, in.Scopes...)
 	return map[string]any{
 		"access_token": tokens.AccessToken, "expires_in": seconds(tokens.ExpiresIn), "scope": tokens.Scope,
 		"refresh_token": tokens.RefreshToken, "refresh_token_expires_in": seconds(tokens.RefreshExpiresIn),
 	}, err
+}
+
+// defaultApp is the app of requests that name none.
+func (p *Platform) defaultApp() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.firstApp()
+}
+
+func controlEndTenantTokens(p *Platform, r *http.Request) (any, error) {
+	var in struct {
+		AppID  string `json:"app_id"`
+		Sticky bool   `json:"sticky"`
+	}
+	if err := readControl(r, &in); err != nil {
+		return nil, err
+	}
+	setString(&in.AppID, p.defaultApp())
+	if in.Sticky {
+		return done, p.SpoilTenantTokens(in.AppID)
+	}
+	return done, p.EndTenantTokens(in.AppID)
 }
 
 // tokenRequest names tokens of a user.

@@ -3,6 +3,7 @@ package larktest
 import (
 	"crypto/rand"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net/url"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 // device is one device authorization (RFC 8628).
 type device struct {
 	code, userCode string
+	flowID         string
 	app            string
 	scopes         []string
 	dropped        []string // asked for and not enabled on the app
@@ -34,30 +36,40 @@ func serveDevice(p *Platform, x *exchange) answer {
 	if wait := p.admit("device "+app.ID, perSecond(50), perMinute(1000)); wait > 0 {
 		return x.rateLimited(wait)
 	}
-	asked := strings.Fields(x.form.Get("scope"))
-	if strings.Contains(x.form.Get("scope"), ",") {
-		return oauthError(20043, "")
+	if app.Unpublished {
+		return oauthError(20069, "")
 	}
+	kept, dropped, malformed := p.deviceScopes(app, x.form.Get("scope"))
+	if malformed != nil {
+		return *malformed
+	}
+	life := p.deviceLife()
 	d := &device{
-		code: rand.Text() + rand.Text(), userCode: newUserCode(), app: app.ID,
-		expires: p.now().Add(p.config.DeviceLife), interval: p.config.DeviceInterval,
-	}
-	for _, s := range asked {
-		if app.enabled(s) {
-			d.scopes = append(d.scopes, s)
-		} else {
-			d.dropped = append(d.dropped, s)
-		}
+		code: rand.Text() + rand.Text(), userCode: newUserCode(), flowID: rand.Text(), app: app.ID, scopes: kept, dropped: dropped,
+		expires: p.now().Add(life), interval: p.config.DeviceInterval,
 	}
 	p.forgetDevices()
 	p.devices[d.code] = d
 	p.touch()
-	page := p.origin(x.r) + "/device"
+	page := p.origin(x.r) + devicePagePath
 	return ok(object{
 		{"device_code", d.code}, {"user_code", d.userCode}, {"verification_uri", page},
-		{"verification_uri_complete", page + "?" + url.Values{"user_code": {d.userCode}}.Encode()},
-		{"expires_in", seconds(p.config.DeviceLife)}, {"interval", seconds(d.interval)},
+		{"verification_uri_complete", page + "?" + url.Values{"flow_id": {d.flowID}, "user_code": {d.userCode}}.Encode()},
+		{"expires_in", seconds(life)}, {"interval", seconds(d.interval)},
 	})
+}
+
+// devicePagePath is where the user approves. [P] larksuite/cli#1004.
+const devicePagePath = "/oauth/v1/device/verify"
+
+// deviceLife is how long a link works: 240 s unless configured, and anything
+// up to 600 s with RandomLives. [P] larksuite/cli#747: both were seen.
+func (p *Platform) deviceLife() time.Duration {
+	life := p.config.DeviceLife
+	if p.config.RandomLives && life == defaultDeviceLife {
+		life += mathrand.N(360*time.Second + 1).Truncate(time.Second)
+	}
+	return life
 }
 
 func newUserCode() string {
@@ -123,7 +135,7 @@ func (p *Platform) redeemDevice(x *exchange, d *device) answer {
 	d.redeemed = true
 	g := p.newGrant(identity{d.app, d.user}, d.scopes)
 	a := p.tokenAnswer(x, g, nil, "")
-	if len(d.dropped) > 0 {
+	if len(d.dropped) > 0 && p.switches.DroppedScopesHint {
 		a.body = a.body.with("status_message", "not enabled on the app: "+strings.Join(d.dropped, " "))
 	}
 	a.done = func(delivered bool) { d.answered = delivered }

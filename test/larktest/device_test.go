@@ -70,13 +70,22 @@ func TestDeviceEnds(t *testing.T) {
 	wantError(t, tokenCall(t, p, "grant_type", deviceGrant, "device_code", "nope"), "invalid_grant")
 }
 
-// Scopes that the app lacks are left out of the grant, with a hint.
+// Scopes that the app lacks for users are left out of the grant, silently
+// unless a switch says otherwise.
 func TestDeviceTrimsScopes(t *testing.T) {
-	p, _ := startAt(t, Config{})
-	d := startDevice(t, p, "offline_access mail:all:write")
-	p.Approve(d.text("user_code"), Alice)
-	got := poll(t, p, d)
-	if got.text("scope") != "offline_access" || !strings.Contains(got.text("status_message"), "mail:all:write") {
+	p, clock := startAt(t, Config{})
+	p.UpdateApp(AppID, func(a *App) { a.TenantScopes = []string{"docx:document:readonly"} })
+	redeem := func() reply {
+		d := startDevice(t, p, "offline_access mail:all:write docx:document:readonly")
+		p.Approve(d.text("user_code"), Alice)
+		clock.forward(time.Minute)
+		return poll(t, p, d)
+	}
+	if got := redeem(); got.text("scope") != "offline_access" || got.Fields["status_message"] != nil {
+		t.Errorf("got %s", got.Raw)
+	}
+	p.Switch(func(s *Switches) { s.DroppedScopesHint = true })
+	if got := redeem(); !strings.Contains(got.text("status_message"), "mail:all:write docx:document:readonly") {
 		t.Errorf("got %s", got.Raw)
 	}
 }
@@ -131,6 +140,37 @@ func submit(t *testing.T, b *http.Client, address string, fields ...string) (sta
 	return response.StatusCode, response.Header.Get("Location"), readAll(t, response.Body)
 }
 
+// The link has the form of Lark's, lives for four to ten minutes, and is no
+// other's.
+func TestDeviceLinks(t *testing.T) {
+	p, _ := startAt(t, Config{RandomLives: true})
+	first, second := startDevice(t, p, "offline_access"), startDevice(t, p, "offline_access")
+	address, err := url.Parse(first.text("verification_uri_complete"))
+	if err != nil || address.Path != "/oauth/v1/device/verify" || address.Query().Get("flow_id") == "" || address.Query().Get("user_code") != first.text("user_code") {
+		t.Errorf("link: %s", address)
+	}
+	if first.text("verification_uri") != p.URL+"/oauth/v1/device/verify" {
+		t.Errorf("link without code: %s", first.Raw)
+	}
+	mixed := address.Query()
+	mixed.Set("user_code", second.text("user_code"))
+	address.RawQuery = mixed.Encode()
+	if _, _, page := visit(t, browser(t), address.String()); !strings.Contains(page, "no such code") {
+		t.Errorf("another flow's code: %s", page)
+	}
+	lives := map[any]bool{}
+	for range 20 {
+		life := startDevice(t, p, "").Fields["expires_in"]
+		if seconds, _ := life.(float64); seconds < 240 || seconds > 600 {
+			t.Errorf("expires_in %v", life)
+		}
+		lives[life] = true
+	}
+	if len(lives) == 1 {
+		t.Error("every link lives equally long")
+	}
+}
+
 func TestDevicePage(t *testing.T) {
 	p, _ := startAt(t, Config{})
 	b := browser(t)
@@ -141,7 +181,7 @@ func TestDevicePage(t *testing.T) {
 			t.Errorf("device page lacks %q", s)
 		}
 	}
-	_, _, page = submit(t, b, p.URL+"/device", "user_code", d.text("user_code"), "account", Alice, "decision", "approve")
+	_, _, page = submit(t, b, p.URL+devicePagePath, "user_code", d.text("user_code"), "account", Alice, "decision", "approve")
 	if !strings.Contains(page, "Approved") {
 		t.Errorf("after approving: %s", page)
 	}
@@ -149,10 +189,10 @@ func TestDevicePage(t *testing.T) {
 		t.Errorf("approved code is still offered: %s", page)
 	}
 	want(t, poll(t, p, d), 200, 0)
-	if _, _, page = visit(t, b, p.URL+"/device"); !strings.Contains(page, "Code shown by the app") {
+	if _, _, page = visit(t, b, p.URL+devicePagePath); !strings.Contains(page, "Code shown by the app") {
 		t.Errorf("no form for a code: %s", page)
 	}
-	if _, _, page = visit(t, b, p.URL+"/device?user_code=%3Cscript%3E"); !strings.Contains(page, "no such code") || strings.Contains(page, "<script>") {
+	if _, _, page = visit(t, b, p.URL+devicePagePath+"?user_code=%3Cscript%3E"); !strings.Contains(page, "no such code") || strings.Contains(page, "<script>") {
 		t.Errorf("unknown code: %s", page)
 	}
 }

@@ -41,6 +41,8 @@
 //     authorization with its page, revocation, tenant and app tokens
 //   - authen/v1/user_info, contact/v3/users, im/v1/messages (send, reply,
 //     update), interactive/v1/card/update
+//   - what the app may know of itself: bot/v3/info and
+//     application/v6/applications/:app_id
 //   - apaas/v1 and spark/v1 by their tables of user-only and tenant-only
 //     routes. Workspaces hold data of each user's own, and data.owner in every
 //     answer says whose token came
@@ -48,7 +50,8 @@
 //     what is missing
 //   - helpers under /open-apis/apaas/v1/larktest/ that echo, stream, delay and
 //     count bytes
-//   - pages: / (overview), /chat (what each user got, buttons working), /device
+//   - pages: / (overview), /chat (what each user got, buttons working),
+//     /oauth/v1/device/verify
 //   - /larktest/ (control)
 //
 // # Odd lifetimes
@@ -58,30 +61,81 @@
 // the clock. [Platform.Expire] ends tokens at once. Lifetimes that are absurd
 // only in the answer are a [Fault] with Set.
 //
+// # Answers that are not settled
+//
+// Several questions about Lark have two believable answers. Each is one of the
+// [Switches], whose comments give the evidence; Config.Switches sets them at the
+// start, [Platform.Switch] and PATCH /larktest/switches later. What they turn
+// on:
+//
+//   - v3_takes_pkce: v3 exchanges codes made with PKCE, else 20049
+//   - v3_takes_device_polls: v3 takes the device_code grant, else 20036
+//   - v2_refuses_device_polls: v2 answers it 20036
+//   - v2_json_only: v2 answers a form 20063
+//   - v3_as_on_lark: v3 answers codes invalid_grant, tenant tokens 500 and 20050
+//   - v2_takes_v3: v2 refreshes what v3 issued, else 20026
+//   - used_refresh_code: what a spent refresh token answers, 20073 or 20064
+//   - used_code_code: what a spent code answers, 20065 or 20003
+//   - replay_ends_family: a spent refresh token that comes again ends the grant
+//   - consent_ends_earlier: a new consent ends the tokens of those before
+//   - refresh_off_first: 20074 comes before a look at the refresh token
+//   - tenant_credentials_code: wrong app or secret at auth/v3, 10014, 10015 or
+//     99991543
+//   - oauth_credentials_code: the same for OAuth, 20002 and 20048, or 99991543
+//   - allow_list_covers_oauth: App.AllowIPs holds for OAuth too (99991401)
+//   - basic_stripped: a proxy takes HTTP Basic out of OAuth requests
+//   - scope_limit: scopes of one authorize link, 200 or 50
+//   - device_scope_limit: scopes of one device flow
+//   - device_refuses_unknown: a scope that nobody knows spoils the list
+//   - device_scope_code: the code beside invalid_scope
+//   - dropped_scopes_hint: status_message names what the device flow dropped
+//   - offline_access_dropped: the authorize page drops it when it is not enabled
+//   - route_scopes: other scopes for some paths
+//   - all_scopes_needed: of a route's scopes users need all, not one
+//   - duplicate_uuid: a message uuid that was seen answers this code
+//
 // # Spent and revoked refresh tokens
 //
 // A refresh kills its refresh token at once and spares the access tokens that
-// are out. A second use answers 20073, or 20064 with Config.UsedRefreshCode,
-// and is a [Replayed] violation if the first use had been answered. The chain
-// ends 365 days after the user's consent (20037). [Platform.Revoke] makes
-// 20064.
+// are out. A second use answers used_refresh_code and is a [Replayed] violation
+// if the first use had been answered. The chain ends 365 days after the user's
+// consent (20037). [Platform.Revoke] makes 20064.
 //
-// # No refresh token, no refresh
+// # Two token endpoints
 //
-// Tokens without offline_access come without a refresh token. App.RefreshOff is
-// the console's switch (20074). The v2 endpoint refuses what v3 issued (20026)
-// unless Config.V2TakesV3.
+// v2 is what clients use: it exchanges codes made with PKCE and is polled for
+// devices, which v3 refuses. v3 refreshes what either issued, v2 only its own.
+// [Platform.Grant] is a consent by v2, [Platform.GrantV3] one by v3.
+//
+// # Tenant tokens that die early
+//
+// [Platform.EndTenantTokens] has those that are out refused (99991663); the next
+// fetch brings a new one. After [Platform.SpoilTenantTokens] fetches go on to
+// bring the refused one while 30 minutes of it are left.
 //
 // # Users who leave
 //
 // User.Status, Unavailable, Missing, Unregistered and BotMuted, by
 // [Platform.UpdateUser], make 20066, 20010, 20008, 20021 to 20023, 230013,
-// 230029 and 230053.
+// 230029 and 230053. A 20008 for a user who is there is a [Fault].
 //
 // # An app in trouble
 //
-// App.Disabled, NotInstalled, BotOff, Scopes and Secret, by
-// [Platform.UpdateApp], make 20069, 20009, 230006, 99991672, 20027 and 20002.
+// Each can be set by [Platform.UpdateApp] and PATCH /larktest/apps/{app}:
+//
+//   - secret: another one than the client has: 20002, 10014
+//   - disabled: 20069, 99991662, 10014
+//   - not_installed: 20009, 99991673
+//   - unpublished: no version released: 11205, 230006, 20074, 20069
+//   - bot_off: no bot: 11205, 230006
+//   - bot_status: an activate_status that is not 2: 230006
+//   - refresh_off: the console's refresh switch: 20074
+//   - scopes: what is enabled for users and for the app itself: 99991672, 20027
+//     at the authorize page, silence in the device flow; no refresh token
+//     without offline_access
+//   - user_scopes, tenant_scopes: enabled for one of the two only
+//   - redirect_uris: 20029
+//   - allow_ips: 99991401
 //
 // # Limits on calls
 //
@@ -103,6 +157,9 @@
 //	Fault{Endpoint: TokenEndpoint, Truncate: true}                   // rotated, half the JSON
 //	Fault{Endpoint: TokenEndpoint, Code: 20050, Times: 3}            // three times, then well
 //	Fault{Endpoint: TokenEndpoint, Hang: true, OpenID: Alice}        // until Release
+//	Fault{Endpoint: TokenEndpoint, Grant: "refresh_token", Code: 20008} // though the user is there
+//	Fault{Path: "/open-apis/", Body: "<html>…", Times: -1}           // a proxy's login page
+//	Fault{Endpoint: DeviceEndpoint, Status: 403}                     // a firewall's
 //	Fault{Endpoint: UserInfo, Set: map[string]any{"data": nil}}      // a field gone wrong
 //	Fault{Endpoint: API, Code: 99991677, Status: 400, Path: "/open-apis/apaas/"}
 //
@@ -110,7 +167,13 @@
 //
 // What a user grants adds up over authorizations; scope in a token request
 // narrows that one token. A call without the scope answers 99991679 with
-// permission_violations, alternatives as at Lark.
+// permission_violations: alternatives as at Lark, enabled on the app or not.
+//
+// # Records
+//
+// The record routes of aPaaS and spark understand Prefer as PostgREST does:
+// resolution=merge-duplicates and ignore-conflicts, missing=default,
+// return=representation.
 //
 // # Cards
 //
@@ -132,11 +195,14 @@
 //
 //	curl -d '{"endpoint":"token","code":20050,"times":-1}' localhost:9000/larktest/faults
 //	curl -d '{"code":"ABCD-EFGH","open_id":"ou_…"}' localhost:9000/larktest/approve
+//	curl -X PATCH -d '{"v3_takes_pkce":true}' localhost:9000/larktest/switches
+//	curl -X PATCH -d '{"bot_off":true}' localhost:9000/larktest/apps/cli_…
 //	curl localhost:9000/larktest/summary
 //
 // # Sources
 //
-// Lark's documents and official SDKs as of 2026; where behaviour was only seen
-// in recorded probes or third-party code, the tests of this package state what
-// was assumed.
+// Lark's documents and official SDKs as of 2026. A mark in a comment says how
+// far a fact can be trusted: [D] official documents, [S] source code of an
+// official client, [P] a public third party (a recorded probe, an issue),
+// UNCONFIRMED where no source settles it and something was chosen.
 package larktest

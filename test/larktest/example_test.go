@@ -53,7 +53,7 @@ func ExamplePlatform_Fault() {
 	client := &http.Client{Transport: p.Transport()}
 	tokens, _ := p.Grant(larktest.AppID, larktest.Alice)
 	refresh := func() {
-		response, err := client.PostForm("http://lark.test/oauth/v3/token", url.Values{
+		response, err := client.PostForm("http://lark.test/open-apis/authen/v2/oauth/token", url.Values{
 			"grant_type": {"refresh_token"}, "refresh_token": {tokens.RefreshToken},
 			"client_id": {larktest.AppID}, "client_secret": {larktest.AppSecret},
 		})
@@ -103,7 +103,7 @@ func ExamplePlatform_Approve() {
 
 	device := post("/oauth/v1/device_authorization", url.Values{"scope": {"offline_access"}})
 	fmt.Println(p.Approve(device["verification_uri_complete"].(string), larktest.Alice))
-	token := post("/oauth/v3/token", url.Values{
+	token := post("/open-apis/authen/v2/oauth/token", url.Values{
 		"grant_type":  {"urn:ietf:params:oauth:grant-type:device_code"},
 		"device_code": {device["device_code"].(string)},
 	})

@@ -59,7 +59,8 @@ type Echo struct {
 	Method     string            `json:"method"`
 	Target     string            `json:"target"` // raw, as on the request line
 	Host       string            `json:"host"`
-	Header     http.Header       `json:"header"` // Authorization redacted
+	Header     http.Header       `json:"header"`           // Authorization redacted
+	Prefer     []string          `json:"prefer,omitempty"` // its lines as they came
 	Trailer    http.Header       `json:"trailer,omitempty"`
 	BodySize   int64             `json:"body_size"`
 	BodySHA256 string            `json:"body_sha256"`
@@ -75,7 +76,7 @@ func serveEcho(p *Platform, x *exchange) {
 	owner := p.owner(x)
 	p.mu.Unlock()
 	out := Echo{
-		Method: x.r.Method, Target: x.call.Target, Host: x.r.Host, Header: x.call.Header, Trailer: x.r.Trailer,
+		Method: x.r.Method, Target: x.call.Target, Host: x.r.Host, Header: x.call.Header, Prefer: x.r.Header.Values("Prefer"), Trailer: x.r.Trailer,
 		BodySize: x.call.BodySize, BodySHA256: x.call.BodySHA256, Owner: owner,
 	}
 	if err != nil {

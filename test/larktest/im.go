@@ -139,7 +139,7 @@ func (p *Platform) receiverByChat(x *exchange, id string) (*User, *answer) {
 
 // send checks in the order: app, content, user, duplicate, frequency.
 func (p *Platform) send(x *exchange, user *User, in sendRequest, parent string) answer {
-	if p.apps[x.call.AppID].BotOff {
+	if app := p.apps[x.call.AppID]; !app.hasBot() || app.botStatus() != botActive {
 		return x.fail(400, 230006, "Bot ability is not activated.")
 	}
 	content, problem := x.content(in.Content, in.Type)
@@ -216,7 +216,7 @@ func (p *Platform) deliveryProblem(x *exchange, user *User) *answer {
 
 // duplicate answers a uuid that was seen within the hour.
 func (p *Platform) duplicate(x *exchange, first *message) answer {
-	if code := p.config.DuplicateUUID; code != 0 {
+	if code := p.switches.DuplicateUUID; code != 0 {
 		return x.fail(400, code, "The message is being sent.")
 	}
 	return success(first.data())
@@ -356,12 +356,13 @@ func (m *message) copy() Message {
 // Content is the latest version.
 func (m Message) Content() string { return m.Versions[len(m.Versions)-1].Content }
 
-// Links are the URLs of the latest card's open_url buttons, in order.
+// Links are what the latest card's open_url buttons open in the client, in
+// order.
 func (m Message) Links() []string {
 	var links []string
 	for _, b := range m.Buttons() {
 		if b.URL != "" {
-			links = append(links, b.URL)
+			links = append(links, InClient(b.URL))
 		}
 	}
 	return links

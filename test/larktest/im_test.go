@@ -80,7 +80,7 @@ func TestUUID(t *testing.T) {
 	if n := len(p.Messages(Alice)); n != 2 {
 		t.Errorf("%d messages", n)
 	}
-	p, _ = startAt(t, Config{DuplicateUUID: 230049})
+	p, _ = startAt(t, Config{Switches: Switches{DuplicateUUID: 230049}})
 	post(t, p, tenant(t, p), Alice, authCard, "same")
 	want(t, post(t, p, tenant(t, p), Alice, authCard, "same"), 400, 230049)
 }

@@ -1,6 +1,7 @@
 package larktest
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -36,11 +37,13 @@ func rfcError(name, description string) answer {
 
 // serveToken is both token endpoints.
 func serveToken(p *Platform, x *exchange) answer {
-	switch x.form.Get("grant_type") {
-	case "":
+	grant := x.form.Get("grant_type")
+	switch {
+	case x.v2() && p.switches.V2JSONOnly && !isJSON(x.r.Header.Get("Content-Type")):
+		return oauthError(20063, "the body must be JSON")
+	case grant == "":
 		return oauthError(20001, "grant_type")
-	case "authorization_code", "refresh_token", "client_credentials", deviceGrant:
-	default:
+	case !p.takesGrant(x, grant):
 		return oauthError(20036, "")
 	}
 	app, refused := p.client(x)
@@ -50,7 +53,7 @@ func serveToken(p *Platform, x *exchange) answer {
 	if wait := p.admit("token "+app.ID, perSecond(p.config.TokenPerSecond), perMinute(p.config.TokenPerMinute)); wait > 0 {
 		return x.rateLimited(wait)
 	}
-	switch x.form.Get("grant_type") {
+	switch grant {
 	case "authorization_code":
 		return p.exchangeCode(x, app)
 	case "refresh_token":
@@ -58,7 +61,18 @@ func serveToken(p *Platform, x *exchange) answer {
 	case deviceGrant:
 		return p.poll(x, app)
 	}
-	return p.clientCredentials(app)
+	return p.clientCredentials(x, app)
+}
+
+// takesGrant: the device flow is polled at v2 only, see Switches.
+func (p *Platform) takesGrant(x *exchange, grant string) bool {
+	switch grant {
+	case "authorization_code", "refresh_token", "client_credentials":
+		return true
+	case deviceGrant:
+		return x.v2() && !p.switches.V2RefusesDevicePolls || !x.v2() && p.switches.V3TakesDevicePolls
+	}
+	return false
 }
 
 // v2 says whether the request came to the older token endpoint.
@@ -71,9 +85,14 @@ func (x *exchange) version() string {
 	return "v3"
 }
 
-// client authenticates the app, by one method only.
+// client authenticates the app, by one method only: HTTP Basic or the body,
+// though v2 takes the body only.
+// [D] 20070 for two methods at the token endpoint; the same at the others is a
+// guess, UNCONFIRMED. [S] lark-cli starts the device flow with Basic; [P] the
+// secret in the body works there too.
 func (p *Platform) client(x *exchange) (*App, answer) {
 	id, secret, basic := x.r.BasicAuth()
+	basic = basic && !p.switches.BasicStripped
 	inBody, assertion := x.form.Get("client_secret"), x.form.Get("client_assertion")
 	methods := 0
 	for _, used := range []bool{basic, inBody != "", assertion != ""} {
@@ -99,14 +118,17 @@ func (p *Platform) checkClient(x *exchange, id, secret string, methods int) (*Ap
 	}
 	app := p.apps[id]
 	if app == nil {
-		return nil, oauthError(20048, "")
+		return nil, oauthError(cmp.Or(p.switches.OAuthCredentialsCode, 20048), "")
 	}
 	x.call.AppID = id
 	switch {
 	case methods == 0:
-		return nil, oauthError(20001, "client_secret")
+		// [P] The words, larksuite/cli#509.
+		return nil, oauthError(20001, "missing required parameter: client_secret")
 	case subtle.ConstantTimeCompare([]byte(secret), []byte(app.Secret)) != 1:
-		return nil, oauthError(20002, "")
+		return nil, oauthError(cmp.Or(p.switches.OAuthCredentialsCode, 20002), "")
+	case p.switches.AllowListCoversOAuth && !app.allows(x.r.RemoteAddr):
+		return nil, oauthError(99991401, "")
 	case app.Disabled:
 		return nil, oauthError(20069, "")
 	case app.NotInstalled:
@@ -129,6 +151,9 @@ func userProblem(app string, u *User) int {
 }
 
 func (p *Platform) exchangeCode(x *exchange, app *App) answer {
+	if app.Unpublished {
+		return oauthError(20069, "")
+	}
 	c := p.codes[x.form.Get("code")]
 	if problem, detail := p.codeProblem(x, app, c); problem != 0 {
 		return oauthError(problem, detail)
@@ -151,7 +176,7 @@ func (p *Platform) codeProblem(x *exchange, app *App, c *code) (problem int, det
 	switch {
 	case x.form.Get("code") == "":
 		return 20001, "code"
-	case c == nil:
+	case c == nil, !x.v2() && p.switches.V3AsOnLark:
 		return 20003, ""
 	case c.who.app != app.ID:
 		return 20024, ""
@@ -159,21 +184,25 @@ func (p *Platform) codeProblem(x *exchange, app *App, c *code) (problem int, det
 		if c.answered {
 			p.violate(x, CodeReplayed, c.who, "authorization code")
 		}
-		return p.config.UsedCodeCode, ""
+		return p.switches.UsedCodeCode, ""
 	case p.now().Sub(c.issued) >= p.config.CodeLife:
 		return 20004, ""
 	case x.form.Get("redirect_uri") != c.redirectURI:
 		return 20071, ""
 	}
-	return pkceProblem(c, x.form.Get("code_verifier"), x.v2())
+	return p.pkceProblem(c, x.form.Get("code_verifier"), x.v2())
 }
 
 var verifierShape = regexp.MustCompile(`^[A-Za-z0-9\-._~]{43,128}$`)
 
 // pkceProblem checks RFC 7636 section 4.6. v2 tolerates a verifier for a code
-// that was made without a challenge; v3 rejects it.
-func pkceProblem(c *code, verifier string, v2 bool) (int, string) {
+// that was made without a challenge; v3 rejects it ([D], the differences listed
+// on the v2 page), and each code that was made with one (see Switches). A code
+// that v3 has refused can still be exchanged at v2 here: UNCONFIRMED.
+func (p *Platform) pkceProblem(c *code, verifier string, v2 bool) (int, string) {
 	switch {
+	case c.challenge != "" && !v2 && !p.switches.V3TakesPKCE:
+		return 20049, ""
 	case c.challenge == "" && verifier == "", c.challenge == "" && v2:
 		return 0, ""
 	case c.challenge == "":
@@ -212,8 +241,11 @@ func narrow(x *exchange, granted []string) (scope []string, problem int) {
 
 func (p *Platform) refresh(x *exchange, app *App) answer {
 	text := x.form.Get("refresh_token")
-	if text == "" {
+	switch {
+	case text == "":
 		return oauthError(20001, "refresh_token")
+	case p.switches.RefreshOffFirst && app.refusesRefresh():
+		return oauthError(20074, "")
 	}
 	t := p.find(text)
 	if t == nil || t.kind != RefreshToken {
@@ -232,6 +264,12 @@ func (p *Platform) refresh(x *exchange, app *App) answer {
 	return p.rotate(x, t, scope)
 }
 
+// refusesRefresh: the console's switch must be on and the version that has it
+// published. [D] Lark "refresh user_access_token".
+func (a *App) refusesRefresh() bool {
+	return a.RefreshOff || a.Unpublished || !a.forUsers("offline_access")
+}
+
 func (p *Platform) refreshProblem(x *exchange, app *App, t *token) int {
 	switch {
 	case t.who.app != app.ID:
@@ -240,14 +278,17 @@ func (p *Platform) refreshProblem(x *exchange, app *App, t *token) int {
 		if slices.ContainsFunc(t.redeemed, func(r Redemption) bool { return r.Outcome == Answered }) {
 			p.violate(x, Replayed, t.who, "refresh token "+t.id)
 		}
-		return p.config.UsedRefreshCode
+		if p.switches.ReplayEndsFamily {
+			p.revokeWhere(func(other *token) bool { return other.grant == t.grant })
+		}
+		return p.switches.UsedRefreshCode
 	case t.revoked:
 		return 20064
 	case !p.now().Before(t.expires), !p.now().Before(t.grant.at.Add(p.config.GrantLife)):
 		return 20037
-	case x.v2() && t.version == "v3" && !p.config.V2TakesV3:
+	case x.v2() && t.version == "v3" && !p.switches.V2TakesV3:
 		return 20026
-	case app.RefreshOff || !app.enabled("offline_access"):
+	case app.refusesRefresh():
 		return 20074
 	}
 	return userProblem(app.ID, t.who.user)
@@ -289,7 +330,10 @@ func (p *Platform) tokenAnswer(x *exchange, g *grant, scope []string, parent str
 // seconds rounds down to whole ones: nobody is promised more than there is.
 func seconds(d time.Duration) int { return int(d / time.Second) }
 
-func (p *Platform) clientCredentials(app *App) answer {
+func (p *Platform) clientCredentials(x *exchange, app *App) answer {
+	if !x.v2() && p.switches.V3AsOnLark {
+		return oauthError(20050, "")
+	}
 	now := p.now()
 	t := p.tenantToken(app.ID, "v3", now)
 	return ok(object{{"code", 0}, {"access_token", p.text(t)}, {"expires_in", seconds(t.expires.Sub(now))}, {"token_type", "Bearer"}})

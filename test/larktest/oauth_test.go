@@ -70,10 +70,25 @@ func form(t *testing.T, target string, fields ...string) reply {
 	return send(t, r)
 }
 
-// tokenCall posts to the v3 endpoint as the default app.
+const (
+	v2Path = "/open-apis/authen/v2/oauth/token"
+	v3Path = "/oauth/v3/token"
+)
+
+// tokenCall posts to the v2 endpoint as the default app, tokenCallV3 to v3.
 func tokenCall(t *testing.T, p *Platform, fields ...string) reply {
 	t.Helper()
-	return form(t, p.URL+"/oauth/v3/token", append([]string{"client_id", AppID, "client_secret", AppSecret}, fields...)...)
+	return asApp(t, p, v2Path, fields...)
+}
+
+func tokenCallV3(t *testing.T, p *Platform, fields ...string) reply {
+	t.Helper()
+	return asApp(t, p, v3Path, fields...)
+}
+
+func asApp(t *testing.T, p *Platform, path string, fields ...string) reply {
+	t.Helper()
+	return form(t, p.URL+path, append([]string{"client_id", AppID, "client_secret", AppSecret}, fields...)...)
 }
 
 func refreshCall(t *testing.T, p *Platform, rt string) reply {
@@ -142,6 +157,7 @@ func TestRefreshCodes(t *testing.T) {
 		name   string
 		config Config
 		before func(*Platform, *clock)
+		v3     bool // issued there
 		path   string
 		fields []string
 		code   int
@@ -153,8 +169,8 @@ func TestRefreshCodes(t *testing.T) {
 		{name: "expired by hand", before: func(p *Platform, _ *clock) { p.Expire(Alice, RefreshToken) }, code: 20037},
 		{name: "365 days", config: Config{RefreshLife: 400 * 24 * time.Hour}, before: func(_ *Platform, c *clock) { c.forward(365 * 24 * time.Hour) }, code: 20037},
 		{name: "revoked", before: func(p *Platform, _ *clock) { p.Revoke(Alice) }, code: 20064},
-		{name: "v2 refuses v3's", path: "/open-apis/authen/v2/oauth/token", code: 20026},
-		{name: "v2 takes v3's when told", config: Config{V2TakesV3: true}, path: "/open-apis/authen/v2/oauth/token", code: 0, status: 200},
+		{name: "v2 refuses v3's", v3: true, path: v2Path, code: 20026},
+		{name: "v2 takes v3's when told", config: Config{Switches: Switches{V2TakesV3: true}}, v3: true, path: v2Path, code: 0, status: 200},
 		{name: "refresh switched off", before: func(p *Platform, _ *clock) { p.UpdateApp(AppID, func(a *App) { a.RefreshOff = true }) }, code: 20074},
 		{name: "app off", before: func(p *Platform, _ *clock) { p.UpdateApp(AppID, func(a *App) { a.Disabled = true }) }, code: 20069},
 		{name: "app not installed", before: func(p *Platform, _ *clock) { p.UpdateApp(AppID, func(a *App) { a.NotInstalled = true }) }, code: 20009},
@@ -179,10 +195,13 @@ func TestRefreshCodes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p, clock := startAt(t, c.config)
 			tokens := granted(t, p, Alice)
+			if c.v3 {
+				tokens, _ = p.GrantV3(AppID, Alice)
+			}
 			if c.before != nil {
 				c.before(p, clock)
 			}
-			path := "/oauth/v3/token"
+			path := v3Path
 			if c.path != "" {
 				path = c.path
 			}

@@ -25,8 +25,8 @@ func (p *Platform) newPages() http.Handler {
 	mux.HandleFunc("GET /{$}", p.indexPage)
 	mux.HandleFunc("GET /open-apis/authen/v1/authorize", p.authorizePage)
 	mux.HandleFunc("POST /open-apis/authen/v1/authorize", p.authorizeDecision)
-	mux.HandleFunc("GET /device", p.devicePage)
-	mux.HandleFunc("POST /device", p.deviceDecision)
+	mux.HandleFunc("GET "+devicePagePath, p.devicePage)
+	mux.HandleFunc("POST "+devicePagePath, p.deviceDecision)
 	mux.HandleFunc("GET /chat", p.chatPage)
 	mux.HandleFunc("POST /chat/click", p.chatClick)
 	mux.HandleFunc("GET /chat/changes", p.chatChanges)
@@ -213,9 +213,12 @@ func (p *Platform) devicePage(w http.ResponseWriter, r *http.Request) {
 	code := r.URL.Query().Get("user_code")
 	p.mu.Lock()
 	d := p.deviceFor(code)
-	data := map[string]any{"Code": code, "Wrong": d == nil && code != ""}
+	if flow := r.URL.Query().Get("flow_id"); d != nil && flow != "" && flow != d.flowID {
+		d = nil // somebody put two links together
+	}
+	data := map[string]any{"Code": code, "Wrong": d == nil && code != "", "Action": devicePagePath}
 	if d != nil {
-		data["App"], data["AppID"], data["Scopes"], data["Dropped"] = p.apps[d.app].Name, d.app, d.scopes, d.dropped
+		data["App"], data["AppID"], data["Scopes"] = p.apps[d.app].Name, d.app, d.scopes
 		data["State"], data["Accounts"], data["Expires"] = d.state(p.now()), p.accounts(r, d.app), d.expires
 	}
 	p.mu.Unlock()
@@ -243,7 +246,7 @@ func (p *Platform) deviceDecision(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		signIn(w, openID)
 	}
-	p.show(w, r, http.StatusOK, "device.html", view{Title: "Connect a device", Data: map[string]any{"Done": true, "Approved": approve, "Error": err}})
+	p.show(w, r, http.StatusOK, "device.html", view{Title: "Connect a device", Data: map[string]any{"Action": devicePagePath, "Done": true, "Approved": approve, "Error": err}})
 }
 
 // chatPage shows the list of users, or one user's chat with the bot.

@@ -8,51 +8,6 @@ import (
 	"strings"
 )
 
-// App is an app as the developer console knows it. The zero switches are the
-// friendly positions.
-type App struct {
-	ID     string `json:"id,omitempty"`
-	Secret string `json:"secret,omitempty"`
-	Name   string `json:"name,omitempty"`
-	// Scopes are enabled in the console, for user and tenant tokens alike;
-	// nil means [DefaultScopes].
-	Scopes []string `json:"scopes,omitempty"`
-	// RedirectURIs are compared as strings with what authorize gets.
-	RedirectURIs []string `json:"redirect_uris,omitempty"`
-	// EventsURL gets events and card clicks; EncryptKey signs and encrypts
-	// them, VerificationToken stands in their header.
-	EventsURL         string `json:"events_url,omitempty"`
-	EncryptKey        string `json:"encrypt_key,omitempty"`
-	VerificationToken string `json:"verification_token,omitempty"`
-
-	Disabled     bool `json:"disabled,omitempty"`      // 20069; 99991662; 10014
-	NotInstalled bool `json:"not_installed,omitempty"` // 20009; 99991673
-	RefreshOff   bool `json:"refresh_off,omitempty"`   // the console's refresh switch: 20074
-	BotOff       bool `json:"bot_off,omitempty"`       // 230006
-}
-
-// DefaultScopes are enabled on an App that is added with Scopes nil.
-func DefaultScopes() []string {
-	return []string{
-		"offline_access", "auth:user.id:read", "user_profile", "task:task:read", "task:task:write",
-		"contact:contact.base:readonly", "contact:user.base:readonly", "contact:user.basic_profile:readonly",
-		"contact:user.email:readonly", "contact:user.phone:readonly", "contact:user.employee_id:readonly", "contact:user.id:readonly",
-		"im:message", "im:message:send_as_bot", "auth:user_access_token:read",
-		"app_engine:apps:read", "app_engine:security.audit_log:read", "app_engine:seat_activities:read", "app_engine:seat_assignments:read",
-		"app_engine:workspace.sql_commands:write", "app_engine:workspace.table:read", "app_engine:workspace.table:write",
-		"app_engine:workspace.table.record:read", "app_engine:workspace.table.record:write",
-		"app_engine:application.environment_variable:read", "app_engine:application.function:write",
-		"app_engine:object.record:read", "app_engine:object.record:write", "app_engine:flow:write",
-		"app_engine:role:read", "app_engine:role.member:write", "app_engine:record_permission.member:write",
-		"app_engine:approval:read", "app_engine:approval:write",
-		"spark:app:read", "spark:app:write", "spark:table:read", "spark:table:write",
-	}
-}
-
-func (a *App) enabled(scope string) bool {
-	return slices.Contains(a.Scopes, scope)
-}
-
 // Status is the state of a user in the tenant.
 type Status string
 
@@ -103,28 +58,6 @@ func defaultUsers() []User {
 type identity struct {
 	app  string
 	user *User
-}
-
-// AddApp adds or replaces an app. An app without an ID gets one made up; the
-// ID is returned.
-func (p *Platform) AddApp(app App) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if app.ID == "" {
-		app.ID = "cli_" + randomHex(10)
-	}
-	setString(&app.Name, app.ID)
-	if app.Scopes == nil {
-		app.Scopes = DefaultScopes()
-	}
-	if p.apps[app.ID] == nil {
-		p.appOrder = append(p.appOrder, app.ID)
-	}
-	p.apps[app.ID] = &app
-	for _, u := range p.users {
-		p.byOpenID[p.openID(app.ID, u)] = identity{app.ID, u}
-	}
-	return app.ID
 }
 
 // AddUser adds a user and returns the open_id in the first app.
@@ -206,21 +139,6 @@ func (p *Platform) UpdateUser(openID string, change func(*User)) error {
 	ids := [3]string{who.user.OpenID, who.user.UnionID, who.user.UserID}
 	change(who.user)
 	who.user.OpenID, who.user.UnionID, who.user.UserID = ids[0], ids[1], ids[2]
-	p.touch()
-	return nil
-}
-
-// UpdateApp lets change edit an app; its ID is kept. change must not call the
-// Platform.
-func (p *Platform) UpdateApp(appID string, change func(*App)) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	app := p.apps[appID]
-	if app == nil {
-		return fmt.Errorf("update app %q: %w", appID, ErrNoApp)
-	}
-	change(app)
-	app.ID = appID
 	p.touch()
 	return nil
 }

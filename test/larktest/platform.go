@@ -31,23 +31,17 @@ type Config struct {
 	// AccessLife (2 h), RefreshLife (7 days), GrantLife (365 days), CodeLife
 	// (5 min), TenantLife (2 h) and DeviceLife (240 s) replace the documented
 	// lifetimes. RandomLives makes each access token live between half of
-	// AccessLife and all of it.
+	// AccessLife and all of it, and device links that were left at 240 s up to
+	// 600 s.
 	AccessLife, RefreshLife, GrantLife, CodeLife, TenantLife, DeviceLife time.Duration
 	RandomLives                                                          bool
 	// DeviceInterval is the polling interval of the device flow, 5 s. Less
 	// than a second is told as 0, which clients may take for the default.
 	DeviceInterval time.Duration
 
-	// UsedRefreshCode is what a spent refresh token answers: 20073 (default)
-	// or 20064. UsedCodeCode is the same for an authorization code: 20065
-	// (default) or 20003.
-	UsedRefreshCode, UsedCodeCode int
-	// V2TakesV3 lets the v2 endpoint refresh what v3 issued; the default is
-	// to answer 20026.
-	V2TakesV3 bool
-	// DuplicateUUID is the answer to a message uuid seen within the hour:
-	// 0 (default) repeats the first message's id, else that code (230049).
-	DuplicateUUID int
+	// Switches are the answers that differ by brand or that no source settles.
+	// They can be changed later, unlike everything else here.
+	Switches Switches
 	// TokenSize is the length of issued user tokens in bytes, 1536 by default;
 	// less than 256 is raised to that.
 	TokenSize int
@@ -101,6 +95,7 @@ type Platform struct {
 
 	// mu guards everything below, including what the pointers lead to.
 	mu       sync.Mutex
+	switches Switches
 	apps     map[string]*App
 	appOrder []string
 	users    []*User
@@ -128,7 +123,7 @@ type Platform struct {
 func New(config Config) *Platform {
 	config.defaults()
 	p := &Platform{
-		URL: config.URL, config: config, log: config.Log,
+		URL: config.URL, config: config, log: config.Log, switches: config.Switches,
 		apps: map[string]*App{}, byOpenID: map[string]identity{},
 		grants: map[identity]*consented{}, tokens: map[string]*token{}, tenant: map[string]*token{},
 		codes: map[string]*code{}, devices: map[string]*device{}, chat: newChat(),
@@ -150,6 +145,9 @@ func New(config Config) *Platform {
 	return p
 }
 
+// defaultDeviceLife is the shortest that was seen of Lark's device links.
+const defaultDeviceLife = 240 * time.Second
+
 func (c *Config) defaults() {
 	if c.Now == nil {
 		c.Now = time.Now
@@ -159,10 +157,10 @@ func (c *Config) defaults() {
 	setDuration(&c.GrantLife, 365*24*time.Hour)
 	setDuration(&c.CodeLife, 5*time.Minute)
 	setDuration(&c.TenantLife, 2*time.Hour)
-	setDuration(&c.DeviceLife, 240*time.Second)
+	setDuration(&c.DeviceLife, defaultDeviceLife)
 	setDuration(&c.DeviceInterval, 5*time.Second)
-	setInt(&c.UsedRefreshCode, 20073)
-	setInt(&c.UsedCodeCode, 20065)
+	c.Switches = c.Switches.clone()
+	c.Switches.defaults()
 	setInt(&c.TokenSize, 1536)
 	setInt(&c.TokenPerSecond, 50)
 	setInt(&c.TokenPerMinute, 1000)

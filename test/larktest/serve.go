@@ -28,6 +28,7 @@ type exchange struct {
 	body     []byte
 	form     url.Values // of OAuth requests, whether they came as a form or JSON
 	token    *token     // whose token came; nil for none or an unknown one
+	scopes   []string   // alternatives, one of which the route wants
 	call     Call
 	inLedger bool
 }
@@ -261,9 +262,11 @@ func (x *exchange) measure(size int64, sum [sha256.Size]byte) {
 	x.call.BodySize, x.call.BodySHA256 = size, hex.EncodeToString(sum[:])
 }
 
+func isJSON(contentType string) bool { return strings.Contains(contentType, "json") }
+
 // oauthForm reads the fields of a form or of a flat JSON object.
 func oauthForm(contentType string, body []byte) url.Values {
-	if !strings.Contains(contentType, "json") {
+	if !isJSON(contentType) {
 		form, _ := url.ParseQuery(string(body))
 		return form
 	}

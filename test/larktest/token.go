@@ -34,6 +34,7 @@ type token struct {
 	grant           *grant // nil for app tokens
 	parent          string // id of the refresh token that was redeemed for it
 	spent, revoked  bool
+	dead            bool // a tenant token that is refused and still handed out
 	redeemed        []Redemption
 	seq             int               // order of issue
 	version         string            // v2 or v3: the endpoint that issued it
@@ -151,7 +152,7 @@ func (p *Platform) pair(g *grant, scope []string, parent, version string) (acces
 		life = life/2 + mathrand.N(life/2+1)
 	}
 	access = p.issue(&token{kind: AccessToken, who: g.who, scope: scope, grant: g, parent: parent, version: version}, now, life)
-	if g.offline && p.apps[g.who.app].enabled("offline_access") {
+	if g.offline && p.apps[g.who.app].forUsers("offline_access") {
 		life = min(p.config.RefreshLife, g.at.Add(p.config.GrantLife).Sub(now))
 		refresh = p.issue(&token{kind: RefreshToken, who: g.who, scope: scope, grant: g, parent: parent, version: version}, now, life)
 	}
@@ -160,6 +161,9 @@ func (p *Platform) pair(g *grant, scope []string, parent, version string) (acces
 
 // newGrant records that a user said yes to scopes.
 func (p *Platform) newGrant(who identity, scopes []string) *grant {
+	if p.switches.ConsentEndsEarlier {
+		p.revokeWhere(func(t *token) bool { return t.who == who })
+	}
 	p.grantSeq++
 	all := p.grants[who]
 	if all == nil {
@@ -180,12 +184,12 @@ func (p *Platform) granted(g *grant) []string {
 	app, scopes := p.apps[g.who.app], []string{}
 	if all := p.grants[g.who]; all != nil {
 		for _, s := range all.scopes {
-			if app.enabled(s) {
+			if app.forUsers(s) {
 				scopes = append(scopes, s)
 			}
 		}
 	}
-	if g.offline && app.enabled("offline_access") {
+	if g.offline && app.forUsers("offline_access") {
 		scopes = append(scopes, "offline_access")
 	}
 	return scopes
@@ -198,11 +202,21 @@ type Tokens struct {
 	Scope                       string
 }
 
-// Grant lets a user authorize an app without any page, as if by the v3
+// Grant lets a user authorize an app without any page, as if by the v2
 // endpoint, and returns the tokens: the short way to a stored session. Without
 // scopes it grants "offline_access auth:user.id:read" and the aPaaS workspace
 // scopes.
 func (p *Platform) Grant(appID, openID string, scopes ...string) (Tokens, error) {
+	return p.grantBy("v2", appID, openID, scopes)
+}
+
+// GrantV3 is Grant by the v3 endpoint. Only v3 refreshes such a grant, unless
+// Switches.V2TakesV3.
+func (p *Platform) GrantV3(appID, openID string, scopes ...string) (Tokens, error) {
+	return p.grantBy("v3", appID, openID, scopes)
+}
+
+func (p *Platform) grantBy(version, appID, openID string, scopes []string) (Tokens, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	user, ok := p.whoOpenID(appID, openID)
@@ -214,12 +228,21 @@ func (p *Platform) Grant(appID, openID string, scopes ...string) (Tokens, error)
 			"app_engine:workspace.table:read", "app_engine:workspace.table.record:read", "app_engine:workspace.table.record:write", "app_engine:workspace.sql_commands:write"}
 	}
 	g := p.newGrant(identity{appID, user}, scopes)
-	access, refresh := p.pair(g, p.granted(g), "", "v3")
+	access, refresh := p.pair(g, p.granted(g), "", version)
 	tokens := Tokens{AccessToken: p.text(access), ExpiresIn: access.life(), Scope: strings.Join(access.scope, " ")}
 	if refresh != nil {
 		tokens.RefreshToken, tokens.RefreshExpiresIn = p.text(refresh), refresh.life()
 	}
 	return tokens, nil
+}
+
+// revokeWhere revokes the tokens of which match is true.
+func (p *Platform) revokeWhere(match func(*token) bool) {
+	for _, t := range p.tokens {
+		if match(t) {
+			t.revoked = true
+		}
+	}
 }
 
 // Expire ends the life of the user's tokens of the given kinds now (no kinds:

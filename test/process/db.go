@@ -63,7 +63,7 @@ func granted(t testing.TB, lark *larktest.Platform, openID string, at time.Time)
 	return session.Session{
 		Key: session.Key{AppID: larktest.AppID, OpenID: openID}, UnionID: user.UnionID, UserID: user.UserID,
 		AccessToken: session.NewSecret(tokens.AccessToken), RefreshToken: session.NewSecret(tokens.RefreshToken),
-		TokenType: "Bearer", TokenURL: lark.URL + "/oauth/v3/token", Scope: tokens.Scope,
+		TokenType: "Bearer", TokenURL: lark.URL + "/open-apis/authen/v2/oauth/token", Scope: tokens.Scope,
 		IssuedAt: at, ExpiresAt: at.Add(tokens.ExpiresIn), RefreshExpiresAt: at.Add(tokens.RefreshExpiresIn),
 		GrantedAt: at, SyncedAt: at,
 	}
