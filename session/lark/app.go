@@ -5,22 +5,36 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 
 	larkcore "github.com/larksuite/oapi-sdk-go/v3/core"
 )
 
 // AppInfo is what the developer console says about the app.
 type AppInfo struct {
-	// Scopes are those that are enabled, for users and for the app itself.
-	Scopes []string
+	// Scopes are those that are enabled.
+	Scopes []AppScope
 	// RedirectURLs are those that are registered.
 	RedirectURLs []string
+}
+
+// AppScope is a scope that is enabled on the app, and for whose tokens. A user
+// who is asked for one that is enabled for the tenant only gets error 20027.
+type AppScope struct {
+	Name         string
+	User, Tenant bool
+}
+
+// ForUsers reports whether scope can be asked of users.
+func (a AppInfo) ForUsers(scope string) bool {
+	return slices.ContainsFunc(a.Scopes, func(s AppScope) bool { return s.Name == scope && s.User })
 }
 
 // App reads the app's own configuration. It needs the scope
 // application:application:self_manage; without it the error is class
 // Misconfigured (99991672) or has a code of 2105xx.
-// Source: Lark "get application information".
+// Source: Lark "get application information", [D]: scopes[].token_types is
+// "tenant" or "user".
 func (c *Client) App(ctx context.Context) (AppInfo, error) {
 	f, err := c.read(ctx, "read the app", "/open-apis/application/v6/applications/"+url.PathEscape(c.appID), "lang", "en_us")
 	if err != nil {
@@ -28,14 +42,22 @@ func (c *Client) App(ctx context.Context) (AppInfo, error) {
 	}
 	app := f.object("data").object("app")
 	var scopes []struct {
-		Scope string `json:"scope"`
+		Scope      string   `json:"scope"`
+		TokenTypes []string `json:"token_types"`
 	}
 	var info AppInfo
 	// What has another form is as good as not there.
 	json.Unmarshal(app["scopes"], &scopes)
 	json.Unmarshal(app["redirect_urls"], &info.RedirectURLs)
 	for _, s := range scopes {
-		info.Scopes = append(info.Scopes, s.Scope)
+		// An answer without token types, as it was documented before, is taken
+		// to mean both.
+		unsaid := len(s.TokenTypes) == 0
+		info.Scopes = append(info.Scopes, AppScope{
+			Name:   s.Scope,
+			User:   unsaid || slices.Contains(s.TokenTypes, "user"),
+			Tenant: unsaid || slices.Contains(s.TokenTypes, "tenant"),
+		})
 	}
 	return info, nil
 }

@@ -2,6 +2,7 @@ package lark
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,8 +27,9 @@ type Config struct {
 	// OpenURL and AccountsURL are base URLs without a trailing slash, such as
 	// https://open.feishu.cn and https://accounts.feishu.cn; required.
 	OpenURL, AccountsURL string
-	// TokenURL is the complete address of the OAuth token endpoint, v2 or v3;
-	// required.
+	// TokenURL is the complete address of the OAuth token endpoint at which new
+	// grants are made; empty: v2 of OpenURL. See [Client.Exchange] for what
+	// happens where it refuses.
 	TokenURL string
 	// Transport carries all requests. Nil: one of our own, with TLS 1.2 or
 	// newer, no proxy from the environment and no transparent decompression.
@@ -44,19 +46,23 @@ const callTimeout = 30 * time.Second
 // and block until Lark has answered or the context is done; each request is
 // given up after 30 s.
 type Client struct {
-	appID                          string
-	secret                         func() session.Secret
-	openURL, accountsURL, tokenURL string
-	http                           *http.Client
-	log                            *slog.Logger
-	sdk                            sdkHolder
-	tenant                         tenantToken
+	appID                string
+	secret               func() session.Secret
+	openURL, accountsURL string
+	endpoints            *tokenEndpoints
+	http                 *http.Client
+	log                  *slog.Logger
+	sdk                  sdkHolder
+	tenant               tenantToken
 }
 
 // New checks c and returns a client. It makes no connection.
 func New(c Config) (*Client, error) {
 	if c.AppID == "" || c.Secret == nil {
 		return nil, errors.New("lark client: an app id and a secret are required")
+	}
+	if c.TokenURL == "" {
+		c.TokenURL = c.OpenURL + tokenPathV2
 	}
 	for _, u := range []string{c.OpenURL, c.AccountsURL, c.TokenURL} {
 		if err := checkURL(u); err != nil {
@@ -77,7 +83,8 @@ func New(c Config) (*Client, error) {
 	}
 	return &Client{
 		appID: c.AppID, secret: c.Secret,
-		openURL: c.OpenURL, accountsURL: c.AccountsURL, tokenURL: c.TokenURL,
+		openURL: c.OpenURL, accountsURL: c.AccountsURL,
+		endpoints: newTokenEndpoints(c.TokenURL, c.OpenURL, c.AccountsURL),
 		http: &http.Client{
 			Transport: &recorder{base: c.Transport, tracer: otel.Tracer("larkside/session/lark"), took: took},
 			// A credential must not follow a redirect anywhere: the 3xx is
@@ -106,9 +113,11 @@ func checkURL(s string) error {
 // AuthorizeURL returns the page on which a user grants scopes to the app.
 // challenge is the S256 code challenge (RFC 7636 section 4.2). The page always
 // asks (prompt=consent), also inside the Lark client, where a web app would
-// otherwise be sent straight back. At most 50 scopes are accepted by Lark, and
-// offline_access must be among them for a refresh token to be issued.
-// Source: Lark "obtain OAuth code", 2026-03-19.
+// otherwise be sent straight back. Lark accepts at most 200 scopes (50 until
+// the middle of 2026), and offline_access must be among them for a refresh
+// token to be issued.
+// Source: Lark "obtain OAuth code", 2026-03-19; the limit: a crawl of
+// 2026-09-11.
 func (c *Client) AuthorizeURL(redirectURI, state, challenge string, scopes []string) string {
 	q := url.Values{
 		"client_id":             {c.appID},
@@ -125,19 +134,34 @@ func (c *Client) AuthorizeURL(redirectURI, state, challenge string, scopes []str
 	return c.accountsURL + "/open-apis/authen/v1/authorize?" + strings.ReplaceAll(q.Encode(), "+", "%20")
 }
 
-// postForm sends one form and leaves the answer in x. Of the endpoints' two
-// encodings the form is used for all: RFC 6749 section 4 prescribes it, Lark
-// advises it for v3 (the JSON that its SDKs send there is tolerated), v2 takes
-// it beside its documented JSON (Lark's own CLI sends it), and the device and
-// revocation endpoints know nothing else.
+// postForm sends one form and leaves the answer in x. RFC 6749 section 4
+// prescribes the form for token endpoints, and the device and revocation
+// endpoints know nothing else.
 func (c *Client) postForm(ctx context.Context, x *exchange, to string, form url.Values, prepare ...func(*http.Request)) {
-	body := strings.NewReader(form.Encode())
-	req, err := http.NewRequestWithContext(withExchange(ctx, x), http.MethodPost, to, body)
+	c.post(ctx, x, to, "application/x-www-form-urlencoded", form.Encode(), prepare...)
+}
+
+// postJSON sends the members of form as a JSON object of strings.
+func (c *Client) postJSON(ctx context.Context, x *exchange, to string, form url.Values) {
+	members := make(map[string]string, len(form))
+	for name := range form {
+		members[name] = form.Get(name)
+	}
+	body, err := json.Marshal(members)
 	if err != nil {
 		x.err, x.unsent = err, true
 		return
 	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	c.post(ctx, x, to, "application/json; charset=utf-8", string(body))
+}
+
+func (c *Client) post(ctx context.Context, x *exchange, to, contentType, body string, prepare ...func(*http.Request)) {
+	req, err := http.NewRequestWithContext(withExchange(ctx, x), http.MethodPost, to, strings.NewReader(body))
+	if err != nil {
+		x.err, x.unsent = err, true
+		return
+	}
+	req.Header.Set("Content-Type", contentType)
 	for _, f := range prepare {
 		f(req)
 	}

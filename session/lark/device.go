@@ -93,16 +93,25 @@ func seconds(f fields, name string, fallback, limit float64) time.Duration {
 // PollDevice asks once whether the user has decided. Besides success it
 // returns an [*Error] that is one of [ErrAuthorizationPending] (go on),
 // [ErrSlowDown] (go on, five seconds slower), [ErrAccessDenied] and
-// [ErrExpired] (stop), or none of them: go on until the flow expires.
+// [ErrExpired] (stop), or none of them: go on until the flow expires. A poll
+// that the token endpoint does not know goes to its other version from the next
+// one on, as with [Client.Exchange].
 func (c *Client) PollDevice(ctx context.Context, deviceCode session.Secret) (Token, error) {
 	form := url.Values{
 		"grant_type":  {"urn:ietf:params:oauth:grant-type:device_code"},
 		"device_code": {deviceCode.Expose()},
 	}
-	t, err := c.grant(ctx, "poll device flow", c.tokenURL, onCode, form, deviceCode)
+	t, err := c.askGrants(ctx, func(to string) (Token, error) {
+		return c.grant(ctx, "poll device flow", to, onCode, form, deviceCode)
+	})
 	var e *Error
-	if errors.As(err, &e) && e.HTTPStatus < 500 && pollErrors[e.Name] != nil {
-		e.Err = pollErrors[e.Name]
+	if !errors.As(err, &e) || e.HTTPStatus >= 500 {
+		return t, err
+	}
+	// Lark's invalid_grant stands beside many codes, of which most are about
+	// the user or the app rather than about the device code.
+	if known := pollErrors[e.Name]; known != nil && (known != ErrExpired || e.Class == Reauthorize || e.Class == Unknown) {
+		e.Err = known
 	}
 	return t, err
 }

@@ -94,7 +94,7 @@ func TestPollDevice(t *testing.T) {
 		{400, `{"error":"access_denied"}`, lark.ErrAccessDenied, lark.Reauthorize},
 		{400, `{"error":"expired_token"}`, lark.ErrExpired, lark.Reauthorize},
 		{400, `{"error":"invalid_grant"}`, lark.ErrExpired, lark.Reauthorize},
-		{400, `{"error":"invalid_client","code":20002}`, nil, lark.Misconfigured},
+		{400, `{"error":"invalid_client","code":20002}`, nil, lark.AppRefused},
 		{503, `{"error":"access_denied"}`, nil, lark.Retry},
 		{502, `<html>`, nil, lark.Retry},
 	} {

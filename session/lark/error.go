@@ -23,9 +23,19 @@ const (
 	// Before believing it of a refresh token, read the store again: another
 	// replica may have won.
 	Reauthorize Class = "reauthorize"
-	// Misconfigured: the operator's to fix, or a bug of ours. The grant is
-	// kept and no user is asked.
+	// AppRefused: Lark does not accept the app itself: its secret, its being
+	// enabled, its right to refresh. Everything of the app rests, and no user is
+	// asked, until the operator has mended it.
+	AppRefused Class = "app_refused"
+	// Misconfigured: the operator's to fix, or a bug of ours, and no word about
+	// the app as a whole. The grant is kept.
 	Misconfigured Class = "misconfigured"
+	// ScopeRefused: the scopes that were asked for are malformed or not enabled
+	// on the app. Another request with other scopes may pass.
+	ScopeRefused Class = "scope_refused"
+	// CodeRefused: the authorization code was made for another app or another
+	// redirect_uri. A user can cause it with a code from elsewhere.
+	CodeRefused Class = "code_refused"
 	// UserDisabled: the user is gone, frozen or outside the app's
 	// availability; a card can't help. See also [Error.Doubtful].
 	UserDisabled Class = "user_disabled"
@@ -124,8 +134,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Doubtful reports whether the error is known to appear without being true
-// (20008, larksuite/cli#2709): believe it the second time.
+// Doubtful reports whether Lark is known to give this answer, "user does not
+// exist", now and then for users who do (20008, [P] larksuite/cli#2709). It
+// counts when the directory says the same, or when it comes again a minute
+// later.
 func (e *Error) Doubtful() bool { return e.Code == 20008 }
 
 // row is one code of a table.
@@ -140,7 +152,9 @@ type row struct {
 type table func(code int) (row, bool)
 
 // tokenCode is one row of Lark's token endpoint table ("get" and "refresh
-// user_access_token", 2026-04-08). An empty class: the code does not belong to
+// user_access_token", 2026-04-08). Which codes refuse the app and which one
+// consent only: lark-cli's code table [S], and that a user can cause 20024 and
+// 20071 with a code from elsewhere. An empty class: the code does not belong to
 // that grant type, and is Unknown there.
 type tokenCode struct {
 	onCode, onRefresh Class
@@ -151,21 +165,21 @@ type tokenCode struct {
 
 var tokenCodes = map[int]tokenCode{
 	20001: {Misconfigured, Misconfigured, "", false, "required parameter missing"},
-	20002: {Misconfigured, Misconfigured, "", false, "client secret wrong"},
+	20002: {AppRefused, AppRefused, "", false, "client secret wrong"},
 	20003: {Reauthorize, "", "", false, "code not found or already used"},
 	20004: {Reauthorize, "", "", false, "code expired"},
 	20008: {UserDisabled, UserDisabled, session.UserGone, false, "user does not exist"},
-	20009: {Misconfigured, Misconfigured, "", false, "app not installed in the tenant"},
+	20009: {AppRefused, AppRefused, "", false, "app not installed in the tenant"},
 	20010: {UserDisabled, UserDisabled, session.UserNotPermitted, false, "user may not use the app"},
 	// On refresh it says that the store mixed two apps. That is a bug, but
 	// this one grant's, not the whole app's.
-	20024: {Misconfigured, Reauthorize, session.RefreshTokenInvalid, false, "belongs to another client_id"},
+	20024: {CodeRefused, Reauthorize, session.RefreshTokenInvalid, false, "belongs to another client_id"},
 	20026: {"", Reauthorize, session.RefreshTokenInvalid, false, "refresh token malformed or from a v1 endpoint"},
-	20027: {Misconfigured, "", "", false, "scope not enabled on the app"},
+	20027: {ScopeRefused, "", "", false, "scope not enabled on the app"},
 	20036: {Misconfigured, Misconfigured, "", false, "grant_type unsupported"},
 	20037: {"", Reauthorize, session.RefreshTokenExpired, false, "refresh token expired, or 365 days since consent"},
-	20043: {Misconfigured, "", "", false, "bad scope format"},
-	20048: {Misconfigured, Misconfigured, "", false, "app does not exist"},
+	20043: {ScopeRefused, "", "", false, "bad scope format"},
+	20048: {AppRefused, AppRefused, "", false, "app does not exist"},
 	20049: {Reauthorize, "", "", false, "PKCE check failed"},
 	20050: {Retry, Retry, "", true, "internal error"},
 	20063: {Misconfigured, Misconfigured, "", false, "malformed request"},
@@ -174,17 +188,18 @@ var tokenCodes = map[int]tokenCode{
 	20066: {UserDisabled, UserDisabled, session.UserGone, false, "user status invalid"},
 	20067: {Misconfigured, Misconfigured, "", false, "duplicate scopes"},
 	20068: {Misconfigured, Misconfigured, "", false, "scope not in the granted set"},
-	20069: {Misconfigured, Misconfigured, "", false, "app not enabled"},
+	20069: {AppRefused, AppRefused, "", false, "app not enabled"},
 	20070: {Misconfigured, Misconfigured, "", false, "two client authentications at once"},
-	20071: {Misconfigured, "", "", false, "redirect_uri differs"},
+	20071: {CodeRefused, "", "", false, "redirect_uri differs"},
 	20072: {Retry, Retry, "", false, "temporarily unavailable"},
 	20073: {"", Reauthorize, session.RefreshTokenUsed, false, "refresh token already used"},
-	20074: {"", Misconfigured, "", false, "app may not refresh: switch in the console"},
+	20074: {"", AppRefused, "", false, "app may not refresh: switch in the console"},
 	21000: {"", Denied, "", false, "security policy: challenge"},
 	21001: {"", Denied, "", false, "security policy: denied"},
 
 	1106072:  {"", Misconfigured, "", false, "DPoP proof"},
 	99991400: {Retry, Retry, "", false, "rate limited"},
+	99991543: {AppRefused, AppRefused, "", false, "app id or secret wrong"},
 }
 
 func onCode(code int) (row, bool) {
@@ -200,8 +215,8 @@ func onRefresh(code int) (row, bool) {
 // oauthNames judge an answer that has an RFC 6749 or 8628 error and no code.
 var oauthNames = map[string]row{
 	"invalid_request":         {class: Misconfigured},
-	"invalid_client":          {class: Misconfigured},
-	"invalid_scope":           {class: Misconfigured},
+	"invalid_client":          {class: AppRefused},
+	"invalid_scope":           {class: ScopeRefused},
 	"unauthorized_client":     {class: Misconfigured},
 	"unsupported_grant_type":  {class: Misconfigured},
 	"invalid_dpop_proof":      {class: Misconfigured},
@@ -246,11 +261,12 @@ func onUserInfo(code int) (row, bool) { r, ok := userInfoCodes[code]; return r, 
 // message", "update message card", "batch get users", "general error codes".
 var appCodes = map[int]Class{
 	// The token itself.
-	10003:    Misconfigured, // bad parameter, such as the app id
+	10003:    AppRefused,    // bad parameter, such as the app id
 	10012:    Retry,         // could not get an app token
 	10013:    Retry,         // could not get a tenant token
-	10014:    Misconfigured, // app disabled
-	10015:    Misconfigured, // wrong secret
+	10014:    AppRefused,    // app disabled
+	10015:    AppRefused,    // wrong secret
+	99991543: AppRefused,    // app id or secret wrong ([S] lark-cli)
 	99991400: Retry,         // rate limited
 	99991401: Misconfigured, // our address is not on the app's list
 	99991403: Misconfigured, // monthly quota
@@ -388,7 +404,7 @@ func opaqueCause(err error, secrets []session.Secret) error {
 
 func (e *Error) classify(judge table) {
 	r, known := judge(e.Code)
-	if !known && e.Code == 0 {
+	if !known && (e.Code == 0 || e.Name == "invalid_client") {
 		r, known = oauthNames[e.Name]
 	}
 	spoke := e.Code != 0 || e.Name != ""

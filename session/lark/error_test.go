@@ -16,7 +16,8 @@ import (
 // The table of the platform reference, section 2.4, written a second time on
 // purpose: a slip in the product's table shows up here.
 func TestTokenEndpointCodes(t *testing.T) {
-	const R, A, M, U, D, X = lark.Retry, lark.Reauthorize, lark.Misconfigured, lark.UserDisabled, lark.Denied, lark.Unknown
+	const R, A, P, M, U, D, X = lark.Retry, lark.Reauthorize, lark.AppRefused, lark.Misconfigured, lark.UserDisabled, lark.Denied, lark.Unknown
+	const S, C = lark.ScopeRefused, lark.CodeRefused
 	for _, row := range []struct {
 		code, status   int
 		onCode, onFrsh lark.Class
@@ -24,17 +25,17 @@ func TestTokenEndpointCodes(t *testing.T) {
 		reason         session.Reason
 	}{
 		{20001, 400, M, M, lark.Refused, ""},
-		{20002, 400, M, M, lark.Refused, ""},
+		{20002, 400, P, P, lark.Refused, ""},
 		{20003, 400, A, X, lark.Refused, ""},
 		{20004, 400, A, X, lark.Refused, ""},
 		{20008, 400, U, U, lark.Refused, session.UserGone},
-		{20009, 400, M, M, lark.Refused, ""},
+		{20009, 400, P, P, lark.Refused, ""},
 		{20010, 400, U, U, lark.Refused, session.UserNotPermitted},
-		{20024, 400, M, A, lark.Refused, session.RefreshTokenInvalid},
+		{20024, 400, C, A, lark.Refused, session.RefreshTokenInvalid},
 		{20026, 400, X, A, lark.Refused, session.RefreshTokenInvalid},
 		{20036, 400, M, M, lark.Refused, ""},
 		{20037, 400, X, A, lark.Refused, session.RefreshTokenExpired},
-		{20048, 400, M, M, lark.Refused, ""},
+		{20048, 400, P, P, lark.Refused, ""},
 		{20049, 400, A, X, lark.Refused, ""},
 		{20050, 500, R, R, lark.Lost, ""},
 		{20050, 400, R, R, lark.Lost, ""},
@@ -44,14 +45,15 @@ func TestTokenEndpointCodes(t *testing.T) {
 		{20066, 400, U, U, lark.Refused, session.UserGone},
 		{20067, 400, M, M, lark.Refused, ""},
 		{20068, 400, M, M, lark.Refused, ""},
-		{20069, 400, M, M, lark.Refused, ""},
+		{20069, 400, P, P, lark.Refused, ""},
 		{20070, 400, M, M, lark.Refused, ""},
-		{20071, 400, M, X, lark.Refused, ""},
+		{20071, 400, C, X, lark.Refused, ""},
 		{20072, 503, R, R, lark.Refused, ""},
 		{20073, 400, X, A, lark.Refused, session.RefreshTokenUsed},
-		{20074, 400, X, M, lark.Refused, ""},
-		{20027, 400, M, X, lark.Refused, ""},
-		{20043, 400, M, X, lark.Refused, ""},
+		{20074, 400, X, P, lark.Refused, ""},
+		{20027, 400, S, X, lark.Refused, ""},
+		{20043, 400, S, X, lark.Refused, ""},
+		{99991543, 400, P, P, lark.Refused, ""},
 		{99991400, 429, R, R, lark.Refused, ""},
 		{99991400, 400, R, R, lark.Refused, ""},
 		{21000, 400, X, D, lark.Refused, ""},
@@ -107,7 +109,9 @@ func TestAnswersWithoutCode(t *testing.T) {
 	}{
 		{400, `{"error":"invalid_grant"}`, lark.Reauthorize, lark.Refused},
 		{200, `{"error":"invalid_grant"}`, lark.Reauthorize, lark.Refused},
-		{400, `{"error":"invalid_client"}`, lark.Misconfigured, lark.Refused},
+		{400, `{"error":"invalid_client"}`, lark.AppRefused, lark.Refused},
+		{401, `{"error":"invalid_client","code":29999}`, lark.AppRefused, lark.Refused},
+		{400, `{"error":"invalid_scope"}`, lark.ScopeRefused, lark.Refused},
 		{400, `{"error":"invalid_dpop_proof"}`, lark.Misconfigured, lark.Refused},
 		{400, `{"error":"server_error"}`, lark.Retry, lark.Lost},
 		{400, `{"error":"temporarily_unavailable"}`, lark.Retry, lark.Refused},

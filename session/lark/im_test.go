@@ -144,9 +144,9 @@ func TestSDKDoesNotRecurse(t *testing.T) {
 // A refused app is seen as such, and named as what failed.
 func TestCardWithoutTenantToken(t *testing.T) {
 	for body, class := range map[string]lark.Class{
-		`{"code":10003,"msg":"invalid param"}`:                  lark.Misconfigured,
-		`{"code":10014,"msg":"app disabled"}`:                   lark.Misconfigured,
-		`{"code":10015,"msg":"bad secret"}`:                     lark.Misconfigured,
+		`{"code":10003,"msg":"invalid param"}`:                  lark.AppRefused,
+		`{"code":10014,"msg":"app disabled"}`:                   lark.AppRefused,
+		`{"code":10015,"msg":"bad secret"}`:                     lark.AppRefused,
 		`{"code":10012,"msg":"failed"}`:                         lark.Retry,
 		`{"code":10013,"msg":"failed"}`:                         lark.Retry,
 		`<html>`:                                                lark.Retry,

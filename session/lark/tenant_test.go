@@ -118,7 +118,7 @@ func TestTenantAccessTokenPausesAfterFailure(t *testing.T) {
 		c := k.client(t)
 		for range 1000 {
 			_, err := c.TenantAccessToken(t.Context())
-			if e := asError(t, err); e.Class != lark.Misconfigured {
+			if e := asError(t, err); e.Class != lark.AppRefused {
 				t.Fatal(e)
 			}
 			time.Sleep(10 * time.Millisecond)

@@ -45,6 +45,10 @@ type Token struct {
 // one given to [Client.AuthorizeURL]; verifier is the PKCE secret, 43 to 128
 // characters (RFC 7636 section 4.1), and may be empty if no challenge was
 // sent. A code works once and for five minutes.
+//
+// It is sent to the configured token endpoint. Once that has said that it can't
+// make such a grant (20049: PKCE; 20036 or unsupported_grant_type), the other
+// version is asked from the next grant on.
 // Source: Lark "get user_access_token", 2026-04-08.
 func (c *Client) Exchange(ctx context.Context, code session.Secret, redirectURI string, verifier session.Secret) (Token, error) {
 	form := url.Values{
@@ -55,20 +59,23 @@ func (c *Client) Exchange(ctx context.Context, code session.Secret, redirectURI 
 	if !verifier.Empty() {
 		form.Set("code_verifier", verifier.Expose())
 	}
-	return c.grant(ctx, "exchange code", c.tokenURL, onCode, form, code, verifier)
+	return c.askGrants(ctx, func(to string) (Token, error) {
+		return c.grant(ctx, "exchange code", to, onCode, form, code, verifier)
+	})
 }
 
-// Refresh spends refreshToken. It makes exactly one request, and the caller
-// must have written down that it is about to. tokenURL is where the grant was
+// Refresh spends refreshToken. It is answered at most once, and the caller must
+// have written down that it is about to be sent. tokenURL is where the grant was
 // issued, empty for the configured endpoint; a v2 endpoint may refuse what v3
-// issued. One outside the configured hosts, say after a move, is not followed:
-// the configured endpoint is asked and a warning tells.
+// issued. An address that is neither the configured endpoint nor v2 or v3 of the
+// configured hosts, say after a move, gets nothing: the configured endpoint is
+// asked and a warning tells.
 //
 // No scope is sent, so that the new token has everything ever granted.
 // Source: Lark "refresh user_access_token", 2026-04-08.
 func (c *Client) Refresh(ctx context.Context, tokenURL string, refreshToken session.Secret) (Token, error) {
-	to := c.tokenURL
-	if c.ours(tokenURL) {
+	to := c.endpoints.configured
+	if c.endpoints.allowed(tokenURL) {
 		to = tokenURL
 	}
 	form := url.Values{
@@ -77,24 +84,9 @@ func (c *Client) Refresh(ctx context.Context, tokenURL string, refreshToken sess
 	}
 	t, err := c.grant(ctx, "refresh", to, onRefresh, form, refreshToken)
 	if err == nil && tokenURL != "" && to != tokenURL {
-		t.warn("the grant's token endpoint is on none of the configured hosts; %s was asked", to)
+		t.warn("the grant's token endpoint is none of the configured ones; %s was asked", to)
 	}
 	return t, err
-}
-
-// ours reports whether to is on a configured origin. It comes out of a row,
-// and gets the app's secret.
-func (c *Client) ours(to string) bool {
-	u, err := url.Parse(to)
-	if err != nil || u.User != nil || u.RawQuery != "" {
-		return false
-	}
-	for _, base := range []string{c.tokenURL, c.accountsURL, c.openURL} {
-		if b, err := url.Parse(base); err == nil && b.Scheme == u.Scheme && b.Host == u.Host {
-			return true
-		}
-	}
-	return false
 }
 
 // grant asks the token endpoint. The client's secret is in the body and
@@ -104,7 +96,7 @@ func (c *Client) grant(ctx context.Context, op, to string, judge table, form url
 	form.Set("client_id", c.appID)
 	form.Set("client_secret", secret.Expose())
 	x := &exchange{op: op, limit: tokenLimit, secrets: append(sent, secret)}
-	c.postForm(ctx, x, to, form)
+	c.postToken(ctx, x, to, form)
 	f, err := x.verdict(judge)
 	if err != nil {
 		return Token{}, err
@@ -115,6 +107,22 @@ func (c *Client) grant(ctx context.Context, op, to string, judge table, form url
 		return Token{}, x.unusable("access_token")
 	}
 	return t, nil
+}
+
+// postToken sends form to a token endpoint in the encoding that it takes.
+func (c *Client) postToken(ctx context.Context, x *exchange, to string, form url.Values) {
+	if c.endpoints.encoding(to) {
+		c.postJSON(ctx, x, to, form)
+		return
+	}
+	c.postForm(ctx, x, to, form)
+	if x.readable() || !c.endpoints.takesJSON(to) {
+		return
+	}
+	c.postJSON(ctx, x, to, form)
+	if x.answered() && x.readable() {
+		c.endpoints.wantsJSON.Store(true)
+	}
 }
 
 // newToken reads a successful answer, whatever its lifetimes are.
