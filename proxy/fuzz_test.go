@@ -158,8 +158,10 @@ func FuzzUpstreamErrorBody(f *testing.F) {
 		if err != nil || string(passed) != string(content) {
 			t.Fatalf("passed on %q, %v", passed, err)
 		}
-		if s := found.scope(); s != "" && !scopeName(s) {
-			t.Fatalf("scope %q", s)
+		for _, s := range found.scopes() {
+			if !scopeName(s) {
+				t.Fatalf("scope %q", s)
+			}
 		}
 		var want struct {
 			Code json.RawMessage `json:"code"`

@@ -78,15 +78,19 @@ func (e *larkError) verdict() verdict {
 	return v
 }
 
-// scope returns the first of the alternatives that would do, or "".
-func (e *larkError) scope() string {
+// scopes returns the alternatives of which one would do.
+func (e *larkError) scopes() []string {
+	var scopes []string
 	for _, v := range e.Error.Violations {
-		if scopeName(v.Subject) {
-			return v.Subject
+		if scopeName(v.Subject) && len(scopes) < maxAlternatives {
+			scopes = append(scopes, v.Subject)
 		}
 	}
-	return ""
+	return scopes
 }
+
+// maxAlternatives bounds what is taken out of one answer.
+const maxAlternatives = 20
 
 // scopeName reports whether s looks like a scope (im:message:send_as_bot). It
 // comes from outside and goes into a link.

@@ -261,7 +261,7 @@ func TestMissingScope(t *testing.T) {
 		t.Errorf("X-Larkside-Authorize-Url %q", got)
 	}
 	asked := b.asker.all()
-	if len(asked) != 1 || asked[0].reason != proxy.MissingScope || fmt.Sprint(asked[0].scopes) != "[task:task:read]" || asked[0].key != key("ou_1") {
+	if len(asked) != 1 || asked[0].reason != proxy.MissingScope || fmt.Sprint(asked[0].scopes) != "[task:task:read task:task:write]" || asked[0].key != key("ou_1") {
 		t.Errorf("asked %v", asked)
 	}
 	b.lark.one(t)

@@ -213,19 +213,20 @@ func (p *proxy) remark(x *exchange, found larkError) {
 		x.hint, x.outcome = hintAppScope, AppScopeMissing
 	case scopeMissing:
 		x.outcome = ScopeMissing
-		x.link = p.askForScope(x, found.scope())
+		x.link = p.askForScope(x, found.scopes())
 	}
 }
 
-// askForScope starts a consent for scope and returns its link, or "".
-func (p *proxy) askForScope(x *exchange, scope string) string {
-	if scope == "" || p.cfg.Asker == nil {
+// askForScope starts a consent for one of the alternatives and returns its link.
+// It is "" when there is none: what was asked for in vain is not asked for again.
+func (p *proxy) askForScope(x *exchange, alternatives []string) string {
+	if len(alternatives) == 0 || p.cfg.Asker == nil {
 		return ""
 	}
-	c, err := p.cfg.Asker.Ask(x, x.key, MissingScope, []string{scope})
+	c, err := p.cfg.Asker.Ask(x, x.key, MissingScope, alternatives)
 	if err != nil {
 		// Lark's answer says what is missing; it is passed on all the same.
-		p.complaints.Log(x, slog.LevelWarn, "asking for a missing scope failed", "", "scope", scope, "error", err)
+		p.complaints.Log(x, slog.LevelWarn, "asking for a missing scope failed", "", "scopes", alternatives, "error", err)
 		return ""
 	}
 	return c.AuthorizeURL

@@ -109,7 +109,7 @@ func transient(err error) error {
 // time it is confirmed.
 func (a *app) judge(err error) {
 	var e *lark.Error
-	refused := errors.As(err, &e) && e.Class == lark.Misconfigured
+	refused := errors.As(err, &e) && e.Class == lark.AppRefused
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"larkside/session"
@@ -92,11 +93,15 @@ func (s *Source) syncOne(ctx context.Context, key session.Key, found map[string]
 	if err := s.store.SetProfile(ctx, key, u.Profile, u.UnionID, u.UserID); err != nil {
 		return err
 	}
-	switch u.Profile.Status {
-	case "resigned", "exited", "frozen":
+	if gone(u) {
 		total.Disabled++
 		return s.store.Disable(ctx, key, session.UserGone)
 	}
 	total.Read++
 	return s.store.Enable(ctx, key, session.UserGone)
+}
+
+// gone reports whether the directory says that u can't use the app any more.
+func gone(u lark.ContactUser) bool {
+	return slices.Contains([]string{"resigned", "exited", "frozen"}, u.Profile.Status)
 }

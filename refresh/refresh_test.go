@@ -145,7 +145,7 @@ func TestEveryCode(t *testing.T) {
 		{20074, Misconfigured, session.Active, "", session.ErrAppMisconfigured},
 		{20010, UserDisabled, session.Disabled, session.UserNotPermitted, session.ErrUserDisabled},
 		{20066, UserDisabled, session.Disabled, session.UserGone, session.ErrUserDisabled},
-		{20008, Transient, session.Active, "", session.ErrRefreshUnavailable}, // believed the second time
+		{20008, Transient, session.Active, "", session.ErrRefreshUnavailable}, // see TestDoubtedUser
 		{20024, Dead, session.ConsentRequired, session.RefreshTokenInvalid, session.ErrConsentRequired},
 		{20026, Dead, session.ConsentRequired, session.RefreshTokenInvalid, session.ErrConsentRequired},
 		{20037, Dead, session.ConsentRequired, session.RefreshTokenExpired, session.ErrConsentRequired},
@@ -161,7 +161,7 @@ func TestEveryCode(t *testing.T) {
 			inWorld(t, nil, nil, func(t *testing.T, w *world) {
 				k := w.consented(larktest.Alice)
 				time.Sleep(3 * time.Hour)
-				w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: c.code})
+				w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: c.code, Times: -1})
 				_, class, err := w.source.attempt(background(), k, want{version: 1})
 				if class != c.class || !errors.Is(err, c.err) {
 					t.Errorf("class %s, %v", class, err)
@@ -172,6 +172,68 @@ func TestEveryCode(t *testing.T) {
 			})
 		})
 	}
+}
+
+// "User does not exist" comes now and then for users who do. It is believed when
+// the directory says so too, or when it comes again at least a minute later.
+func TestDoubtedUser(t *testing.T) {
+	doubt := larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20008}
+	expired := func(t *testing.T, w *world) session.Key {
+		k := w.consented(larktest.Alice)
+		time.Sleep(3 * time.Hour)
+		w.platform.Fault(doubt)
+		if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
+			t.Fatalf("the first time: %v", err)
+		}
+		return k
+	}
+	t.Run("once", func(t *testing.T) {
+		inWorld(t, nil, nil, func(t *testing.T, w *world) {
+			k := expired(t, w)
+			time.Sleep(2 * time.Minute)
+			if _, _, err := w.token(k); err != nil {
+				t.Fatalf("when Lark says otherwise: %v", err)
+			}
+			time.Sleep(3 * time.Hour)
+			w.platform.Fault(doubt)
+			if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
+				t.Errorf("a doubt that was cleared counts: %v", err)
+			}
+		})
+	})
+	t.Run("again within a minute", func(t *testing.T) {
+		inWorld(t, nil, nil, func(t *testing.T, w *world) {
+			k := expired(t, w)
+			for range 5 {
+				time.Sleep(10 * time.Second)
+				w.platform.Fault(doubt)
+				if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
+					t.Errorf("got %v", err)
+				}
+			}
+		})
+	})
+	t.Run("again later", func(t *testing.T) {
+		inWorld(t, nil, nil, func(t *testing.T, w *world) {
+			k := expired(t, w)
+			time.Sleep(time.Minute)
+			w.platform.Fault(doubt)
+			if _, _, err := w.token(k); !errors.Is(err, session.ErrUserDisabled) {
+				t.Errorf("got %v", err)
+			}
+		})
+	})
+	t.Run("the directory says so", func(t *testing.T) {
+		inWorld(t, nil, nil, func(t *testing.T, w *world) {
+			k := w.consented(larktest.Alice)
+			time.Sleep(3 * time.Hour)
+			w.platform.UpdateUser(larktest.Alice, func(u *larktest.User) { u.Status = larktest.Resigned })
+			w.platform.Fault(doubt)
+			if _, _, err := w.token(k); !errors.Is(err, session.ErrUserDisabled) {
+				t.Errorf("got %v", err)
+			}
+		})
+	})
 }
 
 // While the access token lives, no answer of Lark's takes it away.

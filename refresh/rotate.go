@@ -211,7 +211,7 @@ func (s *Source) awaitOwner(ctx context.Context, row *session.Session) {
 func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w want, until time.Time) (*session.Access, Class, error) {
 	done, err := app.admit()
 	if err != nil {
-		s.store.Release(ctx, l, false, 0) // else it runs out by itself
+		s.store.Release(ctx, l, session.Failure{}) // else it runs out by itself
 		return nil, Rested, err
 	}
 	// The run's context has no cancellation of any caller's (session.Group);
@@ -225,7 +225,7 @@ func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w wan
 	cancel()
 	done(err)
 	if err != nil {
-		return s.failed(ctx, l, w, err)
+		return s.failed(ctx, app, l, w, err)
 	}
 	for _, warning := range token.Warnings {
 		s.logFor(l.Session.Key).WarnContext(ctx, "Lark's token answer is odd", "what", warning)
@@ -333,7 +333,7 @@ func (s *Source) found(row *session.Session, class Class) (*session.Access, Clas
 }
 
 // failed settles an error of the token endpoint (step 7).
-func (s *Source) failed(ctx context.Context, l *session.Lease, w want, cause error) (*session.Access, Class, error) {
+func (s *Source) failed(ctx context.Context, app *app, l *session.Lease, w want, cause error) (*session.Access, Class, error) {
 	var e *lark.Error
 	if !errors.As(cause, &e) {
 		e = &lark.Error{Class: lark.Unknown, Outcome: lark.Lost, Err: cause}
@@ -345,11 +345,32 @@ func (s *Source) failed(ctx context.Context, l *session.Lease, w want, cause err
 	case lark.Reauthorize:
 		return s.dead(ctx, l, w, e)
 	case lark.UserDisabled:
-		if !e.Doubtful() || l.Session.Failures > 0 {
+		if !e.Doubtful() || s.confirmed(ctx, app, l.Session) {
 			return s.end(ctx, l, session.Ending{State: session.Disabled, Reason: e.Reason, DropAccess: w.refused, Retry: userRetry}, UserDisabled, e)
 		}
 	}
 	return s.later(ctx, l, w, e)
+}
+
+const (
+	// doubtPeriod is how much later Lark has to say again that a user does not
+	// exist before that alone is believed.
+	doubtPeriod = time.Minute
+	// doubtTimeout bounds the question to the directory.
+	doubtTimeout = 3 * time.Second
+)
+
+// confirmed reports whether row's user is gone indeed: the directory says so,
+// or Lark said so before, at least doubtPeriod ago, and no refresh has succeeded
+// since. A directory that can't be asked confirms nothing.
+func (s *Source) confirmed(ctx context.Context, app *app, row *session.Session) bool {
+	if !row.DoubtedAt.IsZero() && s.now().Sub(row.DoubtedAt) >= doubtPeriod {
+		return true
+	}
+	asking, cancel := context.WithTimeout(ctx, doubtTimeout)
+	defer cancel()
+	people, err := app.client.Users(asking, []string{row.OpenID})
+	return err == nil && len(people) == 1 && gone(people[0])
 }
 
 // dead settles Lark's word that the refresh token is spent, revoked, malformed
@@ -392,15 +413,19 @@ func (s *Source) end(ctx context.Context, l *session.Lease, ending session.Endin
 func (s *Source) later(ctx context.Context, l *session.Lease, w want, e *lark.Error) (*session.Access, Class, error) {
 	class, answer := Transient, session.ErrRefreshUnavailable
 	rest := max(backoff(l.Session.Failures, time.Second, 30*time.Second), e.RetryAfter)
-	if e.Class == lark.Misconfigured {
+	switch e.Class {
+	case lark.AppRefused:
 		// The app rests as a whole; the session is to go on when that ends.
 		class, answer, rest = Misconfigured, session.ErrAppMisconfigured, 0
+	case lark.Misconfigured:
+		// A request that Lark can't use says nothing about other sessions.
+		class, answer = Misconfigured, session.ErrAppMisconfigured
 	}
-	row, err := s.store.Release(ctx, l, e.Outcome == lark.Lost, rest)
+	row, err := s.store.Release(ctx, l, session.Failure{MaybeSpent: e.Outcome == lark.Lost, Retry: rest, Doubted: e.Doubtful()})
 	if err != nil {
 		row = l.Session // the lease runs out by itself
 	}
-	if class == Transient {
+	if e.Class != lark.AppRefused { // which is logged once, for all sessions
 		s.complaints.Log(ctx, slog.LevelWarn, "a refresh failed; the session is kept", row.AppID, "app_id", row.AppID, s.users.Log(row.OpenID),
 			"failures", row.Failures, "retry_in", rest.Round(time.Millisecond).String(), "error", e)
 	}

@@ -142,7 +142,7 @@ func (s *sim) boot() *simReplica {
 	ctx, stop := context.WithCancel(context.Background())
 	client, err := lark.New(lark.Config{
 		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
-		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/oauth/v3/token",
+		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token",
 		Transport: roundTrip(func(req *http.Request) (*http.Response, error) {
 			if r.dead.Load() {
 				return nil, errors.New("the process is dead")
@@ -183,7 +183,7 @@ func (s *sim) consent(openID string) session.Key {
 	now := time.Now()
 	_, err = s.replicas[0].store.Put(s.t.Context(), session.Session{
 		Key: key(openID), AccessToken: session.NewSecret(g.AccessToken), RefreshToken: session.NewSecret(g.RefreshToken),
-		TokenType: "Bearer", TokenURL: "http://lark.test/oauth/v3/token", Scope: g.Scope,
+		TokenType: "Bearer", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token", Scope: g.Scope,
 		IssuedAt: now, ExpiresAt: now.Add(g.ExpiresIn), RefreshExpiresAt: now.Add(g.RefreshExpiresIn), GrantedAt: now, SyncedAt: now,
 	})
 	if err != nil {

@@ -63,7 +63,7 @@ func (w *world) replica(change func(*Config)) (*session.Store, *Source) {
 	w.t.Cleanup(func() { store.Close() })
 	client, err := lark.New(lark.Config{
 		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
-		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/oauth/v3/token",
+		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token",
 		Transport: w.platform.Transport(),
 	})
 	if err != nil {
@@ -96,7 +96,7 @@ func (w *world) consented(openID string) session.Key {
 	now := time.Now()
 	_, err = w.store.Put(w.t.Context(), session.Session{
 		Key: key(openID), AccessToken: session.NewSecret(g.AccessToken), RefreshToken: session.NewSecret(g.RefreshToken),
-		TokenType: "Bearer", TokenURL: "http://lark.test/oauth/v3/token", Scope: g.Scope,
+		TokenType: "Bearer", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token", Scope: g.Scope,
 		IssuedAt: now, ExpiresAt: now.Add(g.ExpiresIn), RefreshExpiresAt: now.Add(g.RefreshExpiresIn), GrantedAt: now, SyncedAt: now,
 	})
 	if err != nil {

@@ -108,14 +108,27 @@ func (s *Store) alreadyReplaced(ctx context.Context, key Key, t Tokens, cause er
 	return now, nil
 }
 
+// Failure is a refresh that brought nothing and ended nothing.
+type Failure struct {
+	// MaybeSpent: Lark may have taken the refresh token all the same, so the
+	// journal's entry stays open.
+	MaybeSpent bool
+	// Retry is how long nobody tries again.
+	Retry time.Duration
+	// Doubted: Lark said that the user does not exist. See [Session.DoubtedAt].
+	Doubted bool
+}
+
 // Release gives the lease back after a refresh that changed nothing and counts
-// the failure. spent says whether Lark may have taken the refresh token all the
-// same, which keeps the journal's entry open. Nobody tries again before retry
-// is over. [ErrConflict] when the row changed or the lease is another's.
-func (s *Store) Release(ctx context.Context, l *Lease, spent bool, retry time.Duration) (*Session, error) {
+// the failure. [ErrConflict] when the row changed or the lease is another's.
+func (s *Store) Release(ctx context.Context, l *Lease, f Failure) (*Session, error) {
+	doubtedAt := l.Session.DoubtedAt
+	if f.Doubted && doubtedAt.IsZero() {
+		doubtedAt = s.now()
+	}
 	var r row
 	err := s.db.GetContext(ctx, &r, queryRelease, l.Session.AppID, l.Session.OpenID, l.Session.Version,
-		l.owner, flag(!spent), retry.Milliseconds())
+		l.owner, flag(!f.MaybeSpent), f.Retry.Milliseconds(), millis(doubtedAt))
 	if err := noRows(err, ErrConflict, "releasing a session"); err != nil {
 		return nil, err
 	}

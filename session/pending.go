@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -31,6 +32,13 @@ const (
 	ConsentExpired    ConsentState = "expired"
 	ConsentSuperseded ConsentState = "superseded"
 	ConsentFailed     ConsentState = "failed"
+)
+
+// Why a consent failed for its scopes: Lark's 20027, 20043 and invalid_scope.
+const (
+	ScopeNotEnabled = "scope_not_enabled"
+	ScopeMalformed  = "scope_malformed"
+	InvalidScope    = "invalid_scope"
 )
 
 // Pending is one authorization request that awaits its user, or what became of
@@ -147,6 +155,18 @@ func (s *Store) ConsentsSince(ctx context.Context, key Key, period time.Duration
 		return 0, unavailable(err, "counting consents")
 	}
 	return n, nil
+}
+
+// ScopesInVain returns the scopes that key's user granted, or that Lark refused
+// to ask for, in the consents that ended in the last period: those of them that
+// the session lacks were asked for in vain.
+func (s *Store) ScopesInVain(ctx context.Context, key Key, period time.Duration) ([]string, error) {
+	var lists []string
+	err := s.db.SelectContext(ctx, &lists, queryScopesInVain, key.AppID, key.OpenID, period.Milliseconds(), ScopeNotEnabled, ScopeMalformed, InvalidScope)
+	if err != nil {
+		return nil, unavailable(err, "looking for scopes that were asked for")
+	}
+	return strings.Fields(strings.Join(lists, " ")), nil
 }
 
 // PendingConsents counts the open consents of all users.

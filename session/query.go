@@ -6,7 +6,7 @@ package session
 const sessionColumns = `app_id, open_id, union_id, user_id, profile, state, reason,
 	access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
 	refresh_expires_at, granted_at, refreshed_at, version, attempts, attempt_at,
-	failures, retry_at, synced_at, after_refusal`
+	failures, retry_at, doubted_at, synced_at, after_refusal`
 
 const queryLoad = `SELECT ` + sessionColumns + ` FROM sessions WHERE app_id = $1 AND open_id = $2`
 
@@ -31,7 +31,7 @@ const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, prof
 		granted_at = excluded.granted_at, refreshed_at = 0, after_refusal = 0, synced_at = excluded.synced_at,
 		refresh_life = excluded.refresh_life,
 		version = sessions.version + 1,
-		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0,
+		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0, doubted_at = 0,
 		changed_at = larkside_now()
 	RETURNING ` + sessionColumns
 
@@ -53,7 +53,7 @@ const queryReplace = `UPDATE sessions SET
 		access_token = $4, refresh_token = $5, token_type = $6, token_url = $7, scope = $8,
 		issued_at = $9, expires_at = $10, refresh_expires_at = $11, refresh_due_at = $12,
 		refreshed_at = $13, after_refusal = $14, state = 'active', reason = '', version = version + 1,
-		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0,
+		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0, doubted_at = 0,
 		changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND version = $3
 	RETURNING ` + sessionColumns
@@ -61,7 +61,7 @@ const queryReplace = `UPDATE sessions SET
 // Gives the lease back after a refresh that changed nothing.
 const queryRelease = `UPDATE sessions SET
 		lease_owner = '', lease_until = 0, attempts = attempts - $5,
-		failures = failures + 1, retry_at = larkside_now() + $6
+		failures = failures + 1, retry_at = larkside_now() + $6, doubted_at = $7
 	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND lease_owner = $4
 	RETURNING ` + sessionColumns
 
@@ -180,6 +180,10 @@ const queryConsentPendingCount = `SELECT count(*) FROM consents WHERE state = 'p
 
 const queryConsentPending = `SELECT ` + consentColumns + `, larkside_now() AS now FROM consents
 	WHERE app_id = $1 AND open_id = $2 AND state = 'pending'`
+
+const queryScopesInVain = `SELECT scopes FROM consents
+	WHERE app_id = $1 AND open_id = $2 AND changed_at > larkside_now() - $3
+		AND (state = 'done' OR state = 'failed' AND reason IN ($4, $5, $6))`
 
 const queryConsentLatest = `SELECT ` + consentColumns + `, larkside_now() AS now FROM consents
 	WHERE app_id = $1 AND open_id = $2 ORDER BY created_at DESC LIMIT 1`

@@ -96,6 +96,9 @@ type Session struct {
 	// the next may be made.
 	Failures int
 	RetryAt  time.Time
+	// DoubtedAt is when Lark first said, since the last success, that the user
+	// does not exist; zero when it has not. It says so of users who exist, too.
+	DoubtedAt time.Time
 	// SyncedAt is when Profile was last read from Lark.
 	SyncedAt time.Time
 }

@@ -458,6 +458,7 @@ type row struct {
 	AttemptAt        int64  `db:"attempt_at"`
 	Failures         int    `db:"failures"`
 	RetryAt          int64  `db:"retry_at"`
+	DoubtedAt        int64  `db:"doubted_at"`
 	SyncedAt         int64  `db:"synced_at"`
 	AfterRefusal     int64  `db:"after_refusal"`
 }
@@ -474,7 +475,7 @@ func (s *Store) unseal(r *row) (*Session, error) {
 		RefreshExpiresAt: fromMillis(r.RefreshExpiresAt),
 		GrantedAt:        fromMillis(r.GrantedAt), RefreshedAt: fromMillis(r.RefreshedAt),
 		Version: r.Version, Attempts: int(r.Attempts), AttemptAt: fromMillis(r.AttemptAt),
-		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), SyncedAt: fromMillis(r.SyncedAt), AfterRefusal: r.AfterRefusal != 0,
+		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), DoubtedAt: fromMillis(r.DoubtedAt), SyncedAt: fromMillis(r.SyncedAt), AfterRefusal: r.AfterRefusal != 0,
 	}
 	var err1, err2, err3 error
 	out.AccessToken, err1 = s.ring.open(r.AccessToken, accessPlace(out.Key))

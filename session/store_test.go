@@ -145,7 +145,7 @@ func TestLeaseRunsOut(t *testing.T) {
 		if next.Session.Attempts != 2 {
 			t.Errorf("attempts = %d, want 2", next.Session.Attempts)
 		}
-		if _, err := s.Release(t.Context(), late, true, 0); !errors.Is(err, session.ErrConflict) {
+		if _, err := s.Release(t.Context(), late, session.Failure{MaybeSpent: true}); !errors.Is(err, session.ErrConflict) {
 			t.Errorf("the late owner gave back what is another's: %v", err)
 		}
 		ended, err := s.End(t.Context(), next, session.Ending{State: session.ConsentRequired, Reason: session.RefreshTokenUsed})
@@ -169,7 +169,7 @@ func TestReleaseKeepsTheJournal(t *testing.T) {
 			attempts int
 		}{{false, 0}, {true, 1}, {false, 1}, {true, 2}} {
 			l := claim(t, s, alice, 1, time.Minute)
-			row, err := s.Release(t.Context(), l, c.spent, 0)
+			row, err := s.Release(t.Context(), l, session.Failure{MaybeSpent: c.spent})
 			if err != nil || row.Attempts != c.attempts || row.Failures != i+1 {
 				t.Errorf("release %d: attempts %d failures %d, %v", i, row.Attempts, row.Failures, err)
 			}

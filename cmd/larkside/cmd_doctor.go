@@ -309,7 +309,7 @@ func (d *doctor) app(ctx context.Context, id string, client *lark.Client) bool {
 	}
 	var missing []string
 	for _, scope := range d.cfg.Scopes {
-		if !slices.Contains(info.Scopes, scope) {
+		if !info.ForUsers(scope) {
 			missing = append(missing, scope)
 		}
 	}

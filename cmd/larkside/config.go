@@ -271,10 +271,7 @@ func (c *config) complete() {
 		c.AccountsURL = accounts
 	}
 	if c.TokenURL == "" {
-		c.TokenURL = c.AccountsURL + "/oauth/v3/token"
-		if c.Brand == "lark" {
-			c.TokenURL = c.OpenURL + "/open-apis/authen/v2/oauth/token"
-		}
+		c.TokenURL = c.OpenURL + "/open-apis/authen/v2/oauth/token"
 	}
 }
 

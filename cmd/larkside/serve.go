@@ -569,7 +569,11 @@ func (d *doors) Ask(ctx context.Context, key session.Key, reason session.Reason,
 	if err := p.source.Admitted(key.AppID); err != nil {
 		return session.Challenge{}, err
 	}
-	return p.flow.Ask(ctx, key, consent.Ask{Reason: reason, Scopes: scopes})
+	ask := consent.Ask{Reason: reason, Scopes: scopes}
+	if reason == proxy.MissingScope {
+		ask.Scopes, ask.AnyOf = nil, scopes
+	}
+	return p.flow.Ask(ctx, key, ask)
 }
 
 func (d *doors) Resolve(ctx context.Context, appID, id string) (session.Key, error) {
@@ -613,7 +617,7 @@ func tenantError(err error) error {
 	switch {
 	case !errors.As(err, &e):
 		return err
-	case e.Class == lark.Misconfigured:
+	case e.Class == lark.AppRefused, e.Class == lark.Misconfigured:
 		return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, err), After: 30 * time.Second}
 	}
 	return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrRefreshUnavailable, err), After: max(time.Second, e.RetryAfter)}

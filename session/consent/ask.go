@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/codes"
@@ -18,10 +19,12 @@ import (
 type Ask struct {
 	// Reason is why; the card words a renewal differently from a first time.
 	Reason session.Reason
-	// Scopes are exactly those that are wanted, when an API said that they are
-	// missing; what is malformed is left out and at most 50 are asked for.
-	// Empty: the configured ones.
+	// Scopes are exactly those that are wanted; what is malformed is left out and
+	// at most 200 are asked for. Empty: the configured ones.
 	Scopes []string
+	// AnyOf are alternatives of which an API said that one is missing. One is
+	// asked for, or none if that is of no use: the Challenge is zero then.
+	AnyOf []string
 }
 
 const (
@@ -71,11 +74,24 @@ type refusal struct {
 type wish struct {
 	reason session.Reason
 	scopes scopes
+	anyOf  []string // see Ask.AnyOf; scopes is empty then
 	life   time.Duration
 }
 
-// errAgain: the consent changed while it was looked at.
-var errAgain = errors.New("the consent changed meanwhile")
+// coveredBy reports whether a consent for asked is what w wants.
+func (w wish) coveredBy(asked scopes) bool {
+	if len(w.anyOf) > 0 {
+		return slices.ContainsFunc(w.anyOf, func(scope string) bool { return slices.Contains(asked, scope) })
+	}
+	return asked.covers(w.scopes)
+}
+
+var (
+	// errAgain: the consent changed while it was looked at.
+	errAgain = errors.New("the consent changed meanwhile")
+	// errScopes: Lark refused the scopes, and the consent is closed.
+	errScopes = errors.New("Lark refuses the scopes")
+)
 
 // Ask sees to it that key's user has one open consent and returns what the
 // caller may tell. Concurrent calls for one user share one look at the
@@ -98,6 +114,9 @@ func (f *Flow) Ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 		span.SetAttributes(telemetry.ErrorType.String(askError(err)))
 		span.SetStatus(codes.Error, "")
 		return session.Challenge{Card: session.CardFailed, RetryAfter: retryFailed}, err
+	}
+	if c == (session.Challenge{}) {
+		return c, nil // there was nothing to ask for
 	}
 	span.SetAttributes(telemetry.Card.String(string(c.Card)))
 	f.cardResults.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(string(c.Card))))
@@ -123,7 +142,7 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 	}
 	waiting, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	w := wish{reason: a.Reason, scopes: f.wanted(a.Scopes), life: f.ttl}
+	w := wish{reason: a.Reason, scopes: f.wanted(a.Scopes), anyOf: a.AnyOf, life: f.ttl}
 	for range askTries {
 		o, joined, err := f.asks.Do(waiting, key, func(ctx context.Context) (outcome, error) {
 			return f.open(ctx, key, w)
@@ -135,7 +154,7 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 			return nothingYet().challenge, nil
 		case err != nil:
 			return session.Challenge{}, err
-		case joined && o.challenge.AuthorizeURL != "" && !o.scopes.covers(w.scopes):
+		case joined && o.challenge.AuthorizeURL != "" && !w.coveredBy(o.scopes):
 			continue // shared with callers who wanted less
 		}
 		if joined && o.challenge.Card == session.CardSent {
@@ -169,8 +188,8 @@ func (f *Flow) Reason(ctx context.Context, key session.Key, reason session.Reaso
 func age(p *session.Pending) time.Duration { return p.ExpiresAt.Add(-p.Left).Sub(p.CreatedAt) }
 
 // wanted is what to ask the user for.
-func (f *Flow) wanted(missing []string) scopes {
-	if s := newScopes(missing...); len(s) > 0 {
+func (f *Flow) wanted(exactly []string) scopes {
+	if s := newScopes(exactly...); len(s) > 0 {
 		return s.with(offlineAccess)
 	}
 	return f.scopes
@@ -202,6 +221,12 @@ func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, erro
 	defer f.tasks.Done()
 	ctx, cancel := f.detach(ctx)
 	defer cancel()
+	if len(w.anyOf) > 0 {
+		var err error
+		if w.scopes, err = f.choose(ctx, key, w.anyOf); err != nil || len(w.scopes) == 0 {
+			return outcome{}, err
+		}
+	}
 	for range askTries {
 		p, err := f.store.PendingConsent(ctx, key)
 		var o outcome
@@ -214,13 +239,19 @@ func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, erro
 			o, err = nothingYet(), f.expire(ctx, p.ID)
 		case p.Link.Empty():
 			o, err = f.awaitLink(ctx, p, w.reason)
-		case parseScopes(p.Scopes).covers(w.scopes):
+		case w.coveredBy(parseScopes(p.Scopes)):
 			return f.report(ctx, p, w.reason), nil
 		default:
 			w.scopes = w.scopes.with(parseScopes(p.Scopes)...)
 			o, err = f.supersede(ctx, p, w.reason)
 		}
-		if !errors.Is(err, errAgain) {
+		switch {
+		case errors.Is(err, errScopes):
+			if w.scopes.String() == f.scopes.String() {
+				return without(session.CardFailed, retryFailed), nil
+			}
+			w.scopes, w.anyOf = f.scopes, nil
+		case !errors.Is(err, errAgain):
 			return o, err
 		}
 	}

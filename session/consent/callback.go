@@ -57,18 +57,24 @@ func (f *Flow) callback(r *http.Request) page {
 }
 
 // denied handles a callback without a code. access_denied is the one value that
-// Lark documents.
+// Lark documents; invalid_scope is RFC 6749's for scopes that it can't grant.
 func (f *Flow) denied(ctx context.Context, p *session.Pending, what string) page {
-	if what != "access_denied" {
+	switch what {
+	case "access_denied":
+		f.end(ctx, p, session.ConsentDeclined, "")
+	case "invalid_scope":
+		f.refuse(ctx, p, invalidScope, errors.New("the authorize page answered invalid_scope"))
+	default:
 		return larkFailedPage
 	}
-	now, err := f.close(ctx, p, session.ConsentDeclined, "")
-	if errors.Is(err, session.ErrConflict) {
-		now, err = f.store.Consent(ctx, p.ID)
-	}
-	if err != nil {
-		f.grumble(ctx, "can't close a consent", p.Key, err)
-		return unavailablePage
+	return f.resultOf(ctx, p)
+}
+
+// resultOf is the page of p as it is now.
+func (f *Flow) resultOf(ctx context.Context, p *session.Pending) page {
+	now, err := f.store.Consent(ctx, p.ID)
+	if err != nil || now.State == session.ConsentPending {
+		return unavailablePage // it could not be closed, which is logged
 	}
 	return resultPage(now)
 }
@@ -124,9 +130,14 @@ func (f *Flow) exchange(ctx context.Context, p *session.Pending, code session.Se
 		return errors.As(err, &e) && e.Class == lark.Retry, err
 	})
 	if err != nil {
-		f.release(ctx, p)
 		var e *lark.Error
-		if errors.As(err, &e) && e.Class == lark.Reauthorize {
+		errors.As(err, &e)
+		if refusal, ok := refusalOf(e); ok {
+			f.refuse(ctx, p, refusal, err)
+			return f.resultOf(ctx, p)
+		}
+		f.release(ctx, p)
+		if e != nil && e.Class == lark.Reauthorize {
 			f.log.InfoContext(ctx, "Lark refused an authorization code", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 			return refusedCodePage
 		}

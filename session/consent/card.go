@@ -18,6 +18,8 @@ import (
 type cards struct {
 	// title and message replace the waiting card's; privacy is linked from it.
 	title, message, privacy string
+	// appLink is [Config.AppLink].
+	appLink string
 	// events adds the buttons whose clicks come back as events.
 	events bool
 }
@@ -100,7 +102,7 @@ func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) [
 	elements := []any{
 		said,
 		scopeList(parseScopes(p.Scopes)).markdown(),
-		button("primary", texts.authorize, cardBehavior{Type: "open_url", DefaultURL: p.Link.Expose()}),
+		button("primary", texts.authorize, cardBehavior{Type: "open_url", DefaultURL: c.link(p)}),
 	}
 	if c.events {
 		elements = append(elements, callback("default", texts.decline, actionDecline, p.ID))
@@ -110,6 +112,18 @@ func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) [
 		foot = foot.join(texts.privacy.fill("{url}", escapeURL(c.privacy), translated{}))
 	}
 	return encodeCard("blue", title, append(elements, foot.markdown()))
+}
+
+// link is what the card's button opens. Through an AppLink the page opens beside
+// the chat, in the client, whose account is the one that the card was sent to.
+// Source: [S] openclaw-lark. Whether the web view of larksuite.com's client
+// shows the consent page is UNCONFIRMED (opentag issue 435).
+func (c *cards) link(p *session.Pending) string {
+	link := p.Link.Expose()
+	if c.appLink == "" {
+		return link
+	}
+	return c.appLink + "/client/web_url/open?mode=sidebar-semi&max_width=800&reload=false&url=" + url.QueryEscape(link)
 }
 
 // closed is the card of a consent that is over.

@@ -98,9 +98,9 @@ func (f *Flow) updateCard(ctx context.Context, p *session.Pending) {
 	if !ok {
 		return
 	}
-	err = app.UpdateCard(bounded, p.CardMessageID, f.cards.closed(f.names[p.AppID], p))
+	err = app.UpdateCard(bounded, p.CardMessageID, f.cards.closed(f.apps.name(ctx, p.AppID), p))
 	var e *lark.Error
-	if errors.As(err, &e) && (e.Class == lark.Retry || e.Class == lark.Unknown || e.Class == lark.Misconfigured) {
+	if errors.As(err, &e) && (e.Class == lark.Retry || e.Class == lark.Unknown || e.Class == lark.Misconfigured || e.Class == lark.AppRefused) {
 		f.grumble(ctx, "can't update a card; trying again", p.Key, err)
 		return
 	}
@@ -138,7 +138,7 @@ func (f *Flow) showRevoked(ctx context.Context, key session.Key) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cardTimeout)
 	defer cancel()
-	if err := app.UpdateCard(ctx, p.CardMessageID, f.cards.revoked(f.names[key.AppID])); err != nil {
+	if err := app.UpdateCard(ctx, p.CardMessageID, f.cards.revoked(f.apps.name(ctx, key.AppID))); err != nil {
 		f.log.InfoContext(ctx, "can't update the card of a revoked session", "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
 	}
 }

@@ -218,7 +218,7 @@ func (f *Flow) clickedDecline(ctx context.Context, operator session.Key, id stri
 	}
 	// Lark may show the old card again after this answer, whatever is patched
 	// meanwhile, unless the answer has the new one.
-	return EventReply{Toast: said, Card: raw(f.cards.closed(f.names[operator.AppID], closed))}, nil
+	return EventReply{Toast: said, Card: raw(f.cards.closed(f.apps.name(ctx, operator.AppID), closed))}, nil
 }
 
 // clickedResend starts a consent for the operator, whosever card that was. Of
@@ -248,7 +248,7 @@ func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *
 	case session.CardSent, session.CardAlreadySent:
 		reply := EventReply{Toast: toast("success", texts.toastSent)}
 		if theirs != nil && theirs.State != session.ConsentPending || renew {
-			reply.Card = raw(f.cards.final("grey", texts.superseded, f.names[operator.AppID]))
+			reply.Card = raw(f.cards.final("grey", texts.superseded, f.apps.name(ctx, operator.AppID)))
 		}
 		return reply, nil
 	case session.CardRateLimited:

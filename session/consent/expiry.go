@@ -141,7 +141,7 @@ func (f *Flow) announceEnd(ctx context.Context, x session.Expiring) error {
 		return nil
 	}
 	sum := sha256.Sum256(fmt.Append(nil, x.AppID, "\x00", x.OpenID, "\x00", x.GrantedAt.UnixMilli()))
-	_, err := f.apps[x.AppID].SendCard(ctx, x.OpenID, "larkside-end-"+hex.EncodeToString(sum[:16]), f.cards.ending(f.names[x.AppID]))
+	_, err := f.apps[x.AppID].SendCard(ctx, x.OpenID, "larkside-end-"+hex.EncodeToString(sum[:16]), f.cards.ending(f.apps.name(ctx, x.AppID)))
 	var e *lark.Error
 	if errors.As(err, &e) && (e.Class == lark.InvalidID || e.Class == lark.Undeliverable || e.Class == lark.UserDisabled) {
 		f.refusals.Add(x.Key, refusal{until: f.now().Add(muteForCard), unknown: e.Class == lark.InvalidID})

@@ -25,7 +25,7 @@ func (s *stage) granted(life time.Duration) *session.Session {
 	}
 	now := time.Now()
 	g := session.Session{
-		Key: alice, AccessToken: session.NewSecret(tokens.AccessToken), TokenType: "Bearer", TokenURL: origin + "/oauth/v3/token",
+		Key: alice, AccessToken: session.NewSecret(tokens.AccessToken), TokenType: "Bearer", TokenURL: origin + "/open-apis/authen/v2/oauth/token",
 		Scope: "offline_access im:message", IssuedAt: now, ExpiresAt: now.Add(2 * time.Hour), GrantedAt: now, SyncedAt: now,
 	}
 	if life > 0 {

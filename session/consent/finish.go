@@ -56,7 +56,7 @@ func whose(ctx context.Context, app Lark, t lark.Token) (who lark.UserInfo, err 
 		defer cancel()
 		who, err = app.UserInfo(asking, t.AccessToken)
 		var e *lark.Error
-		return errors.As(err, &e) && (e.Class == lark.Retry || e.Class == lark.Unknown), err
+		return errors.As(err, &e) && (e.Class == lark.Retry || e.Class == lark.Unknown || e.Doubtful()), err
 	})
 	return who, err
 }

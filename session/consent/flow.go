@@ -32,6 +32,8 @@ type Lark interface {
 	Revoke(ctx context.Context, token session.Secret, hint string) error
 	SendCard(ctx context.Context, openID, uuid string, card []byte) (messageID string, err error)
 	UpdateCard(ctx context.Context, messageID string, card []byte) error
+	App(ctx context.Context) (lark.AppInfo, error)
+	Bot(ctx context.Context) (lark.Bot, error)
 }
 
 // Config is what a [Flow] needs.
@@ -41,9 +43,6 @@ type Config struct {
 	// Apps are Lark's clients by app id (cli_…); required. The map is not
 	// changed after New.
 	Apps map[string]Lark
-	// AppNames are the names that users know the apps by, by app id. An app
-	// without one is "this app" in texts; the chat shows the bot's name anyway.
-	AppNames map[string]string
 	// Flow is how consents are obtained. Empty: the redirect flow when
 	// PublicURL is set, else the device flow.
 	Flow session.Flow
@@ -66,6 +65,10 @@ type Config struct {
 	CardTitle, CardMessage string
 	// PrivacyURL is linked from the waiting card; http(s), or empty.
 	PrivacyURL string
+	// AppLink is the base URL of Lark's AppLinks, such as
+	// https://applink.feishu.cn. With it the card's button opens the link inside
+	// the client, where the right account is signed in. Empty: in the browser.
+	AppLink string
 	// Events: card clicks reach [Flow.HandleEvent], so cards get their buttons.
 	Events bool
 	// EventKeys verify what Lark posts to /consent/events. Nil: there is no such
@@ -103,8 +106,7 @@ const (
 // Flow obtains consents. Its methods may be called concurrently.
 type Flow struct {
 	store       *session.Store
-	apps        map[string]Lark
-	names       map[string]string
+	apps        apps
 	flow        session.Flow
 	scopes      scopes
 	publicURL   string
@@ -146,7 +148,7 @@ func New(c Config) (*Flow, error) {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
 	f := &Flow{
-		store: c.Store, apps: c.Apps, names: c.AppNames, flow: c.Flow,
+		store: c.Store, apps: newApps(c.Apps), flow: c.Flow,
 		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
 		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
 		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
@@ -155,7 +157,7 @@ func New(c Config) (*Flow, error) {
 		users: c.Users, now: c.Now, log: c.Log, wakeUp: make(chan struct{}, 1),
 		tracer: otel.Tracer("larkside/session/consent"),
 	}
-	f.cards = &cards{title: c.CardTitle, message: c.CardMessage, privacy: c.PrivacyURL, events: c.Events}
+	f.cards = &cards{title: c.CardTitle, message: c.CardMessage, privacy: c.PrivacyURL, appLink: c.AppLink, events: c.Events}
 	f.cookie = cookieFor(c.PublicURL)
 	if f.flow == "" {
 		f.flow = session.DeviceFlow

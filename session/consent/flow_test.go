@@ -76,7 +76,7 @@ func (s *stage) client() *lark.Client {
 	s.t.Helper()
 	c, err := lark.New(lark.Config{
 		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
-		OpenURL: origin, AccountsURL: origin, TokenURL: origin + "/oauth/v3/token", Transport: s.lark.Transport(),
+		OpenURL: origin, AccountsURL: origin, TokenURL: origin + "/open-apis/authen/v2/oauth/token", Transport: s.lark.Transport(),
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -88,7 +88,7 @@ func (s *stage) client() *lark.Client {
 func (s *stage) flow(change func(*Config)) *Flow {
 	s.t.Helper()
 	c := Config{
-		Store: s.store, Apps: map[string]Lark{larktest.AppID: s.client()}, AppNames: map[string]string{larktest.AppID: "Tables"},
+		Store: s.store, Apps: map[string]Lark{larktest.AppID: s.client()},
 		Log: slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {
@@ -226,7 +226,7 @@ func TestDeviceFlow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.State != session.Active || got.RefreshToken.Empty() || got.TokenURL != origin+"/oauth/v3/token" ||
+		if got.State != session.Active || got.RefreshToken.Empty() || got.TokenURL != origin+"/open-apis/authen/v2/oauth/token" ||
 			got.ExpiresAt.Sub(got.IssuedAt) != 2*time.Hour || got.GrantedAt.IsZero() || got.UnionID == "" || got.Profile.Name == "" {
 			t.Errorf("stored session: %+v", got)
 		}

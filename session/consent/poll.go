@@ -138,6 +138,7 @@ func (f *Flow) poll(ctx context.Context, p *session.Pending) (token lark.Token, 
 	token, err := app.PollDevice(asking, p.Secret)
 	var e *lark.Error
 	errors.As(err, &e)
+	refusal, refused := refusalOf(e)
 	switch {
 	case err == nil:
 		return token, true
@@ -149,7 +150,9 @@ func (f *Flow) poll(ctx context.Context, p *session.Pending) (token lark.Token, 
 		f.end(ctx, p, session.ConsentDeclined, "")
 	case errors.Is(err, lark.ErrExpired):
 		f.end(ctx, p, session.ConsentExpired, "")
-	case e != nil && (e.Class == lark.Reauthorize || e.Class == lark.UserDisabled):
+	case refused:
+		f.refuse(ctx, p, refusal, err)
+	case e != nil && (e.Class == lark.Reauthorize || e.Class == lark.UserDisabled && !e.Doubtful()):
 		f.log.WarnContext(ctx, "Lark ended a device flow", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 		f.end(ctx, p, session.ConsentFailed, reasonRefused)
 	default:

@@ -8,8 +8,10 @@ import (
 // offlineAccess is the scope without which Lark issues no refresh token.
 const offlineAccess = "offline_access"
 
-// maxScopes is how many Lark accepts in one request.
-const maxScopes = 50
+// maxScopes is how many Lark's authorize page accepts in one request: 50 by a
+// page of 2026-03-19, 200 by a crawl of 2026-09-11 ([D+]). What the device flow
+// accepts is not known.
+const maxScopes = 200
 
 // scopes are distinct, well-formed scopes in the order they were asked for.
 type scopes []string
@@ -44,6 +46,11 @@ func (s scopes) with(more ...string) scopes {
 		}
 	}
 	return all
+}
+
+// without returns s less what is in others.
+func (s scopes) without(others scopes) scopes {
+	return slices.DeleteFunc(slices.Clone(s), func(scope string) bool { return slices.Contains(others, scope) })
 }
 
 func (s scopes) covers(want scopes) bool {

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"larkside/session"
@@ -22,6 +23,43 @@ const (
 	reasonRefused      = "refused_by_lark"
 	reasonUserInfo     = "user_info_failed"
 )
+
+// consentRefusal is a refusal of Lark's that concerns one consent, its scopes or
+// its code, and says nothing about the app.
+type consentRefusal struct {
+	// reason is kept with the consent; remedy tells the operator what to do.
+	reason, remedy string
+}
+
+// refusals are by Lark's code, and by OAuth's name for an answer without one.
+var (
+	refusals = map[int]consentRefusal{
+		20024: {"code_of_another_app", "the authorization code was issued to another app: the user followed a foreign link, or two apps share a redirect URL"},
+		20027: {session.ScopeNotEnabled, "enable the scope for users of the app (user token) in the developer console, and publish a version; or take it out of LARKSIDE_SCOPES"},
+		20043: {session.ScopeMalformed, "a scope is not written as Lark writes it: look for commas and misspellings in LARKSIDE_SCOPES"},
+		20071: {"redirect_uri_mismatch", "add LARKSIDE_PUBLIC_URL with /consent/callback to the redirect URLs in the developer console (security settings), spelled the same"},
+	}
+	invalidScope = consentRefusal{session.InvalidScope, "Lark refuses the list of scopes: look for misspellings in LARKSIDE_SCOPES, and for scopes that this app can't have"}
+)
+
+// refusalOf returns what e says about one consent, and false when it says no
+// such thing.
+func refusalOf(e *lark.Error) (consentRefusal, bool) {
+	if e == nil || e.Class != lark.ScopeRefused && e.Class != lark.CodeRefused {
+		return consentRefusal{}, false
+	}
+	if r, ok := refusals[e.Code]; ok {
+		return r, true
+	}
+	return invalidScope, true
+}
+
+// refuse ends p for what Lark said about it, and tells the operator what to do.
+func (f *Flow) refuse(ctx context.Context, p *session.Pending, r consentRefusal, cause error) {
+	f.complaints.Log(ctx, slog.LevelError, "Lark refused a consent", r.reason, "reason", r.reason, "do", r.remedy,
+		"app_id", p.AppID, f.users.Log(p.OpenID), "scopes", p.Scopes, "error", cause)
+	f.end(ctx, p, session.ConsentFailed, r.reason)
+}
 
 // start gives a consent that is ours to start its link, and sends the card.
 func (f *Flow) start(ctx context.Context, p *session.Pending, reason session.Reason) (outcome, error) {
@@ -76,16 +114,25 @@ func newSecret() session.Secret {
 }
 
 // startFailed closes a consent that has no link, so that the next call may try
-// again, and tells a Lark that is down from one that refuses the app.
+// again. It tells a Lark that refuses the app, and one that refuses these scopes,
+// from one that is down.
 func (f *Flow) startFailed(ctx context.Context, p *session.Pending, cause error) (outcome, error) {
-	f.grumble(ctx, "can't start a consent", p.Key, cause)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
+	var e *lark.Error
+	errors.As(cause, &e)
+	if refusal, ok := refusalOf(e); ok {
+		f.refuse(closing, p, refusal, cause)
+		if e.Class == lark.ScopeRefused {
+			return outcome{}, errScopes
+		}
+		return without(session.CardFailed, retryFailed), nil
+	}
+	f.grumble(ctx, "can't start a consent", p.Key, cause)
 	if _, err := f.close(closing, p, session.ConsentFailed, reasonStartFailed); err != nil && !errors.Is(err, session.ErrConflict) {
 		f.grumble(ctx, "can't close a consent", p.Key, err)
 	}
-	var e *lark.Error
-	if errors.As(cause, &e) && e.Class == lark.Misconfigured {
+	if e != nil && e.Class == lark.AppRefused {
 		return outcome{}, &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, cause), After: retryFailed}
 	}
 	return without(session.CardFailed, retryFailed), nil
@@ -103,7 +150,7 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.
 		f.recordCard(ctx, p, session.CardFailed, "")
 		return session.CardFailed, false
 	}
-	messageID, err := f.deliver(ctx, p, f.cards.waiting(f.names[p.AppID], p, reason))
+	messageID, err := f.deliver(ctx, p, f.cards.waiting(f.apps.name(ctx, p.AppID), p, reason))
 	if err == nil {
 		f.recordCard(ctx, p, session.CardSent, messageID)
 		return session.CardSent, false

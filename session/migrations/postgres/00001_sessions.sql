@@ -37,6 +37,7 @@ CREATE TABLE sessions (
     attempt_at         bigint NOT NULL DEFAULT 0,   -- the latest of them
     failures           bigint NOT NULL DEFAULT 0,
     retry_at           bigint NOT NULL DEFAULT 0,   -- larkside_now
+    doubted_at         bigint NOT NULL DEFAULT 0,   -- when Lark first said that the user does not exist
     synced_at          bigint NOT NULL DEFAULT 0,
     changed_at         bigint NOT NULL,             -- larkside_now; the polling watermark
     PRIMARY KEY (app_id, open_id)

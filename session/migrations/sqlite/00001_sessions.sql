@@ -32,6 +32,7 @@ CREATE TABLE sessions (
     attempt_at         integer NOT NULL DEFAULT 0,   -- the latest of them
     failures           integer NOT NULL DEFAULT 0,
     retry_at           integer NOT NULL DEFAULT 0,   -- larkside_now
+    doubted_at         integer NOT NULL DEFAULT 0,   -- when Lark first said that the user does not exist
     synced_at          integer NOT NULL DEFAULT 0,
     changed_at         integer NOT NULL,             -- larkside_now; the polling watermark
     PRIMARY KEY (app_id, open_id)
