@@ -94,7 +94,7 @@ func TestREADMEReasons(t *testing.T) {
 }
 
 // settingRow is a row of the table of settings. That the English one is what
-// "larkside env" prints is checked in cmd/larkside.
+// "larkside env" prints is checked in cmd/larkside/settings.
 var settingRow = regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| .*$")
 
 // The Chinese table has the same settings in the same order, and says of the
@@ -184,12 +184,14 @@ func instruments(t *testing.T) (names []string) {
 // Every command that the READMEs tell people to type is there.
 func TestREADMECommands(t *testing.T) {
 	source := ""
-	files, err := filepath.Glob("../cmd/larkside/*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		source += read(t, strings.TrimPrefix(file, "../"))
+	for _, pattern := range []string{"../cmd/larkside/*.go", "../cmd/larkside/*/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			source += read(t, strings.TrimPrefix(file, "../"))
+		}
 	}
 	for _, name := range readmes {
 		for _, typed := range regexp.MustCompile("(?m)(?:`|`\\./|^\\./|&& )larkside ([a-z]+)(?: ([a-z]+))?").FindAllStringSubmatch(read(t, name), -1) {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"larkside/cmd/larkside/operate"
+	"larkside/cmd/larkside/settings"
 	"larkside/session"
 	"larkside/session/lark"
 )
@@ -43,7 +45,7 @@ type checkResult struct {
 	Do string `json:"do,omitempty"`
 }
 
-func newDoctor(in invocation) *cobra.Command {
+func newDoctor(in operate.Invocation) *cobra.Command {
 	var where, format string
 	c := &cobra.Command{
 		Use:   "doctor",
@@ -60,38 +62,38 @@ admin listener is asked (LARKSIDE_ADMIN_LISTEN, or --admin).`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if format != "text" && format != "json" {
-				return usageError(fmt.Sprintf("output format %q: want text or json", format))
+				return operate.UsageError(fmt.Sprintf("output format %q: want text or json", format))
 			}
 			d := &doctor{in: in, where: where}
 			if format == "text" {
-				d.out = in.out
+				d.out = in.Out
 			}
 			d.examine(c.Context())
 			if format == "json" {
-				if err := d.printJSON(in.out); err != nil {
+				if err := d.printJSON(in.Out); err != nil {
 					return err
 				}
 			}
 			if d.failed() {
-				return errLogged // each failure has its line
+				return operate.ErrLogged // each failure has its line
 			}
 			return nil
 		},
 	}
-	adminFlag(c, &where)
+	operate.AdminFlag(c, &where)
 	c.Flags().StringVarP(&format, "output", "o", "text", "text or json")
 	return c
 }
 
 // doctor looks at one configuration.
 type doctor struct {
-	in      invocation
+	in      operate.Invocation
 	where   string    // --admin
 	out     io.Writer // gets each result at once; nil: none
 	results []checkResult
 
-	cfg     *config
-	secrets *secrets
+	cfg     *settings.Settings
+	secrets *settings.Secrets
 	clients map[string]*lark.Client
 	clock   *dateRecorder
 }
@@ -128,14 +130,14 @@ func (d *doctor) examine(ctx context.Context) {
 		return
 	}
 	d.within(ctx, d.database)
-	for _, id := range d.cfg.appIDs() {
+	for _, id := range d.cfg.AppIDs() {
 		client := d.clients[id]
 		if d.within(ctx, func(ctx context.Context) bool { return d.credentials(ctx, id, client) }) {
 			d.within(ctx, func(ctx context.Context) bool { return d.bot(ctx, id, client) })
 			d.within(ctx, func(ctx context.Context) bool { return d.app(ctx, id, client) })
 		}
 		d.within(ctx, func(ctx context.Context) bool { return d.refresh(ctx, id, client) })
-		if !d.cfg.redirects() {
+		if !d.cfg.Redirects() {
 			d.within(ctx, func(ctx context.Context) bool { return d.device(ctx, id, client) })
 		}
 	}
@@ -153,14 +155,14 @@ func (d *doctor) within(ctx context.Context, check func(context.Context) bool) b
 func (d *doctor) settings(ctx context.Context) bool {
 	const do = `"larkside env" prints every setting`
 	var err error
-	if d.cfg, err = parseConfig(d.in.environ); err != nil {
+	if d.cfg, err = settings.Parse(d.in.Environ); err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {
 			d.fail("settings", line, do)
 		}
 		return false
 	}
 	log := slog.New(slog.DiscardHandler)
-	if d.secrets, err = newSecrets(ctx, d.cfg, log); err != nil {
+	if d.secrets, err = settings.NewSecrets(ctx, d.cfg, log); err != nil {
 		d.fail("settings", err.Error(), do)
 		return false
 	}
@@ -174,7 +176,7 @@ func (d *doctor) settings(ctx context.Context) bool {
 		d.fail("settings", err.Error(), do)
 		return false
 	}
-	for _, w := range d.cfg.warnings {
+	for _, w := range d.cfg.Warnings {
 		d.warn("settings", w, "")
 	}
 	d.ok("settings", "they are valid together")
@@ -184,23 +186,23 @@ func (d *doctor) settings(ctx context.Context) bool {
 // instance asks whether one runs here, for a database that can't be looked at
 // beside it.
 func (d *doctor) instance(ctx context.Context) (ready bool, says string) {
-	client, err := newAdminClient(d.in, d.where)
+	client, err := operate.NewClient(d.in, d.where)
 	if err != nil {
 		return false, err.Error()
 	}
-	status, body, err := client.get(ctx, "/readyz")
+	status, body, err := client.Get(ctx, "/readyz")
 	switch {
 	case err != nil:
 		return false, "its admin listener can't be asked: " + err.Error()
 	case status != http.StatusOK:
-		return false, "it says that it is not ready: " + notReady(status, body)
+		return false, "it says that it is not ready: " + operate.NotReady(status, body)
 	}
-	return true, "it says at " + client.base + "/readyz that it is ready"
+	return true, "it says at " + client.Base + "/readyz that it is ready"
 }
 
 func (d *doctor) database(ctx context.Context) bool {
 	kind := "SQLite"
-	if d.cfg.postgres() {
+	if d.cfg.Postgres() {
 		kind = "PostgreSQL"
 	}
 	ring, err := d.ring()
@@ -318,7 +320,7 @@ func (d *doctor) app(ctx context.Context, id string, client *lark.Client) bool {
 	} else {
 		d.ok(name, fmt.Sprintf("enabled on the app: every one of LARKSIDE_SCOPES (%d, with offline_access)", len(d.cfg.Scopes)))
 	}
-	if d.cfg.redirects() {
+	if d.cfg.Redirects() {
 		d.redirect(id, info)
 	}
 	return len(missing) == 0

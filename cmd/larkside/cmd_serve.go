@@ -2,16 +2,14 @@ package main
 
 import (
 	"errors"
-	"io"
-	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
-	"larkside/telemetry"
+	"larkside/cmd/larkside/operate"
+	"larkside/cmd/larkside/settings"
 )
 
-func newServe(in invocation) *cobra.Command {
+func newServe(in operate.Invocation) *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
 		Short: "Serve until SIGTERM or SIGINT (what larkside does without a command)",
@@ -20,50 +18,24 @@ LARKSIDE_SHUTDOWN_GRACE; a second signal stops at once. SIGHUP reads the secret
 files again. The log goes to standard error.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := parseConfig(in.environ)
+			cfg, err := settings.Parse(in.Environ)
 			if err != nil {
 				return err
 			}
-			log, err := newLog(cfg, in.errOut)
+			log, err := operate.NewLog(cfg, in.ErrOut)
 			if err != nil {
 				return err
 			}
-			for _, w := range cfg.warnings {
+			for _, w := range cfg.Warnings {
 				log.Warn(w)
 			}
 			err = run(c.Context(), cfg, log)
-			var wrong settingsError
+			var wrong settings.Error
 			if err == nil || errors.As(err, &wrong) {
 				return err
 			}
 			log.Error("larkside failed", "error", err)
-			return errLogged
+			return operate.ErrLogged
 		},
 	}
-}
-
-// newLog returns the process's log, in LOG_FORMAT or else in text on a terminal
-// and JSON anywhere else.
-func newLog(cfg *config, w io.Writer) (*slog.Logger, error) {
-	format := cfg.LogFormat
-	if format == "" {
-		format = telemetry.FormatJSON
-		if isTerminal(w) {
-			format = telemetry.FormatText
-		}
-	}
-	handler, err := telemetry.NewHandler(w, format, cfg.LogLevel)
-	if err != nil {
-		return nil, err
-	}
-	return slog.New(handler), nil
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

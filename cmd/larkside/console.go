@@ -22,12 +22,12 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 		host = "unknown"
 	}
 	database := "SQLite"
-	if s.cfg.postgres() {
+	if s.cfg.Postgres() {
 		database = "PostgreSQL"
 	}
 	return webconsole.New(webconsole.Config{
 		Version: buildInfo().Version, Replica: host, Database: database, Started: time.Now(),
-		Apps: s.cfg.appIDs(), Key: s.secrets.AdminKey.Get,
+		Apps: s.cfg.AppIDs(), Key: s.secrets.AdminKey.Get,
 		Ready: func(ctx context.Context) (checks []webconsole.Check) {
 			for _, c := range s.ready(ctx) {
 				checks = append(checks, webconsole.Check{Name: c.Name, Detail: c.Detail, OK: c.OK})

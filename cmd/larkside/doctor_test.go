@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"larkside/cmd/larkside/operate"
 	"larkside/session"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
@@ -63,7 +64,7 @@ func doctored(t *testing.T, environ []string, args ...string) map[string]checkRe
 		t.Fatalf("%v: %+v", err, got)
 	}
 	failed := slices.ContainsFunc(answer.Checks, func(r checkResult) bool { return r.Status == checkFail })
-	if answer.OK == failed || (got.status == exitFailed) != failed {
+	if answer.OK == failed || (got.status == operate.ExitFailed) != failed {
 		t.Errorf("status %d, ok %v: %s", got.status, answer.OK, got.out)
 	}
 	for _, secret := range []string{canary, larktest.AppSecret} {
@@ -88,7 +89,7 @@ func TestDoctorWithNothingWrong(t *testing.T) {
 	lark, environ := visited(t, goodConsole())
 	got := larkside(t, environ, "doctor")
 	lines := strings.Split(strings.TrimSpace(got.out), "\n")
-	if got.status != exitDone || got.err != "" || len(lines) != 9 {
+	if got.status != operate.ExitDone || got.err != "" || len(lines) != 9 {
 		t.Errorf("%+v", got)
 	}
 	for i, want := range []string{"settings: ", "database: SQLite, empty", "keys: nothing is sealed yet", "credentials of cli_", "card of cli_", "scopes of cli_", "token endpoint for cli_", "consent for cli_", "clock: within 10s of Lark's"} {
@@ -217,10 +218,10 @@ func TestDoctorDatabase(t *testing.T) {
 		if d, k := got["database"], got["keys"]; d.Status != checkOK || !strings.Contains(d.Detail, "schema version 3") || k.Status != checkOK || !strings.Contains(k.Detail, "test") {
 			t.Errorf("%+v, %+v", d, k)
 		}
-		if r := with(newKey(time.Now()))["keys"]; r.Status != checkFail || !strings.Contains(r.Detail, `"test"`) {
+		if r := with(operate.NewKey(time.Now()))["keys"]; r.Status != checkFail || !strings.Contains(r.Detail, `"test"`) {
 			t.Errorf("without the key: %+v", r)
 		}
-		if r := with(newKey(time.Now()) + "," + process.Keys)["keys"]; r.Status != checkWarn || !strings.Contains(r.Do, "keys rotate") {
+		if r := with(operate.NewKey(time.Now()) + "," + process.Keys)["keys"]; r.Status != checkWarn || !strings.Contains(r.Do, "keys rotate") {
 			t.Errorf("before a rotation: %+v", r)
 		}
 		if _, err := db.SQL(t).Exec("INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, " + map[bool]string{true: "true", false: "1"}[db.Postgres] + ")"); err != nil {
@@ -234,7 +235,7 @@ func TestDoctorDatabase(t *testing.T) {
 
 func TestDoctorWithoutDatabase(t *testing.T) {
 	_, environ := visited(t, goodConsole())
-	r := doctored(t, append(environ, "LARKSIDE_DATABASE_URL=postgres://u:"+canary+"@127.0.0.1:1/x?sslmode=disable", "LARKSIDE_ENCRYPTION_KEYS="+aKey))["database"]
+	r := doctored(t, append(environ, "LARKSIDE_DATABASE_URL=postgres://u:"+canary+"@127.0.0.1:1/x?sslmode=disable", "LARKSIDE_ENCRYPTION_KEYS="+operate.NewKey(time.Now())))["database"]
 	if r.Status != checkFail || !strings.Contains(r.Detail, "refused") {
 		t.Errorf("%+v", r)
 	}
@@ -260,7 +261,7 @@ func TestDoctorBesideAnInstance(t *testing.T) {
 
 func TestDoctorSettings(t *testing.T) {
 	got := larkside(t, []string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_BRAND=x"}, "doctor")
-	if got.status != exitFailed || strings.Count(got.out, "fail  settings: LARKSIDE_") != 2 || got.err != "" {
+	if got.status != operate.ExitFailed || strings.Count(got.out, "fail  settings: LARKSIDE_") != 2 || got.err != "" {
 		t.Errorf("%+v", got)
 	}
 	command := filepath.Join(t.TempDir(), "keys")

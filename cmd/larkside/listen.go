@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"larkside/cmd/larkside/settings"
 	"larkside/proxy/socket"
 )
 
@@ -19,25 +20,25 @@ const socketMode = 0o660
 // listen opens the listener that setting (without LARKSIDE_) names. Its error
 // names the variable and says what to do. The listener of a Unix socket removes
 // its file when it is closed.
-func listen(ctx context.Context, setting string, a address) (net.Listener, error) {
-	if a.network == "unix" {
-		if err := removeStaleSocket(ctx, a.addr); err != nil {
-			return nil, fmt.Errorf("%s%s: %w", prefix, setting, err)
+func listen(ctx context.Context, setting string, a settings.Address) (net.Listener, error) {
+	if a.Network == "unix" {
+		if err := removeStaleSocket(ctx, a.Addr); err != nil {
+			return nil, fmt.Errorf("%s%s: %w", settings.Prefix, setting, err)
 		}
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, a.network, a.addr)
+	l, err := new(net.ListenConfig).Listen(ctx, a.Network, a.Addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s%s: %s is in use by another process; stop that or choose another address", prefix, setting, a)
+		return nil, fmt.Errorf("%s%s: %s is in use by another process; stop that or choose another address", settings.Prefix, setting, a)
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%s%s: no permission to listen on %s", prefix, setting, a)
+		return nil, fmt.Errorf("%s%s: no permission to listen on %s", settings.Prefix, setting, a)
 	case err != nil:
-		return nil, fmt.Errorf("%s%s: %w", prefix, setting, err)
+		return nil, fmt.Errorf("%s%s: %w", settings.Prefix, setting, err)
 	}
-	if a.network == "unix" {
-		if err := os.Chmod(a.addr, socketMode); err != nil {
+	if a.Network == "unix" {
+		if err := os.Chmod(a.Addr, socketMode); err != nil {
 			l.Close()
-			return nil, fmt.Errorf("%s%s: %w", prefix, setting, err)
+			return nil, fmt.Errorf("%s%s: %w", settings.Prefix, setting, err)
 		}
 	}
 	return l, nil

@@ -10,9 +10,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"larkside/cmd/larkside/settings"
 )
 
-func mustListen(t *testing.T, a address) net.Listener {
+func mustListen(t *testing.T, a settings.Address) net.Listener {
 	t.Helper()
 	l, err := listen(t.Context(), "LISTEN", a)
 	if err != nil {
@@ -23,7 +25,7 @@ func mustListen(t *testing.T, a address) net.Listener {
 }
 
 func TestListenOnAnyPort(t *testing.T) {
-	l := mustListen(t, address{"tcp", "127.0.0.1:0"})
+	l := mustListen(t, settings.Address{Network: "tcp", Addr: "127.0.0.1:0"})
 	if _, port, _ := net.SplitHostPort(l.Addr().String()); port == "0" {
 		t.Errorf("address %s", l.Addr())
 	}
@@ -31,8 +33,8 @@ func TestListenOnAnyPort(t *testing.T) {
 
 // The message has to say which setting to change.
 func TestPortInUse(t *testing.T) {
-	l := mustListen(t, address{"tcp", "127.0.0.1:0"})
-	_, err := listen(t.Context(), "ADMIN_LISTEN", address{"tcp", l.Addr().String()})
+	l := mustListen(t, settings.Address{Network: "tcp", Addr: "127.0.0.1:0"})
+	_, err := listen(t.Context(), "ADMIN_LISTEN", settings.Address{Network: "tcp", Addr: l.Addr().String()})
 	want := "LARKSIDE_ADMIN_LISTEN: " + l.Addr().String() + " is in use by another process; stop that or choose another address"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -41,7 +43,7 @@ func TestPortInUse(t *testing.T) {
 
 func TestUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "proxy.sock")
-	l := mustListen(t, address{"unix", path})
+	l := mustListen(t, settings.Address{Network: "unix", Addr: path})
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
@@ -57,7 +59,7 @@ func TestUnixSocket(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	_, err = listen(t.Context(), "LISTEN", address{"unix", path})
+	_, err = listen(t.Context(), "LISTEN", settings.Address{Network: "unix", Addr: path})
 	if err == nil || !strings.Contains(err.Error(), "LARKSIDE_LISTEN: "+path+" is in use by another process") {
 		t.Errorf("a second listener: %v", err)
 	}
@@ -71,18 +73,21 @@ func TestUnixSocket(t *testing.T) {
 // A process that was killed leaves its socket file behind.
 func TestStaleSocketIsReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "proxy.sock")
-	dead := mustListen(t, address{"unix", path})
+	dead := mustListen(t, settings.Address{Network: "unix", Addr: path})
 	dead.(*net.UnixListener).SetUnlinkOnClose(false)
 	dead.Close()
 	if _, err := os.Stat(path); err != nil {
 		t.Fatal(err)
 	}
-	mustListen(t, address{"unix", path})
+	mustListen(t, settings.Address{Network: "unix", Addr: path})
 }
 
 func TestOtherFilesAreNotReplaced(t *testing.T) {
-	path := writeFile(t, "precious")
-	_, err := listen(t.Context(), "LISTEN", address{"unix", path})
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := listen(t.Context(), "LISTEN", settings.Address{Network: "unix", Addr: path})
 	if err == nil || !strings.Contains(err.Error(), "exists and is not a socket") {
 		t.Errorf("error %v", err)
 	}
@@ -92,7 +97,7 @@ func TestOtherFilesAreNotReplaced(t *testing.T) {
 }
 
 func TestListenElsewhere(t *testing.T) {
-	_, err := listen(t.Context(), "LISTEN", address{"unix", filepath.Join(t.TempDir(), "no", "proxy.sock")})
+	_, err := listen(t.Context(), "LISTEN", settings.Address{Network: "unix", Addr: filepath.Join(t.TempDir(), "no", "proxy.sock")})
 	if err == nil || !strings.HasPrefix(err.Error(), "LARKSIDE_LISTEN: ") {
 		t.Errorf("error %v", err)
 	}
@@ -169,7 +174,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 			}
 			ended <- nil
 		})}
-		l := patientListener{mustListen(t, address{"tcp", "127.0.0.1:0"}), patience}
+		l := patientListener{mustListen(t, settings.Address{Network: "tcp", Addr: "127.0.0.1:0"}), patience}
 		go server.Serve(l)
 		t.Cleanup(func() { server.Close() })
 		conn, err := net.Dial("tcp", l.Addr().String())

@@ -165,25 +165,26 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"larkside/cmd/larkside/operate"
 )
 
-// The exit statuses.
-const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2 // wrong use or settings
-)
+// version and revision can be set at link time, as the Dockerfile does:
+// -ldflags "-X main.version=v1.2.3 -X main.revision=abc123".
+var version, revision string
+
+// buildInfo is what this binary was made of.
+func buildInfo() operate.Build { return operate.BuildInfo(version, revision) }
 
 func main() {
 	ctx, cancel := untilSignal(context.Background())
 	defer cancel()
-	os.Exit(execute(ctx, invocation{os.Args[1:], os.Environ(), os.Stdout, os.Stderr}))
+	in := operate.Invocation{Args: os.Args[1:], Environ: os.Environ(), Out: os.Stdout, ErrOut: os.Stderr, Build: buildInfo()}
+	os.Exit(operate.Execute(ctx, in, newServe(in), newDoctor(in)))
 }
 
 // untilSignal ends the context at the first SIGTERM or SIGINT, and the process
@@ -197,44 +198,7 @@ func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 		cancel()
 		<-signals
 		fmt.Fprintln(os.Stderr, "larkside: second signal, stopping at once")
-		os.Exit(exitFailed)
+		os.Exit(operate.ExitFailed)
 	}()
 	return ctx, cancel
 }
-
-// invocation is what the process was started with.
-type invocation struct {
-	args    []string
-	environ []string // NAME=value
-	out     io.Writer
-	errOut  io.Writer
-}
-
-// execute runs one command and returns the exit status.
-func execute(ctx context.Context, in invocation) int {
-	root := newRoot(in)
-	err := root.ExecuteContext(ctx)
-	var wrong settingsError
-	var use usageError
-	switch {
-	case err == nil:
-		return exitDone
-	case errors.As(err, &wrong):
-		fmt.Fprintln(in.errOut, wrong)
-		return exitUsage
-	case errors.As(err, &use):
-		fmt.Fprintf(in.errOut, "larkside: %v\nRun \"larkside help\" for what there is.\n", err)
-		return exitUsage
-	case !errors.Is(err, errLogged):
-		fmt.Fprintf(in.errOut, "larkside: %v\n", err)
-	}
-	return exitFailed
-}
-
-// usageError is a command line that can't be meant.
-type usageError string
-
-func (e usageError) Error() string { return string(e) }
-
-// errLogged is a failure that is in the log already.
-var errLogged = errors.New("see the log")

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"larkside/cmd/larkside/settings"
 	"larkside/proxy"
 	"larkside/proxy/admin"
 	webconsole "larkside/proxy/console"
@@ -29,7 +30,7 @@ import (
 // It listens before the database is there, so that a port in use is known at
 // once and the liveness probe is answered while PostgreSQL is late; until the
 // store is open, what needs it is answered with 503 store_unavailable.
-func run(ctx context.Context, cfg *config, log *slog.Logger) error {
+func run(ctx context.Context, cfg *settings.Settings, log *slog.Logger) error {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 	build := buildInfo()
@@ -39,10 +40,10 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) error {
 		Version: build.Version, Revision: build.Revision, GoVersion: build.Go, TraceErrors: cfg.TraceErrors, History: history, Log: log,
 	})
 	if err != nil {
-		return settingsError{err.Error()}
+		return settings.Error{err.Error()}
 	}
 	defer flush(stopTelemetry)
-	secrets, err := newSecrets(ctx, cfg, log)
+	secrets, err := settings.NewSecrets(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func flush(stop func(context.Context) error) {
 }
 
 // newClients makes the client of each app. They share one pool of connections.
-func newClients(cfg *config, secrets *secrets, log *slog.Logger) (map[string]*lark.Client, error) {
+func newClients(cfg *settings.Settings, secrets *settings.Secrets, log *slog.Logger) (map[string]*lark.Client, error) {
 	transport, err := newTransport(cfg)
 	if err != nil {
 		return nil, err
@@ -77,10 +78,10 @@ func newClients(cfg *config, secrets *secrets, log *slog.Logger) (map[string]*la
 	return newClientsOver(transport, cfg, secrets, log)
 }
 
-func newClientsOver(transport http.RoundTripper, cfg *config, secrets *secrets, log *slog.Logger) (map[string]*lark.Client, error) {
+func newClientsOver(transport http.RoundTripper, cfg *settings.Settings, secrets *settings.Secrets, log *slog.Logger) (map[string]*lark.Client, error) {
 	clients := make(map[string]*lark.Client)
 	var err error
-	for _, id := range cfg.appIDs() {
+	for _, id := range cfg.AppIDs() {
 		clients[id], err = lark.New(lark.Config{
 			AppID: id, Secret: func() session.Secret { return secrets.App(id) },
 			OpenURL: string(cfg.OpenURL), AccountsURL: string(cfg.AccountsURL), TokenURL: string(cfg.TokenURL),
@@ -95,7 +96,7 @@ func newClientsOver(transport http.RoundTripper, cfg *config, secrets *secrets, 
 
 // newTransport goes to Lark as the settings say: extra roots, and a proxy only
 // if one is named.
-func newTransport(cfg *config) (*http.Transport, error) {
+func newTransport(cfg *settings.Settings) (*http.Transport, error) {
 	c, err := transportConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -103,8 +104,8 @@ func newTransport(cfg *config) (*http.Transport, error) {
 	return proxy.NewTransport(c), nil
 }
 
-func transportConfig(cfg *config) (proxy.TransportConfig, error) {
-	c := proxy.TransportConfig{RootCAs: cfg.UpstreamCAs.pool, ResponseHeaderTimeout: cfg.UpstreamTimeout}
+func transportConfig(cfg *settings.Settings) (proxy.TransportConfig, error) {
+	c := proxy.TransportConfig{RootCAs: cfg.UpstreamCAs.Pool, ResponseHeaderTimeout: cfg.UpstreamTimeout}
 	if !cfg.UpstreamProxy.Empty() {
 		u, err := url.Parse(cfg.UpstreamProxy.Expose())
 		if err != nil {
@@ -117,9 +118,9 @@ func transportConfig(cfg *config) (proxy.TransportConfig, error) {
 
 // server is the running process.
 type server struct {
-	cfg     *config
+	cfg     *settings.Settings
 	log     *slog.Logger
-	secrets *secrets
+	secrets *settings.Secrets
 	clients map[string]*lark.Client
 	users   telemetry.Users
 	metrics http.Handler
@@ -170,7 +171,7 @@ func (s *server) serve(ctx context.Context) error {
 		s.parts.Store(p)
 		s.followDatabase(p.store)
 		s.secrets.AppSecret.OnChange(func(session.Secret) { p.source.Reconsider() })
-		s.secrets.Apps.OnChange(func(namedSecrets) { p.source.Reconsider() })
+		s.secrets.Apps.OnChange(func(settings.NamedSecrets) { p.source.Reconsider() })
 		pages.set(p.flow.Handler())
 		operators.set(s.newAdmin(p))
 		work.Go(func() error { return p.source.Run(background) })
@@ -274,7 +275,7 @@ func (s *server) followDatabase(store *session.Store) {
 	}
 	s.secrets.DatabaseURL.OnChange(reconnect)
 	s.secrets.DatabaseListenURL.OnChange(reconnect)
-	if s.cfg.postgres() {
+	if s.cfg.Postgres() {
 		reconnect(session.Secret{}) // it may have changed since the store was opened
 	}
 }
@@ -307,7 +308,7 @@ func (s *server) openStore(ctx context.Context, c session.Config) (*session.Stor
 		case ctx.Err() != nil:
 			return nil, nil
 		case errors.Is(err, session.ErrSetup), errors.Is(err, session.ErrSchemaNewer), errors.Is(err, session.ErrInUse):
-			return nil, fmt.Errorf("%sDATABASE_URL: %w", prefix, err)
+			return nil, fmt.Errorf("%sDATABASE_URL: %w", settings.Prefix, err)
 		}
 		s.log.Warn("the database is not there yet; trying again", "retry_in", wait.String(), "error", err)
 		select {
@@ -381,13 +382,13 @@ func (s *server) eventKeys() *lark.EventKeys {
 }
 
 func (s *server) flow() session.Flow {
-	if s.cfg.redirects() {
+	if s.cfg.Redirects() {
 		return session.RedirectFlow
 	}
 	return session.DeviceFlow
 }
 
-func limits(all rates) []session.Limit {
+func limits(all settings.Rates) []session.Limit {
 	out := make([]session.Limit, len(all))
 	for i, r := range all {
 		out[i] = session.Limit{N: r.Count, Period: r.Per}
@@ -417,7 +418,7 @@ func (c *watchedClient) Exchange(ctx context.Context, code session.Secret, redir
 func (s *server) newProxy() (http.Handler, error) {
 	upstream, err := url.Parse(string(s.cfg.OpenURL))
 	if err != nil {
-		return nil, fmt.Errorf("%sOPEN_URL: %w", prefix, err)
+		return nil, fmt.Errorf("%sOPEN_URL: %w", settings.Prefix, err)
 	}
 	transport, err := transportConfig(s.cfg)
 	if err != nil {
@@ -426,7 +427,7 @@ func (s *server) newProxy() (http.Handler, error) {
 	doors, routes := &doors{s}, lark.NewRoutes()
 	return proxy.New(proxy.Config{
 		Upstream: upstream, Transport: proxy.NewUpstream(upstream, transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
-		Apps: s.cfg.appIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
+		Apps: s.cfg.AppIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
 		Tokens: doors, Asker: doors, Resolver: doors, Tenant: doors, Waiter: doors,
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
 		CallerKeys: s.callers(), CallerLimits: s.cfg.CallerLimits, PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
@@ -448,7 +449,7 @@ func (s *server) callers() func() []proxy.Caller {
 		return nil
 	}
 	var present atomic.Pointer[[]proxy.Caller]
-	set := func(keys namedSecrets) {
+	set := func(keys settings.NamedSecrets) {
 		list := make([]proxy.Caller, len(keys))
 		for i, k := range keys {
 			list[i] = proxy.Caller{Name: k.Name, Key: k.Secret}
@@ -465,7 +466,7 @@ func (s *server) callers() func() []proxy.Caller {
 func (s *server) newAdmin(p *parts) http.Handler {
 	c := admin.Config{
 		Ready: s.ready, Metrics: s.metrics, Quit: s.quit, Key: s.secrets.AdminKey.Get,
-		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.appIDs(), Console: s.console, Log: s.log,
+		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.AppIDs(), Console: s.console, Log: s.log,
 	}
 	if p != nil {
 		c.Sessions, c.Consents, c.Audit = p.store, p.store, p.store.ListAudit
@@ -490,7 +491,7 @@ func (s *server) newAdmin(p *parts) http.Handler {
 
 func (s *server) syncUsers(ctx context.Context, p *parts, progress func(admin.UserSync)) (admin.UserSync, error) {
 	var total admin.UserSync
-	for _, id := range s.cfg.appIDs() {
+	for _, id := range s.cfg.AppIDs() {
 		with := func(n refresh.Synced) admin.UserSync {
 			sum := total
 			sum.Users += n.Read + n.Disabled + n.Absent
@@ -519,7 +520,7 @@ func (s *server) ready(context.Context) []admin.Check {
 	if p == nil {
 		return checks
 	}
-	for _, id := range s.cfg.appIDs() {
+	for _, id := range s.cfg.AppIDs() {
 		refusal := p.source.Refusal(id)
 		c := admin.Check{Name: "app " + id, OK: refusal == nil}
 		if refusal != nil {
@@ -677,14 +678,14 @@ type listener struct {
 func (s *server) listenAll(ctx context.Context, app, operators, pages http.Handler) (all []*listener, err error) {
 	for _, one := range []struct {
 		name, setting string
-		address       address
+		address       settings.Address
 		handler       http.Handler
 	}{
 		{"proxy", "LISTEN", s.cfg.Listen, app},
 		{"admin", "ADMIN_LISTEN", s.cfg.AdminListen, operators},
 		{"consent", "CONSENT_LISTEN", s.cfg.ConsentListen, pages},
 	} {
-		if one.address.off() {
+		if one.address.Off() {
 			continue
 		}
 		l, err := listen(ctx, one.setting, one.address)

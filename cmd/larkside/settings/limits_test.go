@@ -1,18 +1,16 @@
-package main
+package settings
 
 import (
 	"reflect"
 	"strings"
 	"testing"
 	"time"
-
-	"larkside/proxy"
 )
 
 func TestCallerLimits(t *testing.T) {
 	const keys = "LARKSIDE_CALLER_KEYS=web:k1,web:k2,job:k3,all:k4"
 	c := mustRead(t, keys, "LARKSIDE_CALLER_LIMITS= web:users=ou_a|on_b | jane@x ; paths=/open-apis/apaas/|/open-apis/im/v1/chats;rate=10/1s,\n job:rate=600/1m , all:users=*")
-	want := callerLimits{
+	want := CallerLimits{
 		"web": {Users: []string{"ou_a", "on_b", "jane@x"}, Paths: []string{"/open-apis/apaas/", "/open-apis/im/v1/chats"}, Requests: 10, Period: time.Second},
 		"job": {Requests: 600, Period: time.Minute},
 		"all": {},
@@ -51,16 +49,6 @@ func TestCallerLimits(t *testing.T) {
 	}
 }
 
-func second(_ *config, err error) error { return err }
+func second(_ *Settings, err error) error { return err }
 
 func long(begin string, n int) string { return begin + strings.Repeat("x", n-len(begin)) }
-
-// What the settings take, the proxy takes.
-func TestCallerLimitsFitTheProxy(t *testing.T) {
-	c := mustRead(t, "LARKSIDE_CALLER_KEYS=web:k1", "LARKSIDE_CALLER_LIMITS=web:users=ou_a;paths=/a/|/b;rate=1/1h")
-	s := &server{cfg: c, secrets: &secrets{CallerKeys: newSecret(c, "CALLER_KEYS", c.CallerKeys, parseNamedSecrets)}}
-	if _, err := s.newProxy(); err != nil {
-		t.Error(err)
-	}
-	var _ map[string]proxy.CallerLimit = c.CallerLimits
-}

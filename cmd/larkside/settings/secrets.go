@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"bytes"
@@ -37,18 +37,18 @@ type secretFile struct{ path, content string }
 // secrets are the present values of the secret settings. A value that came from
 // a file changes when the file does; [secrets.Run] watches. Everything here is
 // safe for concurrent use.
-type secrets struct {
-	AppSecret         *secret[session.Secret]
-	Apps              *secret[namedSecrets] // always the app ids of the start
-	DatabaseURL       *secret[session.Secret]
-	DatabaseListenURL *secret[session.Secret]
+type Secrets struct {
+	AppSecret         *Live[session.Secret]
+	Apps              *Live[NamedSecrets] // always the app ids of the start
+	DatabaseURL       *Live[session.Secret]
+	DatabaseListenURL *Live[session.Secret]
 	// EncryptionKeys is the list as [session.ParseKeyring] takes it, from the
 	// setting, its file or the command. Empty: SQLite's own key file.
-	EncryptionKeys  *secret[session.Secret]
-	CallerKeys      *secret[namedSecrets]
-	AdminKey        *secret[session.Secret]
-	EventToken      *secret[session.Secret]
-	EventEncryptKey *secret[session.Secret]
+	EncryptionKeys  *Live[session.Secret]
+	CallerKeys      *Live[NamedSecrets]
+	AdminKey        *Live[session.Secret]
+	EventToken      *Live[session.Secret]
+	EventEncryptKey *Live[session.Secret]
 
 	appID string
 	log   *slog.Logger
@@ -61,8 +61,8 @@ type watched interface {
 
 // newSecrets takes the values that c was parsed with, and runs
 // ENCRYPTION_KEYS_COMMAND when there is one.
-func newSecrets(ctx context.Context, c *config, log *slog.Logger) (*secrets, error) {
-	keys := newSecret(c, "ENCRYPTION_KEYS", c.EncryptionKeys, parseKeys)
+func NewSecrets(ctx context.Context, c *Settings, log *slog.Logger) (*Secrets, error) {
+	keys := newLive(c, "ENCRYPTION_KEYS", c.EncryptionKeys, parseKeys)
 	if c.EncryptionKeysCommand != "" {
 		keys.command = strings.Fields(c.EncryptionKeysCommand)
 		output, err := keys.read(ctx)
@@ -70,20 +70,20 @@ func newSecrets(ctx context.Context, c *config, log *slog.Logger) (*secrets, err
 			err = keys.take(output)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%sENCRYPTION_KEYS_COMMAND: %w", prefix, err)
+			return nil, fmt.Errorf("%sENCRYPTION_KEYS_COMMAND: %w", Prefix, err)
 		}
 	}
-	ids := c.appIDs()
-	s := &secrets{
-		AppSecret:         newSecret(c, "APP_SECRET", c.AppSecret, parseSecret),
-		Apps:              newSecret(c, "APPS", c.Apps, func(v string) (namedSecrets, error) { return parseSameApps(v, ids) }),
-		DatabaseURL:       newSecret(c, "DATABASE_URL", c.DatabaseURL, parseDatabaseURL),
-		DatabaseListenURL: newSecret(c, "DATABASE_LISTEN_URL", c.DatabaseListenURL, parseListenURL),
+	ids := c.AppIDs()
+	s := &Secrets{
+		AppSecret:         newLive(c, "APP_SECRET", c.AppSecret, parseSecret),
+		Apps:              newLive(c, "APPS", c.Apps, func(v string) (NamedSecrets, error) { return parseSameApps(v, ids) }),
+		DatabaseURL:       newLive(c, "DATABASE_URL", c.DatabaseURL, parseDatabaseURL),
+		DatabaseListenURL: newLive(c, "DATABASE_LISTEN_URL", c.DatabaseListenURL, parseListenURL),
 		EncryptionKeys:    keys,
-		CallerKeys:        newSecret(c, "CALLER_KEYS", c.CallerKeys, parseNamedSecrets),
-		AdminKey:          newSecret(c, "ADMIN_KEY", c.AdminKey, parseSecret),
-		EventToken:        newSecret(c, "EVENT_TOKEN", c.EventToken, parseSecret),
-		EventEncryptKey:   newSecret(c, "EVENT_ENCRYPT_KEY", c.EventEncryptKey, parseSecret),
+		CallerKeys:        newLive(c, "CALLER_KEYS", c.CallerKeys, parseNamedSecrets),
+		AdminKey:          newLive(c, "ADMIN_KEY", c.AdminKey, parseSecret),
+		EventToken:        newLive(c, "EVENT_TOKEN", c.EventToken, parseSecret),
+		EventEncryptKey:   newLive(c, "EVENT_ENCRYPT_KEY", c.EventEncryptKey, parseSecret),
 		appID:             c.AppID,
 		log:               log,
 	}
@@ -93,17 +93,17 @@ func newSecrets(ctx context.Context, c *config, log *slog.Logger) (*secrets, err
 }
 
 // App returns the present secret of the app, empty for an unknown one.
-func (s *secrets) App(appID string) session.Secret {
+func (s *Secrets) App(appID string) session.Secret {
 	if appID == s.appID {
 		return s.AppSecret.Get()
 	}
-	return s.Apps.Get().get(appID)
+	return s.Apps.Get().Get(appID)
 }
 
 // Run follows the files until ctx ends, and reads them at once on SIGHUP. A
 // changed file counts within three seconds. Content that is not valid is logged
 // once and the value before it stays. Run returns nil.
-func (s *secrets) Run(ctx context.Context) error {
+func (s *Secrets) Run(ctx context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -111,7 +111,7 @@ func (s *secrets) Run(ctx context.Context) error {
 	return nil
 }
 
-func (s *secrets) follow(ctx context.Context, hangup <-chan os.Signal) {
+func (s *Secrets) follow(ctx context.Context, hangup <-chan os.Signal) {
 	ticker := time.NewTicker(secretPoll)
 	defer ticker.Stop()
 	for {
@@ -127,14 +127,14 @@ func (s *secrets) follow(ctx context.Context, hangup <-chan os.Signal) {
 	}
 }
 
-func (s *secrets) poll(ctx context.Context, now bool) {
+func (s *Secrets) poll(ctx context.Context, now bool) {
 	for _, w := range s.all {
 		w.poll(ctx, now, s.log)
 	}
 }
 
 // secret is one setting's present value.
-type secret[T any] struct {
+type Live[T any] struct {
 	name    string // without LARKSIDE_
 	path    string // empty: the value does not come from a file
 	command []string
@@ -151,25 +151,25 @@ type secret[T any] struct {
 	refused string // the last complaint, so as not to repeat it
 }
 
-func newSecret[T any](c *config, name string, value T, parse func(string) (T, error)) *secret[T] {
+func newLive[T any](c *Settings, name string, value T, parse func(string) (T, error)) *Live[T] {
 	file := c.files[name]
-	s := &secret[T]{name: name, path: file.path, parse: parse, taken: file.content}
+	s := &Live[T]{name: name, path: file.path, parse: parse, taken: file.content}
 	s.value.Store(&value)
 	return s
 }
 
 // Get returns the present value.
-func (s *secret[T]) Get() T { return *s.value.Load() }
+func (s *Live[T]) Get() T { return *s.value.Load() }
 
 // OnChange calls f with each new value from now on, one call at a time, from
 // [secrets.Run].
-func (s *secret[T]) OnChange(f func(T)) {
+func (s *Live[T]) OnChange(f func(T)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onChange = append(s.onChange, f)
 }
 
-func (s *secret[T]) changed() {
+func (s *Live[T]) changed() {
 	s.mu.Lock()
 	all := slices.Clone(s.onChange)
 	s.mu.Unlock()
@@ -178,7 +178,7 @@ func (s *secret[T]) changed() {
 	}
 }
 
-func (s *secret[T]) poll(ctx context.Context, now bool, log *slog.Logger) {
+func (s *Live[T]) poll(ctx context.Context, now bool, log *slog.Logger) {
 	if s.path == "" && (s.command == nil || !now) {
 		return
 	}
@@ -194,18 +194,18 @@ func (s *secret[T]) poll(ctx context.Context, now bool, log *slog.Logger) {
 	}
 	if err != nil {
 		if settled && s.refused != err.Error() {
-			log.Error("a secret could not be read again; the value before stays", "variable", prefix+s.name, "file", s.path, "error", err)
+			log.Error("a secret could not be read again; the value before stays", "variable", Prefix+s.name, "file", s.path, "error", err)
 			s.refused = err.Error()
 		}
 		return
 	}
 	s.refused = ""
-	log.Info("a secret has changed", "variable", prefix+s.name, "file", s.path)
+	log.Info("a secret has changed", "variable", Prefix+s.name, "file", s.path)
 	s.changed()
 }
 
 // take makes content the value.
-func (s *secret[T]) take(content string) error {
+func (s *Live[T]) take(content string) error {
 	value, err := s.parse(content)
 	if err != nil {
 		return err
@@ -215,7 +215,7 @@ func (s *secret[T]) take(content string) error {
 	return nil
 }
 
-func (s *secret[T]) read(ctx context.Context) (string, error) {
+func (s *Live[T]) read(ctx context.Context) (string, error) {
 	if s.command != nil {
 		return runKeysCommand(ctx, s.command)
 	}
@@ -280,12 +280,12 @@ func parseListenURL(v string) (session.Secret, error) {
 
 // parseSameApps takes new secrets, not other apps: each app has parts of its
 // own, which are made at the start.
-func parseSameApps(v string, ids []string) (namedSecrets, error) {
+func parseSameApps(v string, ids []string) (NamedSecrets, error) {
 	apps, err := parseNamedSecrets(v)
 	if err != nil {
 		return nil, err
 	}
-	now := (&config{AppID: ids[0], Apps: apps}).appIDs()
+	now := (&Settings{AppID: ids[0], Apps: apps}).AppIDs()
 	slices.Sort(now)
 	if !slices.Equal(now, slices.Sorted(slices.Values(ids))) {
 		return nil, errors.New("the apps are not those of the start; other apps need a restart")

@@ -1,12 +1,13 @@
-package main
+package operate
 
 import (
 	"github.com/spf13/cobra"
 
+	"larkside/cmd/larkside/settings"
 	"larkside/session"
 )
 
-func newMigrate(in invocation) *cobra.Command {
+func newMigrate(in Invocation) *cobra.Command {
 	return &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the database's schema up to this version and stop",
@@ -15,11 +16,11 @@ so by itself; this is for who wants it as a step of its own. It needs
 LARKSIDE_DATABASE_URL only, and refuses a schema that is newer than itself.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := parseConfig(in.environ, "DATABASE_URL", "LOG_LEVEL", "LOG_FORMAT")
+			cfg, err := settings.Parse(in.Environ, "DATABASE_URL", "LOG_LEVEL", "LOG_FORMAT")
 			if err != nil {
 				return err
 			}
-			log, err := newLog(cfg, in.errOut)
+			log, err := NewLog(cfg, in.ErrOut)
 			if err != nil {
 				return err
 			}

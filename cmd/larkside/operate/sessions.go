@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"encoding/json"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"larkside/cmd/larkside/settings"
 )
 
 // userHelp is for commands that take a USER.
@@ -18,7 +20,7 @@ const userHelp = `USER is an open_id (ou_…), or the union_id (on_…) or user_
 consented. Asks a running instance's admin listener (LARKSIDE_ADMIN_LISTEN, or
 --admin) with LARKSIDE_ADMIN_KEY, if that is set.`
 
-func newSessions(in invocation) *cobra.Command {
+func newSessions(in Invocation) *cobra.Command {
 	return group("sessions", "See and change users' sessions",
 		newSessionsList(in), newSessionsShow(in), newSessionsRefresh(in), newSessionsRevoke(in))
 }
@@ -41,7 +43,7 @@ type apiSession struct {
 
 var sessionStates = []string{"active", "consent_required", "disabled"}
 
-func newSessionsList(in invocation) *cobra.Command {
+func newSessionsList(in Invocation) *cobra.Command {
 	var o operation
 	var app, state string
 	c := &cobra.Command{
@@ -54,7 +56,7 @@ LARKSIDE_ADMIN_KEY, if that is set. With -o json it is one array.`,
 		Args:    cobra.NoArgs,
 		RunE: o.run(in, func(o *operation) error {
 			if state != "" && !slices.Contains(sessionStates, state) {
-				return usageError(fmt.Sprintf("--state %q: the nearest known one is %q", state, nearest(state, sessionStates)))
+				return UsageError(fmt.Sprintf("--state %q: the nearest known one is %q", state, settings.Nearest(state, sessionStates)))
 			}
 			query := url.Values{}
 			for name, value := range map[string]string{"app_id": app, "state": state} {
@@ -79,7 +81,7 @@ LARKSIDE_ADMIN_KEY, if that is set. With -o json it is one array.`,
 func (o *operation) listJSON(path string, query url.Values) error {
 	separator := "[\n  "
 	err := o.client.pages(o.ctx, path, query, func(item json.RawMessage) error {
-		_, err := fmt.Fprintf(o.in.out, "%s%s", separator, item)
+		_, err := fmt.Fprintf(o.in.Out, "%s%s", separator, item)
 		separator = ",\n  "
 		return err
 	})
@@ -90,7 +92,7 @@ func (o *operation) listJSON(path string, query url.Values) error {
 	if separator == "[\n  " {
 		end = "[]\n"
 	}
-	_, err = io.WriteString(o.in.out, end)
+	_, err = io.WriteString(o.in.Out, end)
 	return err
 }
 
@@ -98,7 +100,7 @@ func (o *operation) listJSON(path string, query url.Values) error {
 // terminal.
 func (o *operation) listSessions(query url.Values) error {
 	now := time.Now()
-	table := tabwriter.NewWriter(o.in.out, 0, 8, 2, ' ', 0)
+	table := tabwriter.NewWriter(o.in.Out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "APP\tUSER\tSTATE\tREASON\tACCESS ENDS\tREFRESH ENDS\tREFRESHED\tNAME")
 	n := 0
 	err := o.client.pages(o.ctx, "/api/v1/sessions", query, func(item json.RawMessage) error {
@@ -115,7 +117,7 @@ func (o *operation) listSessions(query url.Values) error {
 		return err
 	}
 	if n == 0 {
-		fmt.Fprintln(o.in.errOut, "no sessions")
+		fmt.Fprintln(o.in.ErrOut, "no sessions")
 		return nil
 	}
 	return table.Flush()
@@ -134,7 +136,7 @@ type oneUser struct {
 	app string
 }
 
-func (o *oneUser) command(in invocation, c *cobra.Command, do func(o *oneUser, user string) error) *cobra.Command {
+func (o *oneUser) command(in Invocation, c *cobra.Command, do func(o *oneUser, user string) error) *cobra.Command {
 	c.Args = cobra.ExactArgs(1)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return o.run(in, func(*operation) error {
@@ -170,7 +172,7 @@ func (o *oneUser) show(method, path string) error {
 		if err := json.Unmarshal(raw, &s); err != nil {
 			return err
 		}
-		return printSession(o.in.out, &s, time.Now())
+		return printSession(o.in.Out, &s, time.Now())
 	})
 }
 
@@ -196,7 +198,7 @@ func printSession(w io.Writer, s *apiSession, now time.Time) error {
 	return table.Flush()
 }
 
-func newSessionsShow(in invocation) *cobra.Command {
+func newSessionsShow(in Invocation) *cobra.Command {
 	return new(oneUser).command(in, &cobra.Command{
 		Use:   "show USER",
 		Short: "Show one session",
@@ -204,7 +206,7 @@ func newSessionsShow(in invocation) *cobra.Command {
 	}, func(o *oneUser, user string) error { return o.show(http.MethodGet, o.path(user)) })
 }
 
-func newSessionsRefresh(in invocation) *cobra.Command {
+func newSessionsRefresh(in Invocation) *cobra.Command {
 	return new(oneUser).command(in, &cobra.Command{
 		Use:   "refresh USER",
 		Short: "Renew one session's tokens now, whether they need it or not",
@@ -212,7 +214,7 @@ func newSessionsRefresh(in invocation) *cobra.Command {
 	}, func(o *oneUser, user string) error { return o.show(http.MethodPost, o.path(user)+"/refresh") })
 }
 
-func newSessionsRevoke(in invocation) *cobra.Command {
+func newSessionsRevoke(in Invocation) *cobra.Command {
 	return new(oneUser).command(in, &cobra.Command{
 		Use:   "revoke USER",
 		Short: "End one session, here within a second and at Lark",
@@ -223,7 +225,7 @@ are revoked at Lark. The user is asked again at the next request. ` + userHelp,
 			return err
 		}
 		return o.print(map[string]any{"user": user, "revoked": true}, func() error {
-			_, err := fmt.Fprintf(o.in.out, "revoked the session of %s\n", visible(user))
+			_, err := fmt.Fprintf(o.in.Out, "revoked the session of %s\n", visible(user))
 			return err
 		})
 	})

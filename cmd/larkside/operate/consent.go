@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func newConsent(in invocation) *cobra.Command {
+func newConsent(in Invocation) *cobra.Command {
 	return group("consent", "Ask users for consent", newConsentSend(in))
 }
 
@@ -25,7 +25,7 @@ type apiConsent struct {
 	ExpiresAt *time.Time `json:"expires_at"`
 }
 
-func newConsentSend(in invocation) *cobra.Command {
+func newConsentSend(in Invocation) *cobra.Command {
 	var scopes []string
 	o := &oneUser{}
 	c := o.command(in, &cobra.Command{
@@ -41,7 +41,7 @@ again. ` + userHelp,
 		if err := o.client.call(o.ctx, http.MethodPost, "/api/v1/consents", want, &raw); err != nil {
 			return err
 		}
-		return o.print(raw, func() error { return printConsent(o.in.out, raw) })
+		return o.print(raw, func() error { return printConsent(o.in.Out, raw) })
 	})
 	c.Flags().StringSliceVar(&scopes, "scopes", nil, "scopes to ask for, comma separated (default: LARKSIDE_SCOPES of the instance)")
 	return c

@@ -1,8 +1,6 @@
-package main
+package settings
 
 import (
-	goparser "go/parser"
-	"go/token"
 	"os"
 	"reflect"
 	"regexp"
@@ -15,11 +13,11 @@ import (
 // refused as unknown, or never filled.
 func TestTableAndStructAgree(t *testing.T) {
 	var inTable, inStruct []string
-	for _, s := range settings {
+	for _, s := range table {
 		inTable = append(inTable, s.Name)
 	}
-	for i := range reflect.TypeFor[config]().NumField() {
-		if name := reflect.TypeFor[config]().Field(i).Tag.Get("env"); name != "" {
+	for i := range reflect.TypeFor[Settings]().NumField() {
+		if name := reflect.TypeFor[Settings]().Field(i).Tag.Get("env"); name != "" {
 			inStruct = append(inStruct, name)
 		}
 	}
@@ -28,7 +26,7 @@ func TestTableAndStructAgree(t *testing.T) {
 	if !slices.Equal(inTable, inStruct) {
 		t.Errorf("table  %q\nstruct %q", inTable, inStruct)
 	}
-	for _, s := range settings {
+	for _, s := range table {
 		if s.Meaning == "" || s.Takes == "" && s.OneOf == nil {
 			t.Errorf("%s does not say what it means or takes", s.Name)
 		}
@@ -43,32 +41,20 @@ func TestTableAndStructAgree(t *testing.T) {
 	}
 }
 
-// "go doc ./cmd/larkside" is where a reader of the code looks for settings.
-func TestCommandDocumentation(t *testing.T) {
-	file, err := goparser.ParseFile(token.NewFileSet(), "main.go", nil, goparser.ParseComments|goparser.PackageClauseOnly)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := "\t" + strings.ReplaceAll(strings.TrimSuffix(textTable(), "\n"), "\n", "\n\t")
-	if !strings.Contains(file.Doc.Text(), want) {
-		t.Errorf("the documentation of the command does not have the table that \"larkside env\" prints:\n%s", want)
-	}
-}
-
 // The README shows "larkside env -o markdown"; the Chinese one says the same in
 // other words, so its names and defaults are compared.
 func TestREADME(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../../README.md")
 	if os.IsNotExist(err) {
 		t.Skip("there is no README.md yet")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(readme), markdownTable()) {
-		t.Errorf("README.md does not have the output of \"larkside env -o markdown\":\n%s", markdownTable())
+	if !strings.Contains(string(readme), Markdown()) {
+		t.Errorf("README.md does not have the output of \"larkside env -o markdown\":\n%s", Markdown())
 	}
-	chinese, err := os.ReadFile("../../README.zh-CN.md")
+	chinese, err := os.ReadFile("../../../README.zh-CN.md")
 	if os.IsNotExist(err) {
 		t.Skip("there is no README.zh-CN.md yet")
 	}
@@ -83,7 +69,7 @@ func TestREADME(t *testing.T) {
 			t.Errorf("README.zh-CN.md: default of %s is %s, want %s", row[1], row[2], s.defaultText())
 		}
 	}
-	for _, s := range settings {
+	for _, s := range table {
 		if !slices.Contains(names, s.Name) {
 			t.Errorf("README.zh-CN.md does not have a row for %s", s.Name)
 		}
@@ -99,7 +85,7 @@ func TestNearest(t *testing.T) {
 		"LISTNE":           "LISTEN",
 		"REFRESH_TRESHOLD": "REFRESH_THRESHOLD",
 	} {
-		if got := nearest(word, variables()); got != want {
+		if got := Nearest(word, names()); got != want {
 			t.Errorf("nearest to %s is %s, want %s", word, got, want)
 		}
 	}

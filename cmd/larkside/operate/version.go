@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"fmt"
@@ -12,16 +12,16 @@ import (
 // -ldflags "-X main.version=v1.2.3 -X main.revision=abc123".
 var version, revision string
 
-// build is what this binary was made of.
-type build struct {
+// Build is what this binary was made of.
+type Build struct {
 	Version  string // v1.2.3, or devel
 	Revision string // the commit; with "+dirty" when the tree had changes; or unknown
 	Go       string // go1.26.8
 }
 
-// buildInfo takes what was set at link time, else what the go command recorded.
-func buildInfo() build {
-	b := build{Version: version, Revision: revision, Go: runtime.Version()}
+// BuildInfo takes what was set at link time, else what the go command recorded.
+func BuildInfo(version, revision string) Build {
+	b := Build{Version: version, Revision: revision, Go: runtime.Version()}
 	info, ok := debug.ReadBuildInfo()
 	if ok && b.Version == "" && info.Main.Version != "(devel)" {
 		b.Version = info.Main.Version
@@ -54,14 +54,14 @@ func vcsRevision(recorded []debug.BuildSetting) string {
 	return commit + dirty
 }
 
-func newVersion(in invocation) *cobra.Command {
+func newVersion(in Invocation) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version, the commit and the Go version",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			b := buildInfo()
-			_, err := fmt.Fprintf(in.out, "larkside %s (commit %s, %s, %s/%s)\n", b.Version, b.Revision, b.Go, runtime.GOOS, runtime.GOARCH)
+			b := in.Build
+			_, err := fmt.Fprintf(in.Out, "larkside %s (commit %s, %s, %s/%s)\n", b.Version, b.Revision, b.Go, runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

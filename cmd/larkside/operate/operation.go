@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"bufio"
@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"larkside/session"
+	"larkside/cmd/larkside/settings"
 )
 
 // apiTimeout bounds one request to the API; some wait for Lark.
@@ -26,45 +26,37 @@ const apiTimeout = time.Minute
 type operation struct {
 	where, format string // flags
 
-	in       invocation
+	in       Invocation
 	ctx      context.Context
-	client   *adminClient
+	client   *Client
 	terminal bool // for progress
 	shown    bool // a line of progress stands there
 }
 
 // flags are those that every such command has.
 func (o *operation) flags(c *cobra.Command) {
-	adminFlag(c, &o.where)
+	AdminFlag(c, &o.where)
 	c.Flags().StringVarP(&o.format, "output", "o", "text", "text or json")
 }
 
 // run makes the RunE of a command that speaks to the API.
-func (o *operation) run(in invocation, do func(*operation) error) func(*cobra.Command, []string) error {
+func (o *operation) run(in Invocation, do func(*operation) error) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, _ []string) error {
 		if o.format != "text" && o.format != "json" {
-			return usageError(fmt.Sprintf("output format %q: want text or json", o.format))
+			return UsageError(fmt.Sprintf("output format %q: want text or json", o.format))
 		}
 		var err error
-		if o.client, err = newAdminClient(in, o.where); err != nil {
+		if o.client, err = NewClient(in, o.where); err != nil {
 			return err
 		}
-		if o.client.key, err = adminKey(in.environ); err != nil {
+		if o.client.key, err = settings.AdminKey(in.Environ); err != nil {
 			return err
 		}
-		o.in, o.ctx, o.terminal = in, c.Context(), isTerminal(in.errOut)
+		o.in, o.ctx, o.terminal = in, c.Context(), isTerminal(in.ErrOut)
 		err = do(o)
 		o.progressEnds()
 		return err
 	}
-}
-
-// adminKey reads ADMIN_KEY or its file alone, as adminAddress does.
-func adminKey(environ []string) (session.Secret, error) {
-	s, _ := findSetting("ADMIN_KEY")
-	p := newParser(environ, nil)
-	p.readFile(s)
-	return session.NewSecret(strings.TrimSpace(p.set[s.Name])), p.err([]string{s.Name})
 }
 
 // print writes v as JSON, or what text writes.
@@ -73,7 +65,7 @@ func (o *operation) print(v any, text func() error) error {
 	if o.format != "json" {
 		return text()
 	}
-	enc := json.NewEncoder(o.in.out)
+	enc := json.NewEncoder(o.in.Out)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
@@ -82,14 +74,14 @@ func (o *operation) print(v any, text func() error) error {
 // progress shows how far long work has got, on a terminal only.
 func (o *operation) progress(text string) {
 	if o.terminal {
-		fmt.Fprintf(o.in.errOut, "\r\x1b[K%s", text)
+		fmt.Fprintf(o.in.ErrOut, "\r\x1b[K%s", text)
 		o.shown = true
 	}
 }
 
 func (o *operation) progressEnds() {
 	if o.shown {
-		fmt.Fprint(o.in.errOut, "\r\x1b[K")
+		fmt.Fprint(o.in.ErrOut, "\r\x1b[K")
 		o.shown = false
 	}
 }
@@ -132,7 +124,7 @@ func parseAPIError(status int, content []byte) *apiError {
 
 // call sends one request and decodes the answer into v, if that is not nil. An
 // error is an [*apiError], or the instance could not be asked.
-func (c *adminClient) call(ctx context.Context, method, path string, body, v any) error {
+func (c *Client) call(ctx context.Context, method, path string, body, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	resp, err := c.send(ctx, method, path, body, "application/json")
@@ -142,7 +134,7 @@ func (c *adminClient) call(ctx context.Context, method, path string, body, v any
 	defer resp.Body.Close()
 	content, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
 	if err != nil {
-		return fmt.Errorf("reading the answer of %s: %w", c.base, err)
+		return fmt.Errorf("reading the answer of %s: %w", c.Base, err)
 	}
 	if v == nil {
 		return nil
@@ -154,7 +146,7 @@ func (c *adminClient) call(ctx context.Context, method, path string, body, v any
 }
 
 // send returns an answer of success, whose body is the caller's to close.
-func (c *adminClient) send(ctx context.Context, method, path string, body any, accept string) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, method, path string, body any, accept string) (*http.Response, error) {
 	var content []byte
 	if body != nil {
 		var err error
@@ -162,7 +154,7 @@ func (c *adminClient) send(ctx context.Context, method, path string, body any, a
 			return nil, err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(content))
+	req, err := http.NewRequestWithContext(ctx, method, c.Base+path, bytes.NewReader(content))
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +171,7 @@ func (c *adminClient) send(ctx context.Context, method, path string, body any, a
 		if errors.As(err, &inURL) {
 			err = inURL.Err
 		}
-		return nil, fmt.Errorf("can't ask a running instance at %s (LARKSIDE_ADMIN_LISTEN or --admin names it): %w", c.base, err)
+		return nil, fmt.Errorf("can't ask a running instance at %s (LARKSIDE_ADMIN_LISTEN or --admin names it): %w", c.Base, err)
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
@@ -193,7 +185,7 @@ func (c *adminClient) send(ctx context.Context, method, path string, body any, a
 }
 
 // pages calls each with every item of a list, over all pages.
-func (c *adminClient) pages(ctx context.Context, path string, query url.Values, each func(json.RawMessage) error) error {
+func (c *Client) pages(ctx context.Context, path string, query url.Values, each func(json.RawMessage) error) error {
 	query.Set("limit", "500")
 	for {
 		var page struct {
@@ -216,7 +208,7 @@ func (c *adminClient) pages(ctx context.Context, path string, query url.Values, 
 }
 
 // work has long work done. Its reports go to progress, its result into v.
-func (c *adminClient) work(ctx context.Context, path string, v any, progress func(json.RawMessage)) error {
+func (c *Client) work(ctx context.Context, path string, v any, progress func(json.RawMessage)) error {
 	resp, err := c.send(ctx, http.MethodPost, path, nil, "application/x-ndjson")
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"crypto/ecdsa"
@@ -28,13 +28,13 @@ const canary = "canary-7d1f"
 var aKey = session.NewKey("k1").Expose()
 
 // read parses the variables on top of an app's id and secret.
-func read(t *testing.T, vars ...string) (*config, error) {
+func read(t *testing.T, vars ...string) (*Settings, error) {
 	t.Helper()
 	environ := append([]string{"PATH=/bin", "LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=" + canary}, vars...)
-	return parseConfig(environ)
+	return Parse(environ)
 }
 
-func mustRead(t *testing.T, vars ...string) *config {
+func mustRead(t *testing.T, vars ...string) *Settings {
 	t.Helper()
 	c, err := read(t, vars...)
 	if err != nil {
@@ -49,7 +49,7 @@ func problems(t *testing.T, err error) []string {
 	if err == nil {
 		return nil
 	}
-	var lines settingsError
+	var lines Error
 	if !errors.As(err, &lines) {
 		t.Fatalf("error %T %v", err, err)
 	}
@@ -77,9 +77,9 @@ func TestDefaults(t *testing.T) {
 		"APP_SECRET":              {c.AppSecret.Expose(), canary},
 		"APPS":                    {len(c.Apps), 0},
 		"BRAND":                   {c.Brand, "feishu"},
-		"OPEN_URL":                {c.OpenURL, baseURL("https://open.feishu.cn")},
-		"ACCOUNTS_URL":            {c.AccountsURL, baseURL("https://accounts.feishu.cn")},
-		"TOKEN_URL":               {c.TokenURL, baseURL("https://accounts.feishu.cn/oauth/v3/token")},
+		"OPEN_URL":                {c.OpenURL, BaseURL("https://open.feishu.cn")},
+		"ACCOUNTS_URL":            {c.AccountsURL, BaseURL("https://accounts.feishu.cn")},
+		"TOKEN_URL":               {c.TokenURL, BaseURL("https://accounts.feishu.cn/oauth/v3/token")},
 		"LISTEN":                  {c.Listen.String(), "127.0.0.1:8080"},
 		"ADMIN_LISTEN":            {c.AdminListen.String(), "127.0.0.1:8081"},
 		"CONSENT_LISTEN":          {c.ConsentListen.String(), "off"},
@@ -87,36 +87,36 @@ func TestDefaults(t *testing.T) {
 		"DATABASE_LISTEN_URL":     {c.DatabaseListenURL.Expose(), ""},
 		"ENCRYPTION_KEYS":         {c.EncryptionKeys.Expose(), ""},
 		"ENCRYPTION_KEYS_COMMAND": {c.EncryptionKeysCommand, ""},
-		"INJECT_PATHS":            {c.InjectPaths, paths{"/open-apis/apaas/", "/open-apis/spark/"}},
+		"INJECT_PATHS":            {c.InjectPaths, Paths{"/open-apis/apaas/", "/open-apis/spark/"}},
 		"TENANT_PATHS":            {len(c.TenantPaths), 0},
-		"SCOPES":                  {c.Scopes, scopes{"offline_access"}},
+		"SCOPES":                  {c.Scopes, Scopes{"offline_access"}},
 		"CACHE_SIZE":              {c.CacheSize, 100000},
 		"CACHE_TTL":               {c.CacheTTL, 60 * time.Second},
 		"REFRESH_THRESHOLD":       {c.RefreshThreshold, 0.1},
 		"REFRESH_SWEEP":           {c.RefreshSweep, time.Minute},
-		"REFRESH_RATE":            {c.RefreshRate, rates{{40, time.Second}, {900, time.Minute}}},
+		"REFRESH_RATE":            {c.RefreshRate, Rates{{40, time.Second}, {900, time.Minute}}},
 		"USER_SYNC":               {c.UserSync, 24 * time.Hour},
 		"AUDIT_RETENTION":         {c.AuditRetention, 2160 * time.Hour},
 		"CONSENT_FLOW":            {c.ConsentFlow, "auto"},
-		"PUBLIC_URL":              {c.PublicURL, baseURL("")},
+		"PUBLIC_URL":              {c.PublicURL, BaseURL("")},
 		"CONSENT_TTL":             {c.ConsentTTL, 10 * time.Minute},
-		"CONSENT_RATE":            {c.ConsentRate, rates{{5, time.Minute}}},
-		"CARD":                    {c.Card, onOff(true)},
+		"CONSENT_RATE":            {c.ConsentRate, Rates{{5, time.Minute}}},
+		"CARD":                    {c.Card, OnOff(true)},
 		"CARD_TITLE":              {c.CardTitle, ""},
 		"CARD_MESSAGE":            {c.CardMessage, ""},
-		"PRIVACY_URL":             {c.PrivacyURL, baseURL("")},
+		"PRIVACY_URL":             {c.PrivacyURL, BaseURL("")},
 		"EVENTS":                  {c.Events, "off"},
 		"EVENT_TOKEN":             {c.EventToken.Expose(), ""},
 		"EVENT_ENCRYPT_KEY":       {c.EventEncryptKey.Expose(), ""},
 		"MAX_WAIT":                {c.MaxWait, 60 * time.Second},
-		"REPLAY_BUFFER":           {c.ReplayBuffer, size(65536)},
+		"REPLAY_BUFFER":           {c.ReplayBuffer, Size(65536)},
 		"CALLER_KEYS":             {len(c.CallerKeys), 0},
 		"CALLER_LIMITS":           {len(c.CallerLimits), 0},
 		"ADMIN_KEY":               {c.AdminKey.Expose(), ""},
 		"ALLOW_HOSTS":             {len(c.AllowHosts), 0},
 		"ALLOW_REMOTE":            {c.AllowRemote, false},
 		"UPSTREAM_TIMEOUT":        {c.UpstreamTimeout, 30 * time.Second},
-		"UPSTREAM_CA_FILE":        {c.UpstreamCAs.pool == nil, true},
+		"UPSTREAM_CA_FILE":        {c.UpstreamCAs.Pool == nil, true},
 		"UPSTREAM_PROXY":          {c.UpstreamProxy.Expose(), ""},
 		"PROPAGATE_TRACE":         {c.PropagateTrace, false},
 		"TRACE_USERS":             {c.TraceUsers, "hash"},
@@ -132,10 +132,10 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("%s is not in the table", name)
 		}
 	}
-	if len(c.warnings) != 0 {
-		t.Errorf("the defaults warn: %q", c.warnings)
+	if len(c.Warnings) != 0 {
+		t.Errorf("the defaults warn: %q", c.Warnings)
 	}
-	if c.redirects() || c.postgres() {
+	if c.Redirects() || c.Postgres() {
 		t.Error("the defaults are the device flow and SQLite")
 	}
 }
@@ -167,50 +167,50 @@ func TestAccepted(t *testing.T) {
 	for _, tc := range []struct {
 		sentence string
 		vars     []string
-		ok       func(*config) bool
+		ok       func(*Settings) bool
 	}{
-		{"further apps", []string{"APPS=cli_b2:s2,cli_c3:s3:with:colons"}, func(c *config) bool {
-			return slices.Equal(c.appIDs(), []string{"cli_a1", "cli_b2", "cli_c3"}) && c.Apps.get("cli_c3").Expose() == "s3:with:colons"
+		{"further apps", []string{"APPS=cli_b2:s2,cli_c3:s3:with:colons"}, func(c *Settings) bool {
+			return slices.Equal(c.AppIDs(), []string{"cli_a1", "cli_b2", "cli_c3"}) && c.Apps.Get("cli_c3").Expose() == "s3:with:colons"
 		}},
-		{"a caller with two keys while one is replaced", []string{"CALLER_KEYS=crm:one,crm:two"}, func(c *config) bool { return len(c.CallerKeys) == 2 }},
-		{"a Unix socket", []string{"LISTEN=unix:/run/larkside/proxy.sock"}, func(c *config) bool {
-			return c.Listen == address{"unix", "/run/larkside/proxy.sock"}
+		{"a caller with two keys while one is replaced", []string{"CALLER_KEYS=crm:one,crm:two"}, func(c *Settings) bool { return len(c.CallerKeys) == 2 }},
+		{"a Unix socket", []string{"LISTEN=unix:/run/larkside/proxy.sock"}, func(c *Settings) bool {
+			return c.Listen == Address{"unix", "/run/larkside/proxy.sock"}
 		}},
-		{"any port", []string{"LISTEN=127.0.0.1:0", "ADMIN_LISTEN=127.0.0.1:0"}, func(c *config) bool { return c.Listen == c.AdminListen }},
-		{"IPv6 loopback", []string{"LISTEN=[::1]:8080"}, func(c *config) bool { return c.Listen.loopback() }},
-		{"all addresses with keys", []string{"LISTEN=:8080", "CALLER_KEYS=crm:k"}, func(c *config) bool { return !c.Listen.loopback() }},
+		{"any port", []string{"LISTEN=127.0.0.1:0", "ADMIN_LISTEN=127.0.0.1:0"}, func(c *Settings) bool { return c.Listen == c.AdminListen }},
+		{"IPv6 loopback", []string{"LISTEN=[::1]:8080"}, func(c *Settings) bool { return c.Listen.Loopback() }},
+		{"all addresses with keys", []string{"LISTEN=:8080", "CALLER_KEYS=crm:k"}, func(c *Settings) bool { return !c.Listen.Loopback() }},
 		{"all addresses with a guard", []string{"LISTEN=0.0.0.0:8080", "ADMIN_LISTEN=[::]:8081", "ALLOW_REMOTE=true"}, nil},
-		{"a remote consent listener, which is for browsers", []string{"CONSENT_LISTEN=:8082", "PUBLIC_URL=https://consent.example/lark/"}, func(c *config) bool {
-			return c.redirects() && c.PublicURL == "https://consent.example/lark"
+		{"a remote consent listener, which is for browsers", []string{"CONSENT_LISTEN=:8082", "PUBLIC_URL=https://consent.example/lark/"}, func(c *Settings) bool {
+			return c.Redirects() && c.PublicURL == "https://consent.example/lark"
 		}},
-		{"redirect with a loopback URL, for development", []string{"CONSENT_FLOW=redirect", "CONSENT_LISTEN=127.0.0.1:8082", "PUBLIC_URL=http://localhost:8082"}, (*config).redirects},
-		{"device flow in spite of a public URL", []string{"CONSENT_FLOW=device", "PUBLIC_URL=https://x.example"}, func(c *config) bool { return !c.redirects() }},
-		{"PostgreSQL with keys", []string{"DATABASE_URL=postgres://u:p@db/lark", "ENCRYPTION_KEYS=" + aKey, "DATABASE_LISTEN_URL=postgresql://u:p@direct/lark"}, (*config).postgres},
+		{"redirect with a loopback URL, for development", []string{"CONSENT_FLOW=redirect", "CONSENT_LISTEN=127.0.0.1:8082", "PUBLIC_URL=http://localhost:8082"}, (*Settings).Redirects},
+		{"device flow in spite of a public URL", []string{"CONSENT_FLOW=device", "PUBLIC_URL=https://x.example"}, func(c *Settings) bool { return !c.Redirects() }},
+		{"PostgreSQL with keys", []string{"DATABASE_URL=postgres://u:p@db/lark", "ENCRYPTION_KEYS=" + aKey, "DATABASE_LISTEN_URL=postgresql://u:p@direct/lark"}, (*Settings).Postgres},
 		{"PostgreSQL with a command for the keys", []string{"DATABASE_URL=postgres://u:p@db/lark", "ENCRYPTION_KEYS_COMMAND=vault kv get keys", "DATABASE_LISTEN_URL=off"}, nil},
 		{"SQLite with keys of one's own", []string{"DATABASE_URL=sqlite:/var/lib/larkside/x.db", "ENCRYPTION_KEYS=" + aKey + "," + session.NewKey("k0").Expose()}, nil},
-		{"scopes by spaces or commas, offline_access once", []string{"SCOPES=a:b offline_access,c:d"}, func(c *config) bool {
-			return slices.Equal(c.Scopes, scopes{"a:b", "offline_access", "c:d"})
+		{"scopes by spaces or commas, offline_access once", []string{"SCOPES=a:b offline_access,c:d"}, func(c *Settings) bool {
+			return slices.Equal(c.Scopes, Scopes{"a:b", "offline_access", "c:d"})
 		}},
-		{"one path that is matched whole", []string{"INJECT_PATHS=/open-apis/im/v1/messages, /open-apis/apaas/"}, func(c *config) bool {
-			return slices.Equal(c.InjectPaths, paths{"/open-apis/im/v1/messages", "/open-apis/apaas/"})
+		{"one path that is matched whole", []string{"INJECT_PATHS=/open-apis/im/v1/messages, /open-apis/apaas/"}, func(c *Settings) bool {
+			return slices.Equal(c.InjectPaths, Paths{"/open-apis/im/v1/messages", "/open-apis/apaas/"})
 		}},
-		{"the sweep and the user sync off", []string{"REFRESH_SWEEP=0", "USER_SYNC=0"}, func(c *config) bool { return c.RefreshSweep == 0 && c.UserSync == 0 }},
-		{"a size in bytes", []string{"REPLAY_BUFFER=100"}, func(c *config) bool { return c.ReplayBuffer == 100 }},
-		{"a size in MiB", []string{"REPLAY_BUFFER=2MiB"}, func(c *config) bool { return c.ReplayBuffer == 2<<20 }},
-		{"no replay", []string{"REPLAY_BUFFER=0"}, func(c *config) bool { return c.ReplayBuffer == 0 }},
-		{"no card", []string{"CARD=off"}, func(c *config) bool { return !bool(c.Card) }},
-		{"host names", []string{"ALLOW_HOSTS=Larkside.internal,[::1]:8080,10.0.0.1"}, func(c *config) bool {
-			return slices.Equal(c.AllowHosts, hosts{"larkside.internal", "[::1]:8080", "10.0.0.1"})
+		{"the sweep and the user sync off", []string{"REFRESH_SWEEP=0", "USER_SYNC=0"}, func(c *Settings) bool { return c.RefreshSweep == 0 && c.UserSync == 0 }},
+		{"a size in bytes", []string{"REPLAY_BUFFER=100"}, func(c *Settings) bool { return c.ReplayBuffer == 100 }},
+		{"a size in MiB", []string{"REPLAY_BUFFER=2MiB"}, func(c *Settings) bool { return c.ReplayBuffer == 2<<20 }},
+		{"no replay", []string{"REPLAY_BUFFER=0"}, func(c *Settings) bool { return c.ReplayBuffer == 0 }},
+		{"no card", []string{"CARD=off"}, func(c *Settings) bool { return !bool(c.Card) }},
+		{"host names", []string{"ALLOW_HOSTS=Larkside.internal,[::1]:8080,10.0.0.1"}, func(c *Settings) bool {
+			return slices.Equal(c.AllowHosts, Hosts{"larkside.internal", "[::1]:8080", "10.0.0.1"})
 		}},
-		{"a proxy with a password", []string{"UPSTREAM_PROXY=http://u:p@proxy:3128"}, func(c *config) bool { return c.UpstreamProxy.Expose() == "http://u:p@proxy:3128" }},
-		{"debug", []string{"LOG_LEVEL=debug", "LOG_FORMAT=text"}, func(c *config) bool { return c.LogLevel == slog.LevelDebug && c.LogFormat == "text" }},
+		{"a proxy with a password", []string{"UPSTREAM_PROXY=http://u:p@proxy:3128"}, func(c *Settings) bool { return c.UpstreamProxy.Expose() == "http://u:p@proxy:3128" }},
+		{"debug", []string{"LOG_LEVEL=debug", "LOG_FORMAT=text"}, func(c *Settings) bool { return c.LogLevel == slog.LevelDebug && c.LogFormat == "text" }},
 		{"events off, said aloud", []string{"EVENTS=off"}, nil},
-		{"an empty variable counts as not set", []string{"CACHE_SIZE=", "APPS=", "ADMIN_KEY_FILE="}, func(c *config) bool { return c.CacheSize == 100000 }},
+		{"an empty variable counts as not set", []string{"CACHE_SIZE=", "APPS=", "ADMIN_KEY_FILE="}, func(c *Settings) bool { return c.CacheSize == 100000 }},
 	} {
 		t.Run(tc.sentence, func(t *testing.T) {
 			var vars []string
 			for _, v := range tc.vars {
-				vars = append(vars, prefix+v)
+				vars = append(vars, Prefix+v)
 			}
 			c, err := read(t, vars...)
 			if err != nil {
@@ -308,7 +308,7 @@ func TestProblems(t *testing.T) {
 		t.Run(tc.sentence, func(t *testing.T) {
 			var vars []string
 			for _, v := range tc.vars {
-				vars = append(vars, prefix+v)
+				vars = append(vars, Prefix+v)
 			}
 			_, err := read(t, vars...)
 			lines := problems(t, err)
@@ -321,7 +321,7 @@ func TestProblems(t *testing.T) {
 
 // One start shows everything that is wrong, in the table's order.
 func TestAllProblemsAtOnce(t *testing.T) {
-	_, err := parseConfig([]string{
+	_, err := Parse([]string{
 		"LARKSIDE_CACHE_SIZE=x", "LARKSIDE_LOG_LEVEL=x", "LARKSIDE_BRAND=x", "LARKSIDE_NOPE=x",
 		"LARKSIDE_APP_SECRET_FILE=/nope", "LARKSIDE_DATABASE_URL=postgres://h/d", "LARKSIDE_ADMIN_LISTEN=:1"})
 	var names []string
@@ -337,7 +337,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 }
 
 func TestRequired(t *testing.T) {
-	_, err := parseConfig([]string{"LARKSIDE_APP_ID=", "HOME=/"})
+	_, err := Parse([]string{"LARKSIDE_APP_ID=", "HOME=/"})
 	want := []string{
 		"LARKSIDE_APP_ID: got nothing, takes the app's id, such as cli_a1b2c3",
 		"LARKSIDE_APP_SECRET: got nothing, takes the app's secret",
@@ -349,11 +349,11 @@ func TestRequired(t *testing.T) {
 
 // A command that needs the database only must not ask for the app's secret.
 func TestProblemsOfSomeSettings(t *testing.T) {
-	c, err := parseConfig([]string{"LARKSIDE_CACHE_SIZE=x"}, "DATABASE_URL")
+	c, err := Parse([]string{"LARKSIDE_CACHE_SIZE=x"}, "DATABASE_URL")
 	if err != nil || c.DatabaseURL.Expose() != "sqlite:larkside.db" {
 		t.Errorf("%v, %v", c, err)
 	}
-	_, err = parseConfig([]string{"LARKSIDE_DATABASE_URL=x", "LARKSIDE_CACHE_SIZE=x"}, "DATABASE_URL")
+	_, err = Parse([]string{"LARKSIDE_DATABASE_URL=x", "LARKSIDE_CACHE_SIZE=x"}, "DATABASE_URL")
 	if lines := problems(t, err); len(lines) != 1 {
 		t.Errorf("%q", lines)
 	}
@@ -362,7 +362,7 @@ func TestProblemsOfSomeSettings(t *testing.T) {
 func TestSecretsFromFiles(t *testing.T) {
 	keys := writeFile(t, aKey+"\n")
 	secretPath := writeFile(t, "\n"+canary+"\r\n")
-	c, err := parseConfig([]string{
+	c, err := Parse([]string{
 		"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET_FILE=" + secretPath,
 		"LARKSIDE_APPS_FILE=" + writeFile(t, "cli_b2:s2\ncli_c3:s3\n"),
 		"LARKSIDE_DATABASE_URL_FILE=" + writeFile(t, "postgres://u:p@h/d"),
@@ -377,7 +377,7 @@ func TestSecretsFromFiles(t *testing.T) {
 	if c.AppSecret.Expose() != canary {
 		t.Error("white space around a secret in a file is no part of it")
 	}
-	if !slices.Equal(c.appIDs(), []string{"cli_a1", "cli_b2", "cli_c3"}) || !c.postgres() || c.EncryptionKeys.Expose() != aKey ||
+	if !slices.Equal(c.AppIDs(), []string{"cli_a1", "cli_b2", "cli_c3"}) || !c.Postgres() || c.EncryptionKeys.Expose() != aKey ||
 		len(c.CallerKeys) != 2 || c.AdminKey.Expose() != "admin" {
 		t.Errorf("%+v", c)
 	}
@@ -398,7 +398,7 @@ func TestFileProblems(t *testing.T) {
 		{"value and file", "APP_SECRET_FILE=" + short, "LARKSIDE_APP_SECRET: got a value and LARKSIDE_APP_SECRET_FILE, takes one of the two"},
 	} {
 		t.Run(tc.sentence, func(t *testing.T) {
-			_, err := read(t, prefix+tc.variable)
+			_, err := read(t, Prefix+tc.variable)
 			if lines := problems(t, err); len(lines) != 1 || !strings.HasPrefix(lines[0], tc.want) {
 				t.Errorf("got  %q\nwant %q…", lines, tc.want)
 			}
@@ -449,8 +449,8 @@ func TestWarnings(t *testing.T) {
 		{"an emulator", "OPEN_URL=http://127.0.0.1:9000", false},
 	} {
 		t.Run(tc.sentence, func(t *testing.T) {
-			if c := mustRead(t, prefix+tc.variable); len(c.warnings) > 0 != tc.warns {
-				t.Errorf("warnings %q", c.warnings)
+			if c := mustRead(t, Prefix+tc.variable); len(c.Warnings) > 0 != tc.warns {
+				t.Errorf("warnings %q", c.Warnings)
 			}
 		})
 	}
@@ -469,7 +469,7 @@ func TestKubernetesServiceLinks(t *testing.T) {
 	if got := problems(t, err); len(got) != len(links) {
 		t.Errorf("outside Kubernetes: %q", got)
 	}
-	for _, name := range variables() {
+	for _, name := range names() {
 		if serviceLink.MatchString(name) {
 			t.Errorf("%s would be taken for a service link", name)
 		}
@@ -492,7 +492,7 @@ func TestUpstreamCA(t *testing.T) {
 	}
 	path := writeFile(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
 	c := mustRead(t, "LARKSIDE_UPSTREAM_CA_FILE="+path)
-	if _, err := root.Verify(x509.VerifyOptions{Roots: c.UpstreamCAs.pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	if _, err := root.Verify(x509.VerifyOptions{Roots: c.UpstreamCAs.Pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		t.Error(err)
 	}
 	_, err = read(t, "LARKSIDE_UPSTREAM_CA_FILE="+writeFile(t, "not PEM"))
@@ -503,7 +503,7 @@ func TestUpstreamCA(t *testing.T) {
 
 // Whatever stands in the environment, a secret is never shown and nothing panics.
 func FuzzParseConfig(f *testing.F) {
-	for _, s := range settings {
+	for _, s := range table {
 		f.Add(s.Name, s.Default)
 	}
 	f.Add("DATABASE_URL", "postgres://u:1/canary@h")
@@ -519,7 +519,7 @@ func FuzzParseConfig(f *testing.F) {
 		if s.Shows == nothing {
 			value += ":canary"
 		}
-		_, err := parseConfig([]string{prefix + "APP_ID=cli_a1", prefix + "APP_SECRET=x", prefix + name + "=" + value})
+		_, err := Parse([]string{Prefix + "APP_ID=cli_a1", Prefix + "APP_SECRET=x", Prefix + name + "=" + value})
 		if err != nil && s.Shows == nothing && strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: %v", name, err)
 		}

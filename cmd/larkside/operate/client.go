@@ -1,7 +1,6 @@
-package main
+package operate
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"larkside/cmd/larkside/settings"
 	"larkside/session"
 )
 
@@ -24,65 +24,53 @@ const (
 	maxAdminAnswer = 16 << 20
 )
 
-// adminClient speaks to the admin listener of a running instance.
-type adminClient struct {
-	base string // without trailing slash
+// Client speaks to the admin listener of a running instance.
+type Client struct {
+	Base string // without trailing slash
 	http *http.Client
 	key  session.Secret // for the API; may be empty
 }
 
-// newAdminClient speaks to where, "http(s)://host:port" or "unix:/path.sock", or
+// NewClient speaks to where, "http(s)://host:port" or "unix:/path.sock", or
 // to ADMIN_LISTEN of the environment when where is empty.
-func newAdminClient(in invocation, where string) (*adminClient, error) {
+func NewClient(in Invocation, where string) (*Client, error) {
 	if where == "" {
-		a, err := adminAddress(in.environ)
+		a, err := settings.AdminAddress(in.Environ)
 		if err != nil {
 			return nil, err
 		}
-		if a.port() == "0" {
-			return nil, usageError(prefix + "ADMIN_LISTEN has port 0, so the port is known to the running instance only; name it with --admin")
+		if a.Port() == "0" {
+			return nil, UsageError(settings.Prefix + "ADMIN_LISTEN has port 0, so the port is known to the running instance only; name it with --admin")
 		}
 		return clientFor(a), nil
 	}
 	if strings.HasPrefix(where, "unix:") {
-		a, err := parseAddress(where)
+		a, err := settings.ParseAddress(where)
 		if err != nil {
-			return nil, usageError(fmt.Sprintf("--admin %q: %v", where, err))
+			return nil, UsageError(fmt.Sprintf("--admin %q: %v", where, err))
 		}
 		return clientFor(a), nil
 	}
 	u, err := url.Parse(where)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, usageError("--admin takes http://host:port or unix:/path.sock")
+		return nil, UsageError("--admin takes http://host:port or unix:/path.sock")
 	}
-	return &adminClient{base: strings.TrimRight(where, "/"), http: newHTTPClient(nil)}, nil
-}
-
-// adminAddress reads ADMIN_LISTEN alone: the container that asks need not have
-// the other settings of the one that serves.
-func adminAddress(environ []string) (address, error) {
-	s, _ := findSetting("ADMIN_LISTEN")
-	p := newParser(environ, nil)
-	a, err := parseAddress(cmp.Or(p.set[s.Name], s.Default))
-	if err != nil || a.off() {
-		p.invalid(s.Name, err)
-	}
-	return a, p.err([]string{s.Name})
+	return &Client{Base: strings.TrimRight(where, "/"), http: newHTTPClient(nil)}, nil
 }
 
 // clientFor speaks to a listener of this machine.
-func clientFor(a address) *adminClient {
-	if a.network == "unix" {
+func clientFor(a settings.Address) *Client {
+	if a.Network == "unix" {
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", a.addr)
+			return new(net.Dialer).DialContext(ctx, "unix", a.Addr)
 		}
-		return &adminClient{base: "http://localhost", http: newHTTPClient(dial)}
+		return &Client{Base: "http://localhost", http: newHTTPClient(dial)}
 	}
-	host, port, _ := net.SplitHostPort(a.addr) // was parsed before
+	host, port, _ := net.SplitHostPort(a.Addr) // was parsed before
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost" // listens on every address, so on this one
 	}
-	return &adminClient{base: "http://" + net.JoinHostPort(host, port), http: newHTTPClient(nil)}
+	return &Client{Base: "http://" + net.JoinHostPort(host, port), http: newHTTPClient(nil)}
 }
 
 // newHTTPClient never goes through a proxy of the environment: the admin
@@ -95,11 +83,11 @@ func newHTTPClient(dial func(context.Context, string, string) (net.Conn, error))
 	}
 }
 
-// get returns the status and body of one request, within adminTimeout.
-func (c *adminClient) get(ctx context.Context, path string) (int, []byte, error) {
+// Get returns the status and body of one request, within adminTimeout.
+func (c *Client) Get(ctx context.Context, path string) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Base+path, nil)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -112,7 +100,7 @@ func (c *adminClient) get(ctx context.Context, path string) (int, []byte, error)
 	return resp.StatusCode, body, err
 }
 
-func newHealthcheck(in invocation) *cobra.Command {
+func newHealthcheck(in Invocation) *cobra.Command {
 	var where string
 	c := &cobra.Command{
 		Use:   "healthcheck",
@@ -121,29 +109,30 @@ func newHealthcheck(in invocation) *cobra.Command {
 the HEALTHCHECK of a container; Kubernetes asks by HTTP itself.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := newAdminClient(in, where)
+			client, err := NewClient(in, where)
 			if err != nil {
 				return err
 			}
-			status, _, err := client.get(c.Context(), "/healthz")
+			status, _, err := client.Get(c.Context(), "/healthz")
 			if err == nil && status != http.StatusOK {
-				err = fmt.Errorf("GET %s/healthz: status %d", client.base, status)
+				err = fmt.Errorf("GET %s/healthz: status %d", client.Base, status)
 			}
 			return err
 		},
 	}
-	adminFlag(c, &where)
+	AdminFlag(c, &where)
 	return c
 }
 
-func adminFlag(c *cobra.Command, where *string) {
+// AdminFlag adds --admin.
+func AdminFlag(c *cobra.Command, where *string) {
 	c.Flags().StringVar(where, "admin", "", "admin listener, http://host:port or unix:/path.sock (default: LARKSIDE_ADMIN_LISTEN)")
 }
 
 // waitPoll is the time between two questions of "larkside wait".
 const waitPoll = 200 * time.Millisecond
 
-func newWait(in invocation) *cobra.Command {
+func newWait(in Invocation) *cobra.Command {
 	var where string
 	var timeout time.Duration
 	c := &cobra.Command{
@@ -155,7 +144,7 @@ the app beside it:
     larkside wait && exec my-app`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := newAdminClient(in, where)
+			client, err := NewClient(in, where)
 			if err != nil {
 				return err
 			}
@@ -168,24 +157,24 @@ the app beside it:
 			return client.waitReady(ctx)
 		},
 	}
-	adminFlag(c, &where)
+	AdminFlag(c, &where)
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait; 0: for ever")
 	return c
 }
 
 // waitReady asks until the instance is ready. When ctx ends first, the error
 // says what was missing last.
-func (c *adminClient) waitReady(ctx context.Context) error {
+func (c *Client) waitReady(ctx context.Context) error {
 	ticker := time.NewTicker(waitPoll)
 	defer ticker.Stop()
 	last := "nothing was asked"
 	for {
-		status, body, err := c.get(ctx, "/readyz")
+		status, body, err := c.Get(ctx, "/readyz")
 		switch {
 		case err == nil && status == http.StatusOK:
 			return nil
 		case err == nil:
-			last = notReady(status, body)
+			last = NotReady(status, body)
 		case ctx.Err() == nil:
 			last = err.Error()
 		}
@@ -197,8 +186,8 @@ func (c *adminClient) waitReady(ctx context.Context) error {
 	}
 }
 
-// notReady names the checks that fail in an answer of /readyz.
-func notReady(status int, body []byte) string {
+// NotReady names the checks that fail in an answer of /readyz.
+func NotReady(status int, body []byte) string {
 	var answer struct {
 		Checks []struct {
 			Name, Detail string

@@ -1,14 +1,63 @@
-package main
+package operate
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
+
+	"larkside/cmd/larkside/settings"
 )
 
+// The exit statuses.
+const (
+	ExitDone   = 0
+	ExitFailed = 1
+	ExitUsage  = 2 // wrong use or settings
+)
+
+// Invocation is what the process was started with.
+type Invocation struct {
+	Args    []string
+	Environ []string // NAME=value
+	Out     io.Writer
+	ErrOut  io.Writer
+	Build   Build
+}
+
+// UsageError is a command line that can't be meant.
+type UsageError string
+
+func (e UsageError) Error() string { return string(e) }
+
+// ErrLogged is a failure that is in the log already.
+var ErrLogged = errors.New("see the log")
+
+// Execute runs the command of the command line and returns the exit status.
+// Without one it runs serve. more are commands beside those of this package.
+func Execute(ctx context.Context, in Invocation, serve *cobra.Command, more ...*cobra.Command) int {
+	err := newRoot(in, serve, more).ExecuteContext(ctx)
+	var wrong settings.Error
+	var use UsageError
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.As(err, &wrong):
+		fmt.Fprintln(in.ErrOut, wrong)
+		return ExitUsage
+	case errors.As(err, &use):
+		fmt.Fprintf(in.ErrOut, "larkside: %v\nRun \"larkside help\" for what there is.\n", err)
+		return ExitUsage
+	case !errors.Is(err, ErrLogged):
+		fmt.Fprintf(in.ErrOut, "larkside: %v\n", err)
+	}
+	return ExitFailed
+}
+
 // newRoot is the command tree.
-func newRoot(in invocation) *cobra.Command {
-	serve := newServe(in)
+func newRoot(in Invocation, serve *cobra.Command, more []*cobra.Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "larkside",
 		Short: "A sidecar that calls Lark with each user's own token",
@@ -25,12 +74,13 @@ lists them. The app's id and secret are all that it needs to start:
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.SetArgs(in.args)
-	root.SetOut(in.out)
-	root.SetErr(in.errOut)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err.Error()) })
+	root.SetArgs(in.Args)
+	root.SetOut(in.Out)
+	root.SetErr(in.ErrOut)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError(err.Error()) })
 	root.AddCommand(serve, newEnv(in), newVersion(in), newHealthcheck(in), newWait(in), newMigrate(in), newKeys(in),
-		newSessions(in), newConsent(in), newUsers(in), newDoctor(in))
+		newSessions(in), newConsent(in), newUsers(in))
+	root.AddCommand(more...)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {
@@ -47,7 +97,7 @@ func checkArguments(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return usageError(err.Error())
+				return UsageError(err.Error())
 			}
 			return nil
 		}
@@ -67,7 +117,7 @@ func knownCommand(c *cobra.Command, args []string) error {
 	for _, sub := range c.Commands() {
 		names = append(names, sub.Name())
 	}
-	return fmt.Errorf("unknown command %q, the nearest known one is %q", args[0], c.CommandPath()+" "+nearest(args[0], names))
+	return fmt.Errorf("unknown command %q, the nearest known one is %q", args[0], c.CommandPath()+" "+settings.Nearest(args[0], names))
 }
 
 // group is a command that only has other commands.
@@ -78,5 +128,5 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 }
 
 func needsCommand(c *cobra.Command, _ []string) error {
-	return usageError(fmt.Sprintf("%q needs a command; \"%s --help\" lists them", c.CommandPath(), c.CommandPath()))
+	return UsageError(fmt.Sprintf("%q needs a command; \"%s --help\" lists them", c.CommandPath(), c.CommandPath()))
 }

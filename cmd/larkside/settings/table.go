@@ -1,17 +1,20 @@
-package main
+package settings
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 )
 
-const prefix = "LARKSIDE_"
+// Prefix begins the name of every variable of ours.
+const Prefix = "LARKSIDE_"
 
-// setting describes one variable. The table of them is the one truth: the
+// Variable describes one variable. The table of them is the one truth: the
 // parser takes defaults and wording from it, "larkside env" prints it, and the
 // README and the command's documentation are tested against it.
-type setting struct {
+type Variable struct {
 	// Name is the variable without LARKSIDE_.
 	Name string
 	// Default is what an unset variable is read as; empty: nothing.
@@ -49,8 +52,8 @@ const (
 	takesText     = "text"
 )
 
-// settings are all variables, in the order in which people read them.
-var settings = []setting{
+// table has all variables, in the order in which people read them.
+var table = []Variable{
 	{Name: "APP_ID", Shown: required, Takes: "the app's id, such as cli_a1b2c3", Meaning: "the Lark app (self-built)"},
 	{Name: "APP_SECRET", Shown: required, Takes: "the app's secret", File: true, Shows: nothing, Meaning: "its secret"},
 	{Name: "APPS", Takes: "app_id:secret, comma separated", File: true, Shows: nothing, Meaning: "further apps, `app_id:secret,…`"},
@@ -137,7 +140,7 @@ type unavailable struct {
 }
 
 // takes completes "takes …".
-func (s setting) takes() string {
+func (s Variable) takes() string {
 	if s.Takes != "" {
 		return s.Takes
 	}
@@ -146,7 +149,7 @@ func (s setting) takes() string {
 }
 
 // defaultText is the default as people read it, in Markdown.
-func (s setting) defaultText() string {
+func (s Variable) defaultText() string {
 	switch {
 	case s.Shown != "":
 		return s.Shown
@@ -157,7 +160,7 @@ func (s setting) defaultText() string {
 }
 
 // meaning adds what the table's other columns imply, in Markdown.
-func (s setting) meaning() string {
+func (s Variable) meaning() string {
 	m := s.Meaning
 	if s.File {
 		m += "; or from the file that `" + s.Name + "_FILE` names"
@@ -172,35 +175,35 @@ func isNotYet(name string) bool {
 	return slices.ContainsFunc(notYet, func(u unavailable) bool { return u.name == name })
 }
 
-func findSetting(name string) (setting, bool) {
-	i := slices.IndexFunc(settings, func(s setting) bool { return s.Name == name })
+func findSetting(name string) (Variable, bool) {
+	i := slices.IndexFunc(table, func(s Variable) bool { return s.Name == name })
 	if i < 0 {
-		return setting{}, false
+		return Variable{}, false
 	}
-	return settings[i], true
+	return table[i], true
 }
 
-// markdownTable is the README's table of settings.
-func markdownTable() string {
+// Markdown is the README's table of settings.
+func Markdown() string {
 	var b strings.Builder
 	b.WriteString("| variable | default | meaning |\n|---|---|---|\n")
-	for _, s := range settings {
+	for _, s := range table {
 		meaning := strings.ReplaceAll(s.meaning(), "|", `\|`) // also within code
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", s.Name, s.defaultText(), meaning)
 	}
 	return b.String()
 }
 
-// textTable is for terminals and for the command's documentation: the name and
+// Text is for terminals and for the command's documentation: the name and
 // the default on one line, the meaning folded below.
-func textTable() string {
+func Text() string {
 	var b strings.Builder
-	for _, s := range settings {
+	for _, s := range table {
 		standing := "default: " + plain(s.defaultText())
 		if s.Shown == required {
 			standing = required
 		}
-		fmt.Fprintf(&b, "%s%s (%s)\n", prefix, s.Name, standing)
+		fmt.Fprintf(&b, "%s%s (%s)\n", Prefix, s.Name, standing)
 		for _, line := range fold(plain(s.meaning()), 72) {
 			fmt.Fprintf(&b, "    %s\n", line)
 		}
@@ -228,9 +231,9 @@ func fold(text string, width int) []string {
 	return append(lines, line)
 }
 
-// nearest returns the candidate with the fewest typing mistakes from word; the
+// Nearest returns the candidate with the fewest typing mistakes from word; the
 // first of several.
-func nearest(word string, candidates []string) string {
+func Nearest(word string, candidates []string) string {
 	best, least := "", -1
 	for _, c := range candidates {
 		if d := distance(word, c); least < 0 || d < least {
@@ -263,4 +266,42 @@ func distance(a, b string) int {
 		before, last = last, row
 	}
 	return last[len(b)]
+}
+
+// View is a setting in "larkside env -o json".
+type View struct {
+	Name      string   `json:"name"`
+	Required  bool     `json:"required"`
+	Default   string   `json:"default"` // in words where no single value says it
+	Takes     string   `json:"takes"`
+	OneOf     []string `json:"one_of,omitempty"`
+	Meaning   string   `json:"meaning"`
+	Secret    bool     `json:"secret"`
+	FileFrom  string   `json:"file_variable,omitempty"`
+	Available bool     `json:"available"`
+}
+
+// Variables are all settings, in the order in which people read them.
+func Variables() []Variable { return slices.Clone(table) }
+
+// WriteJSON writes every setting for programs.
+func WriteJSON(w io.Writer) error {
+	views := []View{}
+	for _, s := range table {
+		v := View{
+			Name: Prefix + s.Name, Required: s.Shown == required, Takes: s.takes(), OneOf: s.OneOf,
+			Meaning: plain(s.Meaning), Secret: s.Shows == nothing, Available: !isNotYet(s.Name),
+		}
+		if !v.Required && s.defaultText() != "none" {
+			v.Default = plain(s.defaultText())
+		}
+		if s.File {
+			v.FileFrom = Prefix + s.Name + "_FILE"
+		}
+		views = append(views, v)
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(views)
 }

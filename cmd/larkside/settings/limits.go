@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"fmt"
@@ -21,10 +21,10 @@ import (
 //	rate=10/1s        at most so many requests in any such time, on average
 //
 // White space around commas, semicolons and bars is ignored.
-type callerLimits map[string]proxy.CallerLimit
+type CallerLimits map[string]proxy.CallerLimit
 
-func parseCallerLimits(v string) (callerLimits, error) {
-	all := callerLimits{}
+func parseCallerLimits(v string) (CallerLimits, error) {
+	all := CallerLimits{}
 	for entry := range strings.SplitSeq(v, ",") {
 		entry = strings.TrimSpace(entry)
 		if entry == "" {
@@ -62,7 +62,7 @@ func parseCallerLimit(fields string) (limit proxy.CallerLimit, err error) {
 		case "rate":
 			limit.Requests, limit.Period, err = parseLimitRate(value)
 		default:
-			err = reason(fmt.Sprintf("%q: the nearest known field is %q", key, nearest(key, []string{"users", "paths", "rate"})))
+			err = reason(fmt.Sprintf("%q: the nearest known field is %q", key, Nearest(key, []string{"users", "paths", "rate"})))
 		}
 		if err != nil {
 			return limit, err
@@ -130,7 +130,7 @@ func bars(v string) []string {
 
 // limitContradictions refuses limits of callers that are not there: a limit
 // that never applies is a door left open.
-func (p *parser) limitContradictions(c *config) {
+func (p *parser) limitContradictions(c *Settings) {
 	if p.bad("CALLER_KEYS", "CALLER_LIMITS") {
 		return
 	}
@@ -141,10 +141,10 @@ func (p *parser) limitContradictions(c *config) {
 	for _, name := range slices.Sorted(maps.Keys(c.CallerLimits)) {
 		switch {
 		case len(names) == 0:
-			p.invalid("CALLER_LIMITS", reason("there are no "+prefix+"CALLER_KEYS"))
+			p.invalid("CALLER_LIMITS", reason("there are no "+Prefix+"CALLER_KEYS"))
 			return
 		case !slices.Contains(names, name):
-			p.invalid("CALLER_LIMITS", reason(fmt.Sprintf("%sCALLER_KEYS has no %q, the nearest is %q", prefix, name, nearest(name, names))))
+			p.invalid("CALLER_LIMITS", reason(fmt.Sprintf("%sCALLER_KEYS has no %q, the nearest is %q", Prefix, name, Nearest(name, names))))
 			return
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"crypto/rand"
@@ -13,11 +13,11 @@ import (
 	"larkside/session"
 )
 
-func newKeys(in invocation) *cobra.Command {
+func newKeys(in Invocation) *cobra.Command {
 	return group("keys", "Work with the keys that seal tokens at rest", newKeysNew(in), newKeysRotate(in))
 }
 
-func newKeysNew(in invocation) *cobra.Command {
+func newKeysNew(in Invocation) *cobra.Command {
 	return &cobra.Command{
 		Use:   "new",
 		Short: "Print a new key for LARKSIDE_ENCRYPTION_KEYS",
@@ -27,21 +27,21 @@ before the old ones, separated by a comma, on every replica: the first seals,
 all open. "larkside keys rotate" then makes the old ones superfluous.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(in.out, newKey(time.Now()))
+			_, err := fmt.Fprintln(in.Out, NewKey(time.Now()))
 			return err
 		},
 	}
 }
 
-// newKey returns one entry of ENCRYPTION_KEYS. Dates in ids tell an operator
+// NewKey returns one entry of ENCRYPTION_KEYS. Dates in ids tell an operator
 // which key is the old one; the random digits keep two of a day apart.
-func newKey(now time.Time) string {
+func NewKey(now time.Time) string {
 	random := make([]byte, 2)
 	rand.Read(random) // never fails
 	return session.NewKey(now.UTC().Format("20060102") + "-" + hex.EncodeToString(random)).Expose()
 }
 
-func newKeysRotate(in invocation) *cobra.Command {
+func newKeysRotate(in Invocation) *cobra.Command {
 	var o operation
 	c := &cobra.Command{
 		Use:   "rotate",
@@ -70,7 +70,7 @@ a line; it is read at the start.`,
 				return err
 			}
 			return o.print(done, func() error {
-				_, err := fmt.Fprintln(in.out, rotationDone(done))
+				_, err := fmt.Fprintln(in.Out, rotationDone(done))
 				return err
 			})
 		}),

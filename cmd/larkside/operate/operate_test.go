@@ -1,25 +1,26 @@
-package main
+package operate
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"larkside/cmd/larkside/settings"
 	"larkside/proxy/admin"
 	"larkside/session"
 )
@@ -33,7 +34,9 @@ type result struct {
 func larkside(t *testing.T, environ []string, args ...string) result {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	status := execute(t.Context(), invocation{args, environ, &out, &errOut})
+	serve := &cobra.Command{Use: "serve", RunE: func(*cobra.Command, []string) error { return errors.New("serve is not of this package") }}
+	in := Invocation{Args: args, Environ: environ, Out: &out, ErrOut: &errOut, Build: BuildInfo("", "")}
+	status := Execute(t.Context(), in, serve)
 	return result{status, out.String(), errOut.String()}
 }
 
@@ -55,41 +58,10 @@ func TestWrongUse(t *testing.T) {
 	} {
 		t.Run(tc.sentence, func(t *testing.T) {
 			got := larkside(t, nil, tc.args...)
-			if got.status != exitUsage || !strings.Contains(got.err, tc.want) || got.out != "" {
+			if got.status != ExitUsage || !strings.Contains(got.err, tc.want) || got.out != "" {
 				t.Errorf("%+v", got)
 			}
 		})
-	}
-}
-
-// Settings problems are one line each, on standard error, and nothing else.
-func TestServeWithWrongSettings(t *testing.T) {
-	for _, args := range [][]string{nil, {"serve"}} {
-		got := larkside(t, []string{"LARKSIDE_APP_SECRET=" + canary, "LARKSIDE_BRAND=x"}, args...)
-		lines := strings.Split(strings.TrimSuffix(got.err, "\n"), "\n")
-		if got.status != exitUsage || len(lines) != 2 || !strings.HasPrefix(lines[0], "LARKSIDE_APP_ID: ") || strings.Contains(got.err, canary) {
-			t.Errorf("larkside %q: %+v", args, got)
-		}
-	}
-}
-
-func TestHelp(t *testing.T) {
-	got := larkside(t, nil, "--help")
-	if got.status != exitDone {
-		t.Errorf("%+v", got)
-	}
-	for _, command := range []string{"serve", "env", "version", "healthcheck", "wait", "migrate", "keys", "sessions", "consent", "users", "doctor", "completion"} {
-		if !regexp.MustCompile(`(?m)^  ` + command + ` +\S`).MatchString(got.out) {
-			t.Errorf("help does not have %s:\n%s", command, got.out)
-		}
-		if sub := larkside(t, nil, command, "--help"); sub.status != exitDone || !strings.Contains(sub.out, "Usage:") {
-			t.Errorf("%s --help: %+v", command, sub)
-		}
-	}
-	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if got := larkside(t, nil, "completion", shell); got.status != exitDone || !strings.Contains(got.out, "larkside") {
-			t.Errorf("completion %s: %d", shell, got.status)
-		}
 	}
 }
 
@@ -98,12 +70,12 @@ func TestEnv(t *testing.T) {
 	environ := []string{"LARKSIDE_APP_SECRET=" + canary, "LARKSIDE_NOPE=1"}
 	text := larkside(t, environ, "env")
 	markdown := larkside(t, environ, "env", "-o", "markdown")
-	for _, s := range settings {
-		if !strings.Contains(text.out, prefix+s.Name+" (") || !strings.Contains(markdown.out, "| `"+s.Name+"` |") {
+	for _, s := range settings.Variables() {
+		if !strings.Contains(text.out, settings.Prefix+s.Name+" (") || !strings.Contains(markdown.out, "| `"+s.Name+"` |") {
 			t.Errorf("%s is missing", s.Name)
 		}
 	}
-	if strings.Contains(text.out, canary) || text.status != exitDone {
+	if strings.Contains(text.out, canary) || text.status != ExitDone {
 		t.Errorf("%+v", text)
 	}
 	for _, want := range []string{
@@ -115,12 +87,12 @@ func TestEnv(t *testing.T) {
 		}
 	}
 
-	var views []settingView
+	var views []settings.View
 	if err := json.Unmarshal([]byte(larkside(t, nil, "env", "-o", "json").out), &views); err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(views, func(v settingView) bool { return v.Name == "LARKSIDE_DATABASE_URL" })
-	if v := views[i]; len(views) != len(settings) || v.Default != "sqlite:larkside.db" || v.FileFrom != "LARKSIDE_DATABASE_URL_FILE" || !v.Available {
+	i := slices.IndexFunc(views, func(v settings.View) bool { return v.Name == "LARKSIDE_DATABASE_URL" })
+	if v := views[i]; len(views) != len(settings.Variables()) || v.Default != "sqlite:larkside.db" || v.FileFrom != "LARKSIDE_DATABASE_URL_FILE" || !v.Available {
 		t.Errorf("%+v", v)
 	}
 }
@@ -139,13 +111,13 @@ func TestVersion(t *testing.T) {
 // What it prints is what ENCRYPTION_KEYS takes, and never twice the same.
 func TestKeysNew(t *testing.T) {
 	first, second := larkside(t, nil, "keys", "new"), larkside(t, nil, "keys", "new")
-	if first.status != exitDone || first.out == second.out {
+	if first.status != ExitDone || first.out == second.out {
 		t.Errorf("%+v, %+v", first, second)
 	}
 	if _, err := session.ParseKeyring(session.NewSecret(first.out + "," + second.out)); err != nil {
 		t.Error(err)
 	}
-	if got := newKey(time.Date(2026, 3, 4, 23, 0, 0, 0, time.FixedZone("", -3600*5))); !regexp.MustCompile(`^20260305-[0-9a-f]{4}:`).MatchString(got) {
+	if got := NewKey(time.Date(2026, 3, 4, 23, 0, 0, 0, time.FixedZone("", -3600*5))); !regexp.MustCompile(`^20260305-[0-9a-f]{4}:`).MatchString(got) {
 		t.Errorf("id of %s", got)
 	}
 }
@@ -153,17 +125,17 @@ func TestKeysNew(t *testing.T) {
 func TestMigrate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
 	for range 2 {
-		if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=sqlite:" + path}, "migrate"); got.status != exitDone {
+		if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=sqlite:" + path}, "migrate"); got.status != ExitDone {
 			t.Errorf("%+v", got)
 		}
 	}
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
 	}
-	if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=x"}, "migrate"); got.status != exitUsage {
+	if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=x"}, "migrate"); got.status != ExitUsage {
 		t.Errorf("%+v", got)
 	}
-	if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=sqlite:" + filepath.Join(path, "no", "x.db")}, "migrate"); got.status != exitFailed || got.err == "" {
+	if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=sqlite:" + filepath.Join(path, "no", "x.db")}, "migrate"); got.status != ExitFailed || got.err == "" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -190,25 +162,28 @@ func TestHealthcheck(t *testing.T) {
 	if got := larkside(t, []string{strings.Replace(listen, "127.0.0.1", "0.0.0.0", 1)}, "healthcheck"); got != (result{}) {
 		t.Errorf("a listener on all addresses: %+v", got)
 	}
-	if got := larkside(t, []string{"LARKSIDE_ADMIN_LISTEN=x"}, "healthcheck"); got.status != exitUsage || !strings.HasPrefix(got.err, `LARKSIDE_ADMIN_LISTEN: got "x"`) {
+	if got := larkside(t, []string{"LARKSIDE_ADMIN_LISTEN=x"}, "healthcheck"); got.status != ExitUsage || !strings.HasPrefix(got.err, `LARKSIDE_ADMIN_LISTEN: got "x"`) {
 		t.Errorf("a setting that is no address: %+v", got)
 	}
-	if got := larkside(t, []string{"LARKSIDE_ADMIN_LISTEN=127.0.0.1:0"}, "healthcheck"); got.status != exitUsage {
+	if got := larkside(t, []string{"LARKSIDE_ADMIN_LISTEN=127.0.0.1:0"}, "healthcheck"); got.status != ExitUsage {
 		t.Errorf("port 0: %+v", got)
 	}
-	if got := larkside(t, nil, "healthcheck", "--admin", "http://127.0.0.1:1"); got.status != exitFailed || !strings.Contains(got.err, "refused") {
+	if got := larkside(t, nil, "healthcheck", "--admin", "http://127.0.0.1:1"); got.status != ExitFailed || !strings.Contains(got.err, "refused") {
 		t.Errorf("nobody there: %+v", got)
 	}
 	broken := httptest.NewServer(http.NotFoundHandler())
 	defer broken.Close()
-	if got := larkside(t, nil, "healthcheck", "--admin", broken.URL); got.status != exitFailed || !strings.Contains(got.err, "status 404") {
+	if got := larkside(t, nil, "healthcheck", "--admin", broken.URL); got.status != ExitFailed || !strings.Contains(got.err, "status 404") {
 		t.Errorf("something else there: %+v", got)
 	}
 }
 
 func TestHealthcheckOverUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admin.sock")
-	l := mustListen(t, address{"unix", path})
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	server := httptest.NewUnstartedServer(admin.New(admin.Config{}))
 	server.Listener.Close()
 	server.Listener = l
@@ -234,46 +209,7 @@ func TestWait(t *testing.T) {
 	}
 	asked.Store(-1000)
 	got := larkside(t, nil, "wait", "--admin", url, "--timeout", "50ms")
-	if got.status != exitFailed || !strings.Contains(got.err, "not ready (status 503; app cli_a1: refused by Lark)") {
+	if got.status != ExitFailed || !strings.Contains(got.err, "not ready (status 503; app cli_a1: refused by Lark)") {
 		t.Errorf("%+v", got)
-	}
-}
-
-// TestSignalChild is the child process of TestSecondSignal.
-func TestSignalChild(t *testing.T) {
-	if os.Getenv("TEST_SIGNAL_CHILD") == "" {
-		t.Skip("runs as the child of TestSecondSignal")
-	}
-	ctx, cancel := untilSignal(context.Background())
-	defer cancel()
-	fmt.Println("ready")
-	<-ctx.Done()
-	fmt.Println("draining")
-	select {} // a drain that never ends
-}
-
-// Who presses Ctrl-C twice does not want to wait.
-func TestSecondSignal(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSignalChild$")
-	cmd.Env = append(os.Environ(), "TEST_SIGNAL_CHILD=1")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	for _, want := range []string{"ready", "draining"} {
-		if !lines.Scan() || lines.Text() != want {
-			t.Fatalf("child says %q, want %q", lines.Text(), want)
-		}
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd.Wait()
-	if status := cmd.ProcessState.ExitCode(); status != exitFailed {
-		t.Errorf("exit status %d", status)
 	}
 }

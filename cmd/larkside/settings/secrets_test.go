@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"bytes"
@@ -35,14 +35,14 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-func newTestSecrets(t *testing.T, vars ...string) (*secrets, *buffer) {
+func newTestSecrets(t *testing.T, vars ...string) (*Secrets, *buffer) {
 	t.Helper()
-	c, err := parseConfig(vars)
+	c, err := Parse(vars)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := &buffer{}
-	s, err := newSecrets(t.Context(), c, slog.New(slog.NewTextHandler(log, nil)))
+	s, err := NewSecrets(t.Context(), c, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func newTestSecrets(t *testing.T, vars ...string) (*secrets, *buffer) {
 // watch follows the files in the bubble for the rest of the test and returns a
 // function that lets it look at them a few times. Signals stay outside: a bubble
 // can't have them.
-func watch(t *testing.T, s *secrets) func() {
+func watch(t *testing.T, s *Secrets) func() {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -257,11 +257,11 @@ func (f firstPoll) poll(context.Context, bool, *slog.Logger) {
 
 func TestKeysCommand(t *testing.T) {
 	path := writeFile(t, aKey)
-	c, err := parseConfig([]string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=x", "LARKSIDE_ENCRYPTION_KEYS_COMMAND=cat " + path})
+	c, err := Parse([]string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=x", "LARKSIDE_ENCRYPTION_KEYS_COMMAND=cat " + path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newSecrets(t.Context(), c, slog.New(slog.DiscardHandler))
+	s, err := NewSecrets(t.Context(), c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func TestKeysCommandProblems(t *testing.T) {
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			c := mustRead(t, "LARKSIDE_ENCRYPTION_KEYS_COMMAND="+tc.command)
-			_, err := newSecrets(t.Context(), c, slog.New(slog.DiscardHandler))
+			_, err := NewSecrets(t.Context(), c, slog.New(slog.DiscardHandler))
 			if err == nil || !strings.HasPrefix(err.Error(), tc.want) || strings.Contains(err.Error(), "canary") {
 				t.Errorf("got %v, want %s…", err, tc.want)
 			}

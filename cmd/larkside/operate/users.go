@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"encoding/json"
@@ -9,11 +9,11 @@ import (
 	"larkside/proxy/admin"
 )
 
-func newUsers(in invocation) *cobra.Command {
+func newUsers(in Invocation) *cobra.Command {
 	return group("users", "Work with what Lark says about users", newUsersSync(in))
 }
 
-func newUsersSync(in invocation) *cobra.Command {
+func newUsersSync(in Invocation) *cobra.Command {
 	var o operation
 	c := &cobra.Command{
 		Use:   "sync",
@@ -36,7 +36,7 @@ LARKSIDE_ADMIN_KEY, if that is set.`,
 				return err
 			}
 			return o.print(done, func() error {
-				_, err := fmt.Fprintf(in.out, "%d users: %d read, %d could not be read\n", done.Users, done.Updated, done.Failed)
+				_, err := fmt.Fprintf(in.Out, "%d users: %d read, %d could not be read\n", done.Users, done.Updated, done.Failed)
 				return err
 			})
 		}),
