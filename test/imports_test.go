@@ -17,7 +17,7 @@ import (
 var mayImport = map[string][]string{
 	"cmd/larkside":          {"cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/socket", "refresh", "session", "session/consent", "session/lark", "telemetry"},
 	"cmd/larkside/operate":  {"cmd/larkside/settings", "proxy/admin", "session", "telemetry"},
-	"cmd/larkside/settings": {"proxy", "session"},
+	"cmd/larkside/settings": {"session"},
 	"cmd/demo":              {"test/larktest"},
 	"proxy":                 {"proxy/http1", "session", "telemetry"},
 	"proxy/http1":           {"proxy/socket"},

@@ -17,7 +17,6 @@ import (
 
 	"larkside/cmd/larkside/operate"
 	"larkside/cmd/larkside/settings"
-	"larkside/proxy"
 	"larkside/test/process"
 )
 
@@ -97,7 +96,6 @@ func TestCallerLimitsFitTheProxy(t *testing.T) {
 	if _, err := s.newProxy(); err != nil {
 		t.Error(err)
 	}
-	var _ map[string]proxy.CallerLimit = c.CallerLimits
 }
 
 // TestSignalChild is the child process of TestSecondSignal.

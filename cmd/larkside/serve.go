@@ -327,7 +327,7 @@ func (s *server) newParts(store *session.Store) (*parts, error) {
 	// The two know each other: a session that ends is a user to ask.
 	var asking atomic.Pointer[consent.Flow]
 	source, err := refresh.New(refresh.Config{
-		Store: store, Apps: toRefresh, Threshold: s.cfg.RefreshThreshold, Rates: limits(s.cfg.RefreshRate),
+		Store: store, Apps: toRefresh, Threshold: s.cfg.RefreshThreshold, Rates: s.cfg.RefreshRate,
 		Sweep: s.cfg.RefreshSweep, Sync: s.cfg.UserSync, Log: s.log,
 		Ended: func(ctx context.Context, over *session.Session) {
 			store.Audit(ctx, session.AuditEntry{Actor: session.ByLark, Action: session.AuditLost, Key: over.Key,
@@ -352,7 +352,7 @@ func (s *server) newParts(store *session.Store) (*parts, error) {
 	}
 	flow, err := consent.New(consent.Config{
 		Store: store, Apps: toAsk, Flow: s.flow(), Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
-		ConsentTTL: s.cfg.ConsentTTL, Rate: limits(s.cfg.ConsentRate)[0], CardOff: !bool(s.cfg.Card),
+		ConsentTTL: s.cfg.ConsentTTL, Rate: s.cfg.ConsentRate[0], CardOff: !bool(s.cfg.Card),
 		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL),
 		Events: s.cfg.Events != "off", EventKeys: s.eventKeys(),
 		Refused: func(ctx context.Context, key session.Key, version int64) { source.Refused(ctx, key, version) },
@@ -388,12 +388,13 @@ func (s *server) flow() session.Flow {
 	return session.DeviceFlow
 }
 
-func limits(all settings.Rates) []session.Limit {
-	out := make([]session.Limit, len(all))
-	for i, r := range all {
-		out[i] = session.Limit{N: r.Count, Period: r.Per}
+// callerLimits are the settings' in the proxy's type.
+func callerLimits(all settings.CallerLimits) map[string]proxy.CallerLimit {
+	limits := map[string]proxy.CallerLimit{}
+	for name, limit := range all {
+		limits[name] = proxy.CallerLimit(limit)
 	}
-	return out
+	return limits
 }
 
 // watchedClient reports how Lark takes the app when a consent is started or
@@ -430,7 +431,7 @@ func (s *server) newProxy() (http.Handler, error) {
 		Apps: s.cfg.AppIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
 		Tokens: doors, Asker: doors, Resolver: doors, Tenant: doors, Waiter: doors,
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
-		CallerKeys: s.callers(), CallerLimits: s.cfg.CallerLimits, PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
+		CallerKeys: s.callers(), CallerLimits: callerLimits(s.cfg.CallerLimits), PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
 		Route: func(method, path string) string {
 			if template, ok := routes.Match(method, path); ok {
 				return template

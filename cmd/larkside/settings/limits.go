@@ -6,11 +6,9 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"larkside/proxy"
 )
 
-// callerLimits are what callers may do, by name.
+// CallerLimits are what callers may do, by name.
 //
 // An entry is a caller's name, a colon and fields separated by semicolons;
 // entries are separated by commas. The fields, each at most once:
@@ -21,7 +19,15 @@ import (
 //	rate=10/1s        at most so many requests in any such time, on average
 //
 // White space around commas, semicolons and bars is ignored.
-type CallerLimits map[string]proxy.CallerLimit
+type CallerLimits map[string]CallerLimit
+
+// CallerLimit narrows what one caller may do. The zero value narrows nothing.
+type CallerLimit struct {
+	Users    []string // nil: all users, and the tenant
+	Paths    []string // nil: all paths
+	Requests int      // in any Period on average; 0: no limit
+	Period   time.Duration
+}
 
 func parseCallerLimits(v string) (CallerLimits, error) {
 	all := CallerLimits{}
@@ -46,7 +52,7 @@ func parseCallerLimits(v string) (CallerLimits, error) {
 	return all, nil
 }
 
-func parseCallerLimit(fields string) (limit proxy.CallerLimit, err error) {
+func parseCallerLimit(fields string) (limit CallerLimit, err error) {
 	seen := map[string]bool{}
 	for field := range strings.SplitSeq(fields, ";") {
 		key, value, ok := strings.Cut(strings.TrimSpace(field), "=")
@@ -114,7 +120,7 @@ func parseLimitRate(v string) (count int, per time.Duration, err error) {
 	if err != nil || len(all) != 1 {
 		return 0, 0, reason(fmt.Sprintf("%q is not count/duration, such as 10/1s", v))
 	}
-	return all[0].Count, all[0].Per, nil
+	return all[0].N, all[0].Period, nil
 }
 
 // bars splits a list.
@@ -128,24 +134,20 @@ func bars(v string) []string {
 	return all
 }
 
-// limitContradictions refuses limits of callers that are not there: a limit
-// that never applies is a door left open.
-func (p *parser) limitContradictions(c *Settings) {
-	if p.bad("CALLER_KEYS", "CALLER_LIMITS") {
-		return
-	}
+// checkCallers refuses limits of callers that have no key: such a limit never
+// applies, so whoever it was meant for is not limited. Its errors are reasons.
+func (l CallerLimits) checkCallers(keys NamedSecrets) error {
 	var names []string
-	for _, k := range c.CallerKeys {
+	for _, k := range keys {
 		names = append(names, k.Name)
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.CallerLimits)) {
+	for _, name := range slices.Sorted(maps.Keys(l)) {
 		switch {
 		case len(names) == 0:
-			p.invalid("CALLER_LIMITS", reason("there are no "+Prefix+"CALLER_KEYS"))
-			return
+			return reason("there are no " + Prefix + "CALLER_KEYS")
 		case !slices.Contains(names, name):
-			p.invalid("CALLER_LIMITS", reason(fmt.Sprintf("%sCALLER_KEYS has no %q, the nearest is %q", Prefix, name, Nearest(name, names))))
-			return
+			return reason(fmt.Sprintf("%sCALLER_KEYS has no %q, the nearest is %q", Prefix, name, Nearest(name, names)))
 		}
 	}
+	return nil
 }

@@ -34,8 +34,8 @@ const (
 // secretFile is where a value came from and what stood there at the start.
 type secretFile struct{ path, content string }
 
-// secrets are the present values of the secret settings. A value that came from
-// a file changes when the file does; [secrets.Run] watches. Everything here is
+// Secrets are the present values of the secret settings. A value that came from
+// a file changes when the file does; [Secrets.Run] watches. Everything here is
 // safe for concurrent use.
 type Secrets struct {
 	AppSecret         *Live[session.Secret]
@@ -59,7 +59,7 @@ type watched interface {
 	poll(ctx context.Context, now bool, log *slog.Logger)
 }
 
-// newSecrets takes the values that c was parsed with, and runs
+// NewSecrets takes the values that c was parsed with, and runs
 // ENCRYPTION_KEYS_COMMAND when there is one.
 func NewSecrets(ctx context.Context, c *Settings, log *slog.Logger) (*Secrets, error) {
 	keys := newLive(c, "ENCRYPTION_KEYS", c.EncryptionKeys, parseKeys)
@@ -97,7 +97,7 @@ func (s *Secrets) App(appID string) session.Secret {
 	if appID == s.appID {
 		return s.AppSecret.Get()
 	}
-	return s.Apps.Get().Get(appID)
+	return s.Apps.Get().get(appID)
 }
 
 // Run follows the files until ctx ends, and reads them at once on SIGHUP. A
@@ -133,7 +133,7 @@ func (s *Secrets) poll(ctx context.Context, now bool) {
 	}
 }
 
-// secret is one setting's present value.
+// Live is one setting's present value.
 type Live[T any] struct {
 	name    string // without LARKSIDE_
 	path    string // empty: the value does not come from a file
@@ -162,7 +162,7 @@ func newLive[T any](c *Settings, name string, value T, parse func(string) (T, er
 func (s *Live[T]) Get() T { return *s.value.Load() }
 
 // OnChange calls f with each new value from now on, one call at a time, from
-// [secrets.Run].
+// [Secrets.Run].
 func (s *Live[T]) OnChange(f func(T)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -272,10 +272,7 @@ func parseDatabaseURL(v string) (session.Secret, error) {
 }
 
 func parseListenURL(v string) (session.Secret, error) {
-	if v == "off" {
-		return session.NewSecret(v), nil
-	}
-	return parseDatabaseURL(v)
+	return session.NewSecret(v), checkListenURL(v)
 }
 
 // parseSameApps takes new secrets, not other apps: each app has parts of its
@@ -291,4 +288,14 @@ func parseSameApps(v string, ids []string) (NamedSecrets, error) {
 		return nil, errors.New("the apps are not those of the start; other apps need a restart")
 	}
 	return apps, nil
+}
+
+// fileProblem is an error of the file system without the path, which the reader
+// of the message has already.
+func fileProblem(err error) string {
+	var path *os.PathError
+	if errors.As(err, &path) {
+		return path.Err.Error()
+	}
+	return err.Error()
 }

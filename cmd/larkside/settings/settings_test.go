@@ -94,13 +94,13 @@ func TestDefaults(t *testing.T) {
 		"CACHE_TTL":               {c.CacheTTL, 60 * time.Second},
 		"REFRESH_THRESHOLD":       {c.RefreshThreshold, 0.1},
 		"REFRESH_SWEEP":           {c.RefreshSweep, time.Minute},
-		"REFRESH_RATE":            {c.RefreshRate, Rates{{40, time.Second}, {900, time.Minute}}},
+		"REFRESH_RATE":            {c.RefreshRate, Rates{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}},
 		"USER_SYNC":               {c.UserSync, 24 * time.Hour},
 		"AUDIT_RETENTION":         {c.AuditRetention, 2160 * time.Hour},
 		"CONSENT_FLOW":            {c.ConsentFlow, "auto"},
 		"PUBLIC_URL":              {c.PublicURL, BaseURL("")},
 		"CONSENT_TTL":             {c.ConsentTTL, 10 * time.Minute},
-		"CONSENT_RATE":            {c.ConsentRate, Rates{{5, time.Minute}}},
+		"CONSENT_RATE":            {c.ConsentRate, Rates{{N: 5, Period: time.Minute}}},
 		"CARD":                    {c.Card, OnOff(true)},
 		"CARD_TITLE":              {c.CardTitle, ""},
 		"CARD_MESSAGE":            {c.CardMessage, ""},
@@ -128,7 +128,7 @@ func TestDefaults(t *testing.T) {
 		if !reflect.DeepEqual(got[0], got[1]) {
 			t.Errorf("%s is %v by default, want %v", name, got[0], got[1])
 		}
-		if _, ok := findSetting(name); !ok {
+		if _, ok := find(name); !ok {
 			t.Errorf("%s is not in the table", name)
 		}
 	}
@@ -170,15 +170,15 @@ func TestAccepted(t *testing.T) {
 		ok       func(*Settings) bool
 	}{
 		{"further apps", []string{"APPS=cli_b2:s2,cli_c3:s3:with:colons"}, func(c *Settings) bool {
-			return slices.Equal(c.AppIDs(), []string{"cli_a1", "cli_b2", "cli_c3"}) && c.Apps.Get("cli_c3").Expose() == "s3:with:colons"
+			return slices.Equal(c.AppIDs(), []string{"cli_a1", "cli_b2", "cli_c3"}) && c.Apps.get("cli_c3").Expose() == "s3:with:colons"
 		}},
 		{"a caller with two keys while one is replaced", []string{"CALLER_KEYS=crm:one,crm:two"}, func(c *Settings) bool { return len(c.CallerKeys) == 2 }},
 		{"a Unix socket", []string{"LISTEN=unix:/run/larkside/proxy.sock"}, func(c *Settings) bool {
 			return c.Listen == Address{"unix", "/run/larkside/proxy.sock"}
 		}},
 		{"any port", []string{"LISTEN=127.0.0.1:0", "ADMIN_LISTEN=127.0.0.1:0"}, func(c *Settings) bool { return c.Listen == c.AdminListen }},
-		{"IPv6 loopback", []string{"LISTEN=[::1]:8080"}, func(c *Settings) bool { return c.Listen.Loopback() }},
-		{"all addresses with keys", []string{"LISTEN=:8080", "CALLER_KEYS=crm:k"}, func(c *Settings) bool { return !c.Listen.Loopback() }},
+		{"IPv6 loopback", []string{"LISTEN=[::1]:8080"}, func(c *Settings) bool { return c.Listen.loopback() }},
+		{"all addresses with keys", []string{"LISTEN=:8080", "CALLER_KEYS=crm:k"}, func(c *Settings) bool { return !c.Listen.loopback() }},
 		{"all addresses with a guard", []string{"LISTEN=0.0.0.0:8080", "ADMIN_LISTEN=[::]:8081", "ALLOW_REMOTE=true"}, nil},
 		{"a remote consent listener, which is for browsers", []string{"CONSENT_LISTEN=:8082", "PUBLIC_URL=https://consent.example/lark/"}, func(c *Settings) bool {
 			return c.Redirects() && c.PublicURL == "https://consent.example/lark"
@@ -406,31 +406,14 @@ func TestFileProblems(t *testing.T) {
 	}
 }
 
-// What a later version brings is refused, not silently taken; all the rules
-// about it hold once it is there.
-func TestNotYet(t *testing.T) {
-	parse := func(notYet []unavailable, vars ...string) []string {
-		p := newParser(append([]string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=" + canary}, vars...), notYet)
-		p.parse()
-		return problems(t, p.err(nil))
-	}
-	events := []string{"LARKSIDE_EVENTS=http", "LARKSIDE_EVENT_TOKEN=" + canary}
-	later := []unavailable{{name: "EVENTS", allowed: []string{"off"}}, {name: "EVENT_TOKEN"}}
+// With EVENTS=http all that verifies an event has to be there.
+func TestEventsNeedTheirKeys(t *testing.T) {
+	_, err := read(t, "LARKSIDE_EVENTS=http", "LARKSIDE_EVENT_TOKEN="+canary)
 	want := []string{
-		`LARKSIDE_EVENTS: got "http", which is not available yet; leave it out`,
-		`LARKSIDE_EVENT_TOKEN: got a value that is not shown, which is not available yet; leave it out`,
-	}
-	if got := parse(later, events...); !slices.Equal(got, want) {
-		t.Errorf("%q", got)
-	}
-	if got := parse(later, "LARKSIDE_EVENTS=off"); got != nil {
-		t.Errorf("what it does anyway: %q", got)
-	}
-	want = []string{
 		`LARKSIDE_CONSENT_LISTEN: got nothing although LARKSIDE_EVENTS=http, takes host:port, unix:/path.sock`,
 		`LARKSIDE_EVENT_ENCRYPT_KEY: got nothing although LARKSIDE_EVENTS=http, takes the app's Encrypt Key`,
 	}
-	if got := parse(nil, events...); !slices.Equal(got, want) {
+	if got := problems(t, err); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
 }
@@ -512,15 +495,15 @@ func FuzzParseConfig(f *testing.F) {
 		if strings.HasSuffix(name, "_FILE") {
 			t.Skip("names a file of this machine")
 		}
-		s, ok := findSetting(name)
+		s, ok := find(name)
 		if !ok {
 			t.Skip()
 		}
-		if s.Shows == nothing {
+		if s.Secret {
 			value += ":canary"
 		}
 		_, err := Parse([]string{Prefix + "APP_ID=cli_a1", Prefix + "APP_SECRET=x", Prefix + name + "=" + value})
-		if err != nil && s.Shows == nothing && strings.Contains(err.Error(), "canary") {
+		if err != nil && s.Secret && strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: %v", name, err)
 		}
 	})

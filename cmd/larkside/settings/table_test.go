@@ -2,42 +2,39 @@ package settings
 
 import (
 	"os"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caarlos0/env/v11"
 )
 
-// The table and the struct are one: a setting in only one of them would be
-// refused as unknown, or never filled.
-func TestTableAndStructAgree(t *testing.T) {
-	var inTable, inStruct []string
-	for _, s := range table {
-		inTable = append(inTable, s.Name)
-	}
-	for i := range reflect.TypeFor[Settings]().NumField() {
-		if name := reflect.TypeFor[Settings]().Field(i).Tag.Get("env"); name != "" {
-			inStruct = append(inStruct, name)
+// Every field says what it takes and means. A secret has no default, and only
+// what is named by an env tag is a setting.
+func TestTags(t *testing.T) {
+	for _, v := range table {
+		if v.Meaning == "" || v.Takes == "" {
+			t.Errorf("%s does not say what it means or takes", v.Name)
+		}
+		if v.Secret && v.Default != "" {
+			t.Errorf("%s is a secret with a default", v.Name)
+		}
+		if v.File && v.shows == "all" {
+			t.Errorf("%s comes from a file and is shown", v.Name)
+		}
+		if !slices.Contains([]string{"all", "url", "nothing"}, v.shows) {
+			t.Errorf("%s shows %q", v.Name, v.shows)
+		}
+		for _, tag := range regexp.MustCompile(`(\w+):"`).FindAllStringSubmatch(string(v.field.Tag), -1) {
+			known := []string{"env", "envDefault", "default", "takes", "oneOf", "positive", "file", "shows", "meaning"}
+			if _, there := v.field.Tag.Lookup(tag[1]); there && !slices.Contains(known, tag[1]) {
+				t.Errorf("%s has a tag %q, which nobody reads", v.Name, tag[1])
+			}
 		}
 	}
-	slices.Sort(inTable)
-	slices.Sort(inStruct)
-	if !slices.Equal(inTable, inStruct) {
-		t.Errorf("table  %q\nstruct %q", inTable, inStruct)
-	}
-	for _, s := range table {
-		if s.Meaning == "" || s.Takes == "" && s.OneOf == nil {
-			t.Errorf("%s does not say what it means or takes", s.Name)
-		}
-		if s.Shows == nothing && s.Default != "" {
-			t.Errorf("%s is a secret with a default", s.Name)
-		}
-	}
-	for _, u := range notYet {
-		if _, ok := findSetting(u.name); !ok {
-			t.Errorf("notYet names %s, which is no setting", u.name)
-		}
+	if _, err := env.GetFieldParams(new(Settings)); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -65,8 +62,8 @@ func TestREADME(t *testing.T) {
 	var names []string
 	for _, row := range rows {
 		names = append(names, row[1])
-		if s, ok := findSetting(row[1]); ok && s.Default != "" && row[2] != s.defaultText() {
-			t.Errorf("README.zh-CN.md: default of %s is %s, want %s", row[1], row[2], s.defaultText())
+		if s, ok := find(row[1]); ok && s.Default != "" && row[2] != markdown.Replace(s.defaultText()) {
+			t.Errorf("README.zh-CN.md: default of %s is %s, want %s", row[1], row[2], markdown.Replace(s.defaultText()))
 		}
 	}
 	for _, s := range table {

@@ -1,0 +1,160 @@
+package settings
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"larkside/session"
+)
+
+// ranges checks what a type can't say.
+func (p *parser) ranges(s *Settings) {
+	for _, v := range table {
+		value, set := p.set[v.Name]
+		if set && v.OneOf != nil {
+			p.check(v.Name, slices.Contains(v.OneOf, value))
+		}
+		if d, ok := reflect.ValueOf(s).Elem().FieldByIndex(v.field.Index).Interface().(time.Duration); ok {
+			p.check(v.Name, d > 0 || d == 0 && !v.positive)
+		}
+	}
+	p.check("APP_ID", appID.MatchString(s.AppID))
+	p.check("LISTEN", !s.Listen.Off())
+	p.check("ADMIN_LISTEN", !s.AdminListen.Off())
+	p.check("DATABASE_URL", checkDatabaseURL(s.DatabaseURL.Expose()) == nil)
+	if listen := s.DatabaseListenURL.Expose(); listen != "" {
+		p.check("DATABASE_LISTEN_URL", checkListenURL(listen) == nil)
+	}
+	if !s.EncryptionKeys.Empty() {
+		if _, err := session.ParseKeyring(s.EncryptionKeys); err != nil {
+			p.accept("ENCRYPTION_KEYS", reason(err.Error()))
+		}
+	}
+	p.check("ENCRYPTION_KEYS_COMMAND", s.EncryptionKeysCommand == "" || strings.TrimSpace(s.EncryptionKeysCommand) != "")
+	p.check("CACHE_SIZE", s.CacheSize >= 1)
+	p.check("REFRESH_THRESHOLD", s.RefreshThreshold > 0 && s.RefreshThreshold < 1)
+	p.check("PUBLIC_URL", strings.HasPrefix(string(s.PublicURL), "https://") || s.PublicURL.loopback() || s.PublicURL == "")
+	p.check("CONSENT_RATE", len(s.ConsentRate) == 1)
+	p.check("UPSTREAM_PROXY", s.UpstreamProxy.Empty() || isProxyURL(s.UpstreamProxy.Expose()))
+}
+
+var appID = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+
+// contradictions checks settings against each other. It leaves out a setting
+// that is a problem by itself.
+func (p *parser) contradictions(s *Settings) {
+	if id := repeatedApp(s.AppIDs()); id != "" && !p.bad("APP_ID") {
+		p.accept("APPS", reason("app "+id+" is configured twice"))
+	}
+	if !p.bad("ENCRYPTION_KEYS", "ENCRYPTION_KEYS_COMMAND", "DATABASE_URL") {
+		p.keyContradictions(s)
+	}
+	p.remoteContradiction("LISTEN", s.Listen, "CALLER_KEYS", len(s.CallerKeys) == 0 && !s.AllowRemote)
+	p.remoteContradiction("ADMIN_LISTEN", s.AdminListen, "ADMIN_KEY", s.AdminKey.Empty() && !s.AllowRemote)
+	p.sameAddress("ADMIN_LISTEN", s.AdminListen, "LISTEN", s.Listen)
+	p.sameAddress("CONSENT_LISTEN", s.ConsentListen, "LISTEN", s.Listen)
+	p.sameAddress("CONSENT_LISTEN", s.ConsentListen, "ADMIN_LISTEN", s.AdminListen)
+	p.consentContradictions(s)
+	if !p.bad("CALLER_KEYS") {
+		p.accept("CALLER_LIMITS", s.CallerLimits.checkCallers(s.CallerKeys))
+	}
+}
+
+func (p *parser) keyContradictions(s *Settings) {
+	switch {
+	case !s.EncryptionKeys.Empty() && s.EncryptionKeysCommand != "":
+		p.add("ENCRYPTION_KEYS", "got a value and "+Prefix+"ENCRYPTION_KEYS_COMMAND, takes one of the two")
+	case s.EncryptionKeys.Empty() && s.EncryptionKeysCommand == "" && s.Postgres():
+		v, _ := find("ENCRYPTION_KEYS")
+		p.add(v.Name, "got nothing although "+Prefix+"DATABASE_URL is PostgreSQL, takes "+v.Takes)
+	}
+	if listen := s.DatabaseListenURL.Expose(); !p.bad("DATABASE_LISTEN_URL") && isPostgres(listen) && !s.Postgres() {
+		p.add("DATABASE_LISTEN_URL", "got a PostgreSQL URL although "+Prefix+"DATABASE_URL is SQLite, takes nothing then")
+	}
+}
+
+// remoteContradiction refuses a listener that other machines reach and nothing
+// guards.
+func (p *parser) remoteContradiction(name string, a Address, keys string, open bool) {
+	if p.bad(name, keys, "ALLOW_REMOTE") || a.loopback() || !open {
+		return
+	}
+	p.add(name, fmt.Sprintf("got %q without %s%s, takes a loopback address or unix:/path.sock, or any address with %[2]s%[3]s; or set %[2]sALLOW_REMOTE=true if something else guards it",
+		a.String(), Prefix, keys))
+}
+
+func (p *parser) sameAddress(name string, a Address, other string, b Address) {
+	if p.bad(name, other) || a.Off() || a != b || a.Port() == "0" {
+		return
+	}
+	p.add(name, fmt.Sprintf("got %q, which is %s%s too, takes an address of its own", a.String(), Prefix, other))
+}
+
+func (p *parser) consentContradictions(s *Settings) {
+	if s.Redirects() && !p.bad("CONSENT_FLOW", "PUBLIC_URL", "CONSENT_LISTEN") {
+		if s.PublicURL == "" {
+			p.add("CONSENT_FLOW", `got "redirect" without `+Prefix+"PUBLIC_URL, takes redirect only with it")
+		}
+		if s.ConsentListen.Off() {
+			p.add("CONSENT_LISTEN", "got off although consent goes by redirect ("+Prefix+"PUBLIC_URL is set or "+Prefix+
+				"CONSENT_FLOW=redirect), takes host:port or unix:/path.sock; "+Prefix+"CONSENT_FLOW=device needs none")
+		}
+	}
+	if s.Events != "http" || p.bad("EVENTS", "CONSENT_LISTEN", "EVENT_TOKEN", "EVENT_ENCRYPT_KEY") {
+		return
+	}
+	missing := map[string]bool{"CONSENT_LISTEN": s.ConsentListen.Off(), "EVENT_TOKEN": s.EventToken.Empty(), "EVENT_ENCRYPT_KEY": s.EventEncryptKey.Empty()}
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		if v, _ := find(name); missing[name] {
+			p.add(name, "got nothing although "+Prefix+"EVENTS=http, takes "+strings.TrimSuffix(v.Takes, " or off"))
+		}
+	}
+}
+
+// warnings are what is allowed but likely not meant.
+func warnings(s *Settings) []string {
+	var w []string
+	for _, path := range s.InjectPaths {
+		if neverInjected(path) {
+			w = append(w, fmt.Sprintf("%sINJECT_PATHS names %s: no user token is ever injected there", Prefix, path))
+		}
+	}
+	for _, u := range []struct {
+		name string
+		url  BaseURL
+	}{{"OPEN_URL", s.OpenURL}, {"ACCOUNTS_URL", s.AccountsURL}, {"TOKEN_URL", s.TokenURL}} {
+		if strings.HasPrefix(string(u.url), "http://") && !u.url.loopback() {
+			w = append(w, fmt.Sprintf("%s%s is plain http: tokens can be read on the way", Prefix, u.name))
+		}
+	}
+	if s.Events == "websocket" {
+		w = append(w, Prefix+"EVENTS=websocket takes events away from any other long connection of the app: Lark hands each event to one of them")
+	}
+	return w
+}
+
+// neverInjected reports whether a path prefix lies in the part of Lark's API
+// that hands out tokens.
+func neverInjected(path string) bool {
+	for _, guarded := range []string{"/open-apis/auth/", "/open-apis/authen/", "/oauth/"} {
+		if strings.HasPrefix(path+"/", guarded) && path != "/open-apis/authen/v1/user_info" {
+			return true
+		}
+	}
+	return false
+}
+
+// repeatedApp returns the first app id that is there twice, or "".
+func repeatedApp(ids []string) string {
+	for i, id := range ids {
+		if slices.Contains(ids[:i], id) {
+			return id
+		}
+	}
+	return ""
+}

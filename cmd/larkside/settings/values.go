@@ -1,0 +1,292 @@
+package settings
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"larkside/session"
+)
+
+// OnOff is true for "on".
+type OnOff bool
+
+// NamedSecret is one name:secret of a list.
+type NamedSecret struct {
+	Name   string // an app's id, a caller's name
+	Secret session.Secret
+}
+
+// NamedSecrets are a list in which a name may stand twice.
+type NamedSecrets []NamedSecret
+
+// get returns the secret of the first entry with this name, or an empty one.
+func (n NamedSecrets) get(name string) session.Secret {
+	for _, s := range n {
+		if s.Name == name {
+			return s.Secret
+		}
+	}
+	return session.Secret{}
+}
+
+var validName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+
+// parseNamedSecrets reads "name:secret", separated by commas or white space. A
+// name may stand twice with different secrets: so keys are rotated.
+func parseNamedSecrets(list string) (NamedSecrets, error) {
+	var all NamedSecrets
+	for i, entry := range strings.FieldsFunc(list, listSeparator) {
+		name, secret, ok := strings.Cut(entry, ":")
+		if !ok || secret == "" || !validName.MatchString(name) {
+			return nil, reason(fmt.Sprintf("entry %d is not name:secret with a name of A-Za-z0-9_.-", i+1))
+		}
+		all = append(all, NamedSecret{name, session.NewSecret(secret)})
+	}
+	if all == nil {
+		return nil, reason("the list is empty")
+	}
+	return all, nil
+}
+
+func listSeparator(r rune) bool { return strings.ContainsRune(", \t\r\n", r) }
+
+// BaseURL is an absolute http(s) URL without trailing slash, query and user.
+type BaseURL string
+
+func parseBaseURL(v string) (BaseURL, error) {
+	u, err := url.Parse(v)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return "", reason("not an http or https URL")
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(v, "#"):
+		return "", reason("more than scheme, host, port and path")
+	}
+	return BaseURL(strings.TrimRight(v, "/")), nil
+}
+
+// loopback reports whether the URL's host is this machine.
+func (b BaseURL) loopback() bool {
+	u, err := url.Parse(string(b))
+	return err == nil && isLoopback(u.Hostname())
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+// Address is where a listener listens; the zero address is off.
+type Address struct {
+	Network string // tcp or unix
+	Addr    string // host:port or an absolute path
+}
+
+// Off reports whether nothing listens.
+func (a Address) Off() bool { return a.Network == "" }
+
+// loopback reports whether only this machine can reach it. A host name other
+// than localhost can mean anything.
+func (a Address) loopback() bool {
+	if a.Network != "tcp" {
+		return true
+	}
+	host, _, err := net.SplitHostPort(a.Addr)
+	return err == nil && isLoopback(host)
+}
+
+// Port is the port, "" for a Unix socket.
+func (a Address) Port() string {
+	if a.Network != "tcp" {
+		return ""
+	}
+	_, port, _ := net.SplitHostPort(a.Addr)
+	return port
+}
+
+func (a Address) String() string {
+	switch a.Network {
+	case "":
+		return "off"
+	case "unix":
+		return "unix:" + a.Addr
+	}
+	return a.Addr
+}
+
+// maxSocketPath is the longest path that fits into a socket address on every
+// system we know (macOS; Linux takes 107).
+const maxSocketPath = 103
+
+// ParseAddress reads host:port, unix:/path.sock or off.
+func ParseAddress(v string) (Address, error) {
+	if v == "off" {
+		return Address{}, nil
+	}
+	if path, ok := strings.CutPrefix(v, "unix:"); ok {
+		if !filepath.IsAbs(path) || len(path) > maxSocketPath {
+			return Address{}, reason(fmt.Sprintf("not an absolute path of at most %d bytes", maxSocketPath))
+		}
+		return Address{"unix", filepath.Clean(path)}, nil
+	}
+	host, port, err := net.SplitHostPort(v)
+	if err != nil {
+		return Address{}, reason("not host:port")
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return Address{}, reason("the port is not a number from 0 to 65535")
+	}
+	return Address{"tcp", net.JoinHostPort(host, port)}, nil
+}
+
+// Paths are the syntax of INJECT_PATHS and TENANT_PATHS.
+type Paths []string
+
+func parsePaths(v string) (Paths, error) {
+	var all Paths
+	for _, path := range strings.Split(v, ",") {
+		path = strings.TrimSpace(path)
+		if path == "" {
+			continue
+		}
+		if !canonical(path) {
+			return nil, reason(fmt.Sprintf("%q", path))
+		}
+		all = append(all, path)
+	}
+	return all, nil
+}
+
+// canonical reports whether path is in the form in which requests are judged.
+func canonical(path string) bool {
+	odd := func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`%?#\`, r) }
+	if !strings.HasPrefix(path, "/") || strings.ContainsFunc(path, odd) || strings.Contains(path, "//") {
+		return false
+	}
+	dots := func(segment string) bool { return segment == "." || segment == ".." }
+	return !slices.ContainsFunc(strings.Split(path, "/"), dots)
+}
+
+// Scopes are what a user is asked for, offline_access included.
+type Scopes []string
+
+// maxScopes is what Lark's authorize page takes at once (page dated 2026-03-19).
+const maxScopes = 50
+
+func parseScopes(v string) (Scopes, error) {
+	var all Scopes
+	for _, scope := range append(strings.FieldsFunc(v, listSeparator), "offline_access") {
+		if !slices.Contains(all, scope) {
+			all = append(all, scope)
+		}
+	}
+	if len(all) > maxScopes {
+		return nil, reason(fmt.Sprintf("%d scopes with offline_access", len(all)))
+	}
+	return all, nil
+}
+
+// Hosts are Host values: a name or address with or without port, or "*".
+type Hosts []string
+
+var validHost = regexp.MustCompile(`^(\*|[a-z0-9_.-]+(:[0-9]+)?|\[[0-9a-f:.]+\](:[0-9]+)?|[0-9a-f:.]+)$`)
+
+func parseHosts(v string) (Hosts, error) {
+	var all Hosts
+	for _, host := range strings.FieldsFunc(strings.ToLower(v), listSeparator) {
+		if !validHost.MatchString(host) {
+			return nil, reason(fmt.Sprintf("%q", host))
+		}
+		all = append(all, host)
+	}
+	return all, nil
+}
+
+// Rates hold together: the tightest one decides.
+type Rates []session.Limit
+
+func parseRates(v string) (Rates, error) {
+	var all Rates
+	for entry := range strings.SplitSeq(v, ",") {
+		count, per, _ := strings.Cut(strings.TrimSpace(entry), "/")
+		n, err := strconv.Atoi(count)
+		d, err2 := time.ParseDuration(per)
+		if err != nil || err2 != nil || n < 1 || d <= 0 {
+			return nil, reason(fmt.Sprintf("%q", entry))
+		}
+		all = append(all, session.Limit{N: n, Period: d})
+	}
+	return all, nil
+}
+
+// Size is a number of bytes.
+type Size int64
+
+func parseSize(v string) (Size, error) {
+	number, unit := v, int64(1)
+	for suffix, bytes := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if cut, ok := strings.CutSuffix(v, suffix); ok {
+			number, unit = cut, bytes
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > (1<<40)/unit {
+		return 0, reason("not a size of at most 1 TiB")
+	}
+	return Size(n * unit), nil
+}
+
+// Certificates are extra roots; nil: none.
+type Certificates struct{ Pool *x509.CertPool }
+
+func parseCertificates(path string) (Certificates, error) {
+	pem, err := readBounded(path)
+	if err != nil {
+		return Certificates{}, err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // an image without roots has only the extra ones
+	}
+	if !pool.AppendCertsFromPEM([]byte(pem)) {
+		return Certificates{}, reason("no certificate in it")
+	}
+	return Certificates{pool}, nil
+}
+
+func isPostgres(raw string) bool {
+	return strings.HasPrefix(raw, "postgres://") || strings.HasPrefix(raw, "postgresql://")
+}
+
+// checkDatabaseURL judges the form of DATABASE_URL. Its errors quote nothing.
+func checkDatabaseURL(raw string) error {
+	if path, ok := strings.CutPrefix(raw, "sqlite:"); ok && path != "" {
+		return nil
+	}
+	if _, err := url.Parse(raw); err != nil || !isPostgres(raw) {
+		return errors.New("neither postgres://… nor sqlite:PATH")
+	}
+	return nil
+}
+
+// checkListenURL judges the form of DATABASE_LISTEN_URL.
+func checkListenURL(raw string) error {
+	if raw == "off" || isPostgres(raw) && checkDatabaseURL(raw) == nil {
+		return nil
+	}
+	return errors.New("neither postgres://… nor off")
+}
+
+func isProxyURL(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && slices.Contains([]string{"http", "https", "socks5"}, u.Scheme) && u.Hostname() != ""
+}
