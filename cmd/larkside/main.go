@@ -41,9 +41,10 @@
 //	    base URL of the Open Platform (emulator, private deployment)
 //	LARKSIDE_ACCOUNTS_URL (default: by brand)
 //	    base URL of accounts (emulator, private deployment)
-//	LARKSIDE_TOKEN_URL (default: feishu: {accounts}/oauth/v3/token; lark: {open}/open-apis/authen/v2/oauth/token)
-//	    the OAuth token endpoint; kept with each grant, since a v2 endpoint may
-//	    refuse what v3 issued
+//	LARKSIDE_TOKEN_URL (default: {open}/open-apis/authen/v2/oauth/token)
+//	    the OAuth token endpoint (Feishu's {accounts}/oauth/v3/token refuses
+//	    codes that were asked for with PKCE); kept with each grant, since a v2
+//	    endpoint may refuse what v3 issued
 //	LARKSIDE_LISTEN (default: 127.0.0.1:8080)
 //	    the proxy listener, for the app beside it: host:port (port 0: any, the
 //	    chosen one is logged) or unix:/path.sock (mode 0660)
@@ -57,6 +58,8 @@
 //	LARKSIDE_DATABASE_LISTEN_URL (default: DATABASE_URL)
 //	    direct connection for LISTEN when DATABASE_URL goes through PgBouncer;
 //	    off: poll; or from the file that DATABASE_LISTEN_URL_FILE names
+//	LARKSIDE_DATABASE_MAX_CONNS (default: two for each processor, 6 to 16)
+//	    connections to PostgreSQL of one replica, beside the one that listens
 //	LARKSIDE_ENCRYPTION_KEYS (default: SQLite: made at the first start)
 //	    keys for the tokens at rest, id:base64(32 bytes), comma separated; the
 //	    first seals, all open; required for PostgreSQL. SQLite without it makes
@@ -99,6 +102,10 @@
 //	    consents started per user
 //	LARKSIDE_CARD (default: on)
 //	    off: answer 401, send nothing
+//	LARKSIDE_CARD_LINK (default: auto)
+//	    applink: the card's button opens the link inside the client, where the
+//	    right account is signed in; direct: the link as it is; auto: applink on
+//	    feishu, direct on lark
 //	LARKSIDE_CARD_TITLE (default: built in)
 //	    title of the card; the built-in text is zh-CN, en, ja
 //	LARKSIDE_CARD_MESSAGE (default: built in)
@@ -122,8 +129,9 @@
 //	    largest request body that can be sent again after a forced refresh
 //	LARKSIDE_CALLER_KEYS (default: none)
 //	    name:key,…: every proxied request must prove itself with
-//	    X-Larkside-Key; a name may stand twice while its key is changed; or from
-//	    the file that CALLER_KEYS_FILE names
+//	    X-Larkside-Key; a key has at least 12 characters and belongs to one
+//	    name; a name may stand twice while its key is changed; or from the file
+//	    that CALLER_KEYS_FILE names
 //	LARKSIDE_CALLER_LIMITS (default: none)
 //	    what callers may do,
 //	    name:users=ou_a|ou_b;paths=/open-apis/apaas/;rate=10/1s,…, each field
@@ -131,8 +139,8 @@
 //	    token), paths as in INJECT_PATHS, requests per time; a caller without an
 //	    entry may do everything
 //	LARKSIDE_ADMIN_KEY (default: none)
-//	    bearer key of the admin API and console; or from the file that
-//	    ADMIN_KEY_FILE names
+//	    bearer key of the admin API and console; at least 16 characters; an
+//	    empty one stops the start; or from the file that ADMIN_KEY_FILE names
 //	LARKSIDE_ALLOW_HOSTS (default: loopback names)
 //	    Host values accepted on the proxy listener (DNS rebinding) and, beside
 //	    the loopback names, on the admin listener

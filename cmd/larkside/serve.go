@@ -253,7 +253,7 @@ func (s *server) openParts(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	store, err := s.openStore(ctx, session.Config{
-		Keys:      ring,
+		Keys: ring, MaxConns: s.cfg.DatabaseMaxConns,
 		CacheSize: s.cfg.CacheSize, CacheTTL: s.cfg.CacheTTL, Log: s.log,
 	})
 	if store == nil {

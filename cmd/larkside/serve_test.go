@@ -1,9 +1,13 @@
 package main
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"larkside/test/larktest"
 	"larkside/test/process"
@@ -11,8 +15,35 @@ import (
 
 const records = "/open-apis/apaas/v1/workspaces/workspace_test/tables/orders/records"
 
+// A replica keeps to DATABASE_MAX_CONNS, and works with the least that it takes.
+func TestDatabaseMaxConns(t *testing.T) {
+	t.Parallel()
+	db := process.Postgres(t)
+	lark := larktest.Start(t, nil)
+	process.Seed(t, db, lark, 3*time.Hour, larktest.Alice, larktest.Bob)
+	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"DATABASE_MAX_CONNS": "2"}})
+	var g errgroup.Group
+	for i := range 20 {
+		openID := []string{larktest.Alice, larktest.Bob}[i%2]
+		g.Go(func() error {
+			a, err := process.Try(p.Request(t, "GET", records, openID, ""))
+			if err != nil || a.Status != 200 {
+				return fmt.Errorf("%v %d %s", err, a.Status, a.Body)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if a := p.Admin(t, "GET", "/metrics"); !regexp.MustCompile(`(?m)^larkside_database_connections_max(\{[^}]*\})? 2$`).MatchString(a.Body) {
+		t.Errorf("%s", regexp.MustCompile(`(?m)^larkside_database_connections_max.*$`).FindString(a.Body))
+	}
+}
+
 // Callers are held to their limits, whatever the route.
 func TestCallerLimitsAreEnforced(t *testing.T) {
+	t.Parallel()
 	db := process.SQLite(t)
 	lark := larktest.Start(t, nil)
 	process.Seed(t, db, lark, time.Minute, larktest.Alice, larktest.Bob)
@@ -30,6 +61,7 @@ func TestCallerLimitsAreEnforced(t *testing.T) {
 
 // The trail has what users answered and what Lark took away.
 func TestAuditTrail(t *testing.T) {
+	t.Parallel()
 	db := process.SQLite(t)
 	lark := larktest.Start(t, &larktest.Config{DeviceInterval: time.Second})
 	process.Seed(t, db, lark, 3*time.Hour, larktest.Alice)

@@ -169,7 +169,7 @@ func (s *stage) askMore(openID string) {
 	s.t.Helper()
 	r := process.NewRequest(s.t, "POST", s.p.AdminURL+"/api/v1/consents", "",
 		fmt.Sprintf(`{"app_id":%q,"open_id":%q,"scopes":["im:message"]}`, larktest.AppID, openID),
-		"Content-Type", "application/json", "Authorization", "Bearer admin-key")
+		"Content-Type", "application/json", "Authorization", "Bearer the-admin-key-of-this-test")
 	if a := process.Do(s.t, r); a.Status >= 300 {
 		s.t.Fatalf("asking for more: %d %s", a.Status, a.Body)
 	}
@@ -177,7 +177,7 @@ func (s *stage) askMore(openID string) {
 
 // Every page in every language, light and dark, on a small phone.
 func TestPages(t *testing.T) {
-	s := newStage(t, map[string]string{"ADMIN_KEY": "admin-key"})
+	s := newStage(t, map[string]string{"ADMIN_KEY": "the-admin-key-of-this-test"})
 	b := start(t)
 	pages := s.pages(b)
 	seen := map[string]string{}

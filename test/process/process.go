@@ -49,8 +49,7 @@ type Options struct {
 	// key file that larkside makes.
 	DB *dbtest.DB
 	// Env are more settings, by their names without LARKSIDE_. They win over
-	// what follows from the other fields. An empty value counts as not set, as
-	// it does for larkside.
+	// what follows from the other fields. An empty value leaves the variable out.
 	Env map[string]string
 	// Environ are more variables, NAME=value. Nothing else is inherited but the
 	// PATH.
@@ -81,7 +80,9 @@ func (o Options) environ(t testing.TB) []string {
 	maps.Copy(env, o.Env)
 	all := []string{"PATH=" + os.Getenv("PATH")}
 	for name, value := range env {
-		all = append(all, "LARKSIDE_"+name+"="+value)
+		if value != "" {
+			all = append(all, "LARKSIDE_"+name+"="+value)
+		}
 	}
 	all = append(all, o.Environ...)
 	slices.Sort(all)

@@ -22,7 +22,7 @@ import (
 )
 
 // canary stands in every secret of these tests; nothing may show it.
-const canary = "canary-7d1f"
+const canary = "canary-7d1f-of-the-operator"
 
 func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"larkside/session"
 )
@@ -26,9 +27,9 @@ func (p *parser) ranges(s *Settings) {
 	p.check("APP_ID", appID.MatchString(s.AppID))
 	p.check("LISTEN", !s.Listen.Off())
 	p.check("ADMIN_LISTEN", !s.AdminListen.Off())
-	p.check("DATABASE_URL", checkDatabaseURL(s.DatabaseURL.Expose()) == nil)
+	p.accept("DATABASE_URL", checkDatabaseURL(s.DatabaseURL.Expose()))
 	if listen := s.DatabaseListenURL.Expose(); listen != "" {
-		p.check("DATABASE_LISTEN_URL", checkListenURL(listen) == nil)
+		p.accept("DATABASE_LISTEN_URL", checkListenURL(listen))
 	}
 	if !s.EncryptionKeys.Empty() {
 		if _, err := session.ParseKeyring(s.EncryptionKeys); err != nil {
@@ -36,10 +37,15 @@ func (p *parser) ranges(s *Settings) {
 		}
 	}
 	p.check("ENCRYPTION_KEYS_COMMAND", s.EncryptionKeysCommand == "" || strings.TrimSpace(s.EncryptionKeysCommand) != "")
+	if _, set := p.set["DATABASE_MAX_CONNS"]; set {
+		p.check("DATABASE_MAX_CONNS", s.DatabaseMaxConns >= 2 && s.DatabaseMaxConns <= 1000)
+	}
 	p.check("CACHE_SIZE", s.CacheSize >= 1)
 	p.check("REFRESH_THRESHOLD", s.RefreshThreshold > 0 && s.RefreshThreshold < 1)
 	p.check("PUBLIC_URL", strings.HasPrefix(string(s.PublicURL), "https://") || s.PublicURL.loopback() || s.PublicURL == "")
 	p.check("CONSENT_RATE", len(s.ConsentRate) == 1)
+	p.accept("CALLER_KEYS", checkCallerKeys(s.CallerKeys))
+	p.check("ADMIN_KEY", s.AdminKey.Empty() || checkAdminKey(s.AdminKey) == nil)
 	p.check("UPSTREAM_PROXY", s.UpstreamProxy.Empty() || isProxyURL(s.UpstreamProxy.Expose()))
 }
 
@@ -147,6 +153,35 @@ func neverInjected(path string) bool {
 		}
 	}
 	return false
+}
+
+const (
+	minCallerKey = 12 // characters
+	minAdminKey  = 16
+)
+
+// checkCallerKeys refuses keys that can be guessed, and a key under two names:
+// which of the callers has sent it, and whose limits hold, nobody could tell.
+// Its errors are reasons.
+func checkCallerKeys(keys NamedSecrets) error {
+	for i, k := range keys {
+		if utf8.RuneCountInString(k.Secret.Expose()) < minCallerKey {
+			return reason(fmt.Sprintf("the key of %q has fewer than %d characters", k.Name, minCallerKey))
+		}
+		for _, other := range keys[:i] {
+			if other.Name != k.Name && other.Secret.Equal(k.Secret) {
+				return reason(fmt.Sprintf("%q and %q have the same key", other.Name, k.Name))
+			}
+		}
+	}
+	return nil
+}
+
+func checkAdminKey(key session.Secret) error {
+	if utf8.RuneCountInString(key.Expose()) < minAdminKey {
+		return reason(fmt.Sprintf("fewer than %d characters", minAdminKey))
+	}
+	return nil
 }
 
 // repeatedApp returns the first app id that is there twice, or "".

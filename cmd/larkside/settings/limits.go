@@ -108,6 +108,9 @@ func parseLimitPaths(v string) ([]string, error) {
 		if !canonical(path) {
 			return nil, reason(fmt.Sprintf("%q is no path in plain form", path))
 		}
+		if err := checkPath(path); err != nil {
+			return nil, err
+		}
 	}
 	if len(all) == 0 {
 		return nil, reason("paths= names none")
@@ -137,10 +140,7 @@ func bars(v string) []string {
 // checkCallers refuses limits of callers that have no key: such a limit never
 // applies, so whoever it was meant for is not limited. Its errors are reasons.
 func (l CallerLimits) checkCallers(keys NamedSecrets) error {
-	var names []string
-	for _, k := range keys {
-		names = append(names, k.Name)
-	}
+	names := keys.names()
 	for _, name := range slices.Sorted(maps.Keys(l)) {
 		switch {
 		case len(names) == 0:

@@ -8,7 +8,7 @@ import (
 )
 
 func TestCallerLimits(t *testing.T) {
-	const keys = "LARKSIDE_CALLER_KEYS=web:k1,web:k2,job:k3,all:k4"
+	const keys = "LARKSIDE_CALLER_KEYS=web:key-of-web-1,web:key-of-web-2,job:key-of-job-3,all:key-of-all-4"
 	c := mustRead(t, keys, "LARKSIDE_CALLER_LIMITS= web:users=ou_a|on_b | jane@x ; paths=/open-apis/apaas/|/open-apis/im/v1/chats;rate=10/1s,\n job:rate=600/1m , all:users=*")
 	want := CallerLimits{
 		"web": {Users: []string{"ou_a", "on_b", "jane@x"}, Paths: []string{"/open-apis/apaas/", "/open-apis/im/v1/chats"}, Requests: 10, Period: time.Second},
@@ -30,6 +30,7 @@ func TestCallerLimits(t *testing.T) {
 		"web:users=ou a":                `"ou a" is no user's id`,
 		"web:paths=open-apis/":          `"open-apis/" is no path in plain form`,
 		"web:paths=/a/../b":             `is no path in plain form`,
+		"web:paths=/a/*":                `"/a/*": a path that ends in / is a prefix, so write "/a/"`,
 		"web:paths=|":                   `paths= names none`,
 		"web:rate=10":                   `"10" is not count/duration`,
 		"web:rate=0/1s":                 `"0/1s" is not count/duration`,

@@ -80,9 +80,13 @@ func newParser(environ []string) *parser {
 		if !ours || given["KUBERNETES_SERVICE_HOST"] != "" && serviceLink.MatchString(name) {
 			continue
 		}
-		if !slices.Contains(names(), name) {
+		v, _ := find(name)
+		switch {
+		case !slices.Contains(names(), name):
 			p.add(name, "got an unknown name, the nearest known one is "+Prefix+Nearest(name, names()))
-		} else if given[full] != "" {
+		case strings.TrimSpace(given[full]) == "" && v.refusesBlank:
+			p.add(name, "got an empty value, takes "+v.Takes+"; leave the variable out to have no key")
+		case given[full] != "":
 			p.set[name] = given[full]
 		}
 	}

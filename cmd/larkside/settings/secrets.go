@@ -77,19 +77,35 @@ func NewSecrets(ctx context.Context, c *Settings, log *slog.Logger) (*Secrets, e
 	s := &Secrets{
 		AppSecret:         newLive(c, "APP_SECRET", c.AppSecret, parseSecret),
 		Apps:              newLive(c, "APPS", c.Apps, func(v string) (NamedSecrets, error) { return parseSameApps(v, ids) }),
-		DatabaseURL:       newLive(c, "DATABASE_URL", c.DatabaseURL, parseDatabaseURL),
+		DatabaseURL:       newLive(c, "DATABASE_URL", c.DatabaseURL, c.parseSameDatabase),
 		DatabaseListenURL: newLive(c, "DATABASE_LISTEN_URL", c.DatabaseListenURL, parseListenURL),
 		EncryptionKeys:    keys,
-		CallerKeys:        newLive(c, "CALLER_KEYS", c.CallerKeys, parseNamedSecrets),
-		AdminKey:          newLive(c, "ADMIN_KEY", c.AdminKey, parseSecret),
+		CallerKeys:        newLive(c, "CALLER_KEYS", c.CallerKeys, c.parseCallers),
+		AdminKey:          newLive(c, "ADMIN_KEY", c.AdminKey, parseAdminKey),
 		EventToken:        newLive(c, "EVENT_TOKEN", c.EventToken, parseSecret),
 		EventEncryptKey:   newLive(c, "EVENT_ENCRYPT_KEY", c.EventEncryptKey, parseSecret),
 		appID:             c.AppID,
 		log:               log,
 	}
+	s.CallerKeys.OnChange(warnOfUnlimited(c, log))
 	s.all = []watched{s.AppSecret, s.Apps, s.DatabaseURL, s.DatabaseListenURL, s.EncryptionKeys,
 		s.CallerKeys, s.AdminKey, s.EventToken, s.EventEncryptKey}
 	return s, nil
+}
+
+// warnOfUnlimited returns what tells of a caller that is new in the file and has
+// no entry in CALLER_LIMITS although there are some: it may do everything.
+func warnOfUnlimited(c *Settings, log *slog.Logger) func(NamedSecrets) {
+	known := c.CallerKeys.names()
+	return func(keys NamedSecrets) {
+		now := keys.names()
+		for _, name := range now {
+			if _, limited := c.CallerLimits[name]; !limited && len(c.CallerLimits) > 0 && !slices.Contains(known, name) {
+				log.Warn("a new caller has no entry in CALLER_LIMITS and may do everything", "variable", Prefix+"CALLER_KEYS", "caller", name)
+			}
+		}
+		known = now
+	}
 }
 
 // App returns the present secret of the app, empty for an unknown one.
@@ -236,10 +252,13 @@ func readBounded(path string) (string, error) {
 		return "", reason(fileProblem(err))
 	case len(content) > maxSecretFile:
 		return "", reason("larger than 1 MiB")
-	case len(bytes.TrimSpace(content)) == 0:
+	}
+	// Editors on Windows begin a file with a byte order mark.
+	value := bytes.TrimSpace(bytes.TrimPrefix(content, []byte("\ufeff")))
+	if len(value) == 0 {
 		return "", reason("empty")
 	}
-	return string(bytes.TrimSpace(content)), nil
+	return string(value), nil
 }
 
 // runKeysCommand returns the standard output of a command. What it writes to
@@ -267,8 +286,30 @@ func parseKeys(v string) (session.Secret, error) {
 	return keys, err
 }
 
-func parseDatabaseURL(v string) (session.Secret, error) {
-	return session.NewSecret(v), checkDatabaseURL(v)
+func parseAdminKey(v string) (session.Secret, error) {
+	key := session.NewSecret(v)
+	return key, checkAdminKey(key)
+}
+
+// parseSameDatabase takes another password or host, not another kind: the store
+// is opened once.
+func (c *Settings) parseSameDatabase(v string) (session.Secret, error) {
+	if err := checkDatabaseURL(v); err != nil {
+		return session.Secret{}, err
+	}
+	if isPostgres(v) != c.Postgres() {
+		return session.Secret{}, errors.New("another kind of database needs a restart")
+	}
+	return session.NewSecret(v), nil
+}
+
+// parseCallers takes keys that the limits of the start fit.
+func (c *Settings) parseCallers(v string) (NamedSecrets, error) {
+	keys, err := parseNamedSecrets(v)
+	if err != nil {
+		return nil, err
+	}
+	return keys, errors.Join(checkCallerKeys(keys), c.CallerLimits.checkCallers(keys))
 }
 
 func parseListenURL(v string) (session.Secret, error) {

@@ -205,6 +205,72 @@ func TestSecretFileIsTakenWhenItHasSettled(t *testing.T) {
 	}
 }
 
+// What is checked at the start is checked of a file that has changed: the value
+// before stays, and an error says why.
+func TestChangesAreCheckedAsTheStartIs(t *testing.T) {
+	const callers = "web:key-of-web-one,job:key-of-job-one"
+	for _, tc := range []struct {
+		sentence      string
+		variable      string
+		before, after string
+		says          string
+		more          []string
+	}{
+		{"a caller with a limit is renamed, which would lift the limit", "CALLER_KEYS", callers, "web2:key-of-web-one,job:key-of-job-one",
+			`LARKSIDE_CALLER_KEYS has no "web", the nearest is "web2"`, []string{"LARKSIDE_CALLER_LIMITS=web:rate=1/1s"}},
+		{"a caller with a limit is gone", "CALLER_KEYS", callers, "job:key-of-job-one",
+			`LARKSIDE_CALLER_KEYS has no "web"`, []string{"LARKSIDE_CALLER_LIMITS=web:rate=1/1s,job:rate=1/1s"}},
+		{"one key under two names", "CALLER_KEYS", callers, "web:canary-long-enough,job:canary-long-enough", `"web" and "job" have the same key`, nil},
+		{"a key that can be guessed", "CALLER_KEYS", callers, "web:canary", `the key of "web" has fewer than 12 characters`, nil},
+		{"an admin key that can be guessed", "ADMIN_KEY", "the-key-of-admin", "canary", "fewer than 16 characters", nil},
+		{"a database in memory", "DATABASE_URL", "sqlite:x.db", "sqlite::memory:", "every session would be lost at a restart", nil},
+		{"another kind of database", "DATABASE_URL", "sqlite:x.db", "postgres://u:canary@h/d", "another kind of database needs a restart", nil},
+		{"LISTEN on SQLite", "DATABASE_LISTEN_URL", "postgres://u:p@h/d", "sqlite:canary", "neither postgres://… nor off",
+			[]string{"LARKSIDE_DATABASE_URL=postgres://u:p@h/d", "LARKSIDE_ENCRYPTION_KEYS=" + aKey}},
+	} {
+		t.Run(tc.sentence, func(t *testing.T) {
+			path := writeFile(t, tc.before)
+			s, log := newTestSecrets(t, append(tc.more, "LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=x", "LARKSIDE_"+tc.variable+"_FILE="+path)...)
+			present := func() string {
+				var keys []string
+				for _, k := range s.CallerKeys.Get() {
+					keys = append(keys, k.Name+":"+k.Secret.Expose())
+				}
+				return map[string]string{"CALLER_KEYS": strings.Join(keys, ","), "ADMIN_KEY": s.AdminKey.Get().Expose(),
+					"DATABASE_URL": s.DatabaseURL.Get().Expose(), "DATABASE_LISTEN_URL": s.DatabaseListenURL.Get().Expose()}[tc.variable]
+			}
+			rewrite(t, path, tc.after)
+			s.poll(t.Context(), true)
+			if got := present(); got != tc.before {
+				t.Errorf("the value is %s", got)
+			}
+			got := strings.ReplaceAll(log.String(), `\"`, `"`)
+			if strings.Count(got, "level=ERROR") != 1 || !strings.Contains(got, tc.says) || strings.Contains(got, "canary") {
+				t.Errorf("log %s", got)
+			}
+		})
+	}
+}
+
+// While there are limits, a new caller without one may do everything, which is
+// likely not meant.
+func TestNewCallerWithoutLimit(t *testing.T) {
+	for limits, warnings := range map[string]int{"web:rate=1/1s": 1, "": 0} {
+		path := writeFile(t, "web:key-of-web-one,job:key-of-job-one")
+		s, log := newTestSecrets(t, "LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=x", "LARKSIDE_CALLER_KEYS_FILE="+path, "LARKSIDE_CALLER_LIMITS="+limits)
+		rewrite(t, path, "web:key-of-web-two,job:key-of-job-two,crm:key-of-crm-one,crm:key-of-crm-two")
+		s.poll(t.Context(), true)
+		rewrite(t, path, "web:key-of-web-two,job:key-of-job-two,crm:key-of-crm-two")
+		s.poll(t.Context(), true)
+		if got := log.String(); strings.Count(got, "level=WARN") != warnings || warnings > 0 && !strings.Contains(got, "caller=crm") {
+			t.Errorf("limits %q: log %s", limits, got)
+		}
+		if len(s.CallerKeys.Get()) != 3 {
+			t.Errorf("limits %q: the new keys are not taken", limits)
+		}
+	}
+}
+
 // Each app's parts are made at the start, so other apps need a restart.
 func TestOtherAppsNeedARestart(t *testing.T) {
 	path := writeFile(t, "cli_b2:one")

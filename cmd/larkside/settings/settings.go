@@ -27,6 +27,7 @@ import (
 //	takes       completes "takes …" in a problem; without it the type says it
 //	oneOf       the accepted words, comma separated
 //	positive    "true": a duration must be above 0
+//	blank       "refused": a variable that is set to nothing is a problem
 //	file        "true": the value may come from the file that NAME_FILE names
 //	shows       how much of the value a problem may quote: all, nothing, or url
 //	            (no password, no query); without it the type says it
@@ -48,7 +49,7 @@ type Settings struct {
 
 	AccountsURL BaseURL `env:"ACCOUNTS_URL" default:"by brand" meaning:"base URL of accounts (emulator, private deployment)"`
 
-	TokenURL BaseURL `env:"TOKEN_URL" default:"feishu: ‘{accounts}/oauth/v3/token’; lark: ‘{open}/open-apis/authen/v2/oauth/token’" meaning:"the OAuth token endpoint; kept with each grant, since a v2 endpoint may refuse what v3 issued"`
+	TokenURL BaseURL `env:"TOKEN_URL" default:"‘{open}/open-apis/authen/v2/oauth/token’" meaning:"the OAuth token endpoint (Feishu's ‘{accounts}/oauth/v3/token’ refuses codes that were asked for with PKCE); kept with each grant, since a v2 endpoint may refuse what v3 issued"`
 
 	Listen Address `env:"LISTEN" envDefault:"127.0.0.1:8080" takes:"host:port or unix:/path.sock" meaning:"the proxy listener, for the app beside it: ‘host:port’ (port 0: any, the chosen one is logged) or ‘unix:/path.sock’ (mode 0660)"`
 
@@ -61,6 +62,9 @@ type Settings struct {
 
 	// DatabaseListenURL is empty for "the same as DatabaseURL", or "off".
 	DatabaseListenURL session.Secret `env:"DATABASE_LISTEN_URL" default:"‘DATABASE_URL’" file:"true" shows:"url" takes:"postgres://user:password@host/database or off" meaning:"direct connection for LISTEN when ‘DATABASE_URL’ goes through PgBouncer; ‘off’: poll"`
+
+	// DatabaseMaxConns 0 leaves it to the store.
+	DatabaseMaxConns int `env:"DATABASE_MAX_CONNS" default:"two for each processor, 6 to 16" takes:"a whole number from 2 to 1000" meaning:"connections to PostgreSQL of one replica, beside the one that listens"`
 
 	// EncryptionKeys is empty where SQLite has its own key file, and where a
 	// command prints the keys.
@@ -105,6 +109,9 @@ type Settings struct {
 
 	Card OnOff `env:"CARD" envDefault:"on" oneOf:"on,off" meaning:"‘off’: answer 401, send nothing"`
 
+	// CardLink is decided by [Settings.CardAppLink].
+	CardLink string `env:"CARD_LINK" envDefault:"auto" oneOf:"auto,direct,applink" meaning:"‘applink’: the card's button opens the link inside the client, where the right account is signed in; ‘direct’: the link as it is; ‘auto’: ‘applink’ on feishu, ‘direct’ on lark"`
+
 	// CardTitle and CardMessage are empty for the built-in text.
 	CardTitle string `env:"CARD_TITLE" default:"built in" takes:"text" meaning:"title of the card; the built-in text is zh-CN, en, ja"`
 
@@ -125,12 +132,12 @@ type Settings struct {
 	// ReplayBuffer is in bytes.
 	ReplayBuffer Size `env:"REPLAY_BUFFER" envDefault:"64KiB" meaning:"largest request body that can be sent again after a forced refresh"`
 
-	CallerKeys NamedSecrets `env:"CALLER_KEYS" file:"true" takes:"name:key, comma separated" meaning:"‘name:key,…’: every proxied request must prove itself with ‘X-Larkside-Key’; a name may stand twice while its key is changed"`
+	CallerKeys NamedSecrets `env:"CALLER_KEYS" file:"true" takes:"name:key, comma separated, keys of at least 12 characters, none under two names" meaning:"‘name:key,…’: every proxied request must prove itself with ‘X-Larkside-Key’; a key has at least 12 characters and belongs to one name; a name may stand twice while its key is changed"`
 
 	// CallerLimits are of callers in CallerKeys.
 	CallerLimits CallerLimits `env:"CALLER_LIMITS" takes:"name:users=ou_a|ou_b;paths=/prefix/|/path;rate=10/1s, comma separated, each field optional, names of CALLER_KEYS" meaning:"what callers may do, ‘name:users=ou_a|ou_b;paths=/open-apis/apaas/;rate=10/1s,…’, each field optional: users by open_id or the name that is sent (and then no tenant token), paths as in ‘INJECT_PATHS’, requests per time; a caller without an entry may do everything"`
 
-	AdminKey session.Secret `env:"ADMIN_KEY" file:"true" takes:"a key" meaning:"bearer key of the admin API and console"`
+	AdminKey session.Secret `env:"ADMIN_KEY" file:"true" blank:"refused" takes:"a key of at least 16 characters" meaning:"bearer key of the admin API and console; at least 16 characters; an empty one stops the start"`
 
 	// AllowHosts are in lower case; empty: loopback names.
 	AllowHosts Hosts `env:"ALLOW_HOSTS" default:"loopback names" meaning:"‘Host’ values accepted on the proxy listener (DNS rebinding) and, beside the loopback names, on the admin listener"`
@@ -177,6 +184,12 @@ func (s *Settings) Redirects() bool {
 	return s.ConsentFlow == "redirect" || s.ConsentFlow == "auto" && s.PublicURL != ""
 }
 
+// CardAppLink reports whether the card's button opens the link inside Lark's
+// client.
+func (s *Settings) CardAppLink() bool {
+	return s.CardLink == "applink" || s.CardLink == "auto" && s.Brand == "feishu"
+}
+
 // AppIDs are all configured apps, the main one first.
 func (s *Settings) AppIDs() []string {
 	ids := []string{s.AppID}
@@ -186,7 +199,7 @@ func (s *Settings) AppIDs() []string {
 	return ids
 }
 
-// complete fills in what follows from the brand.
+// complete fills in the URLs that follow from the brand and from each other.
 func (s *Settings) complete() {
 	open, accounts := BaseURL("https://open.feishu.cn"), BaseURL("https://accounts.feishu.cn")
 	if s.Brand == "lark" {
@@ -199,9 +212,6 @@ func (s *Settings) complete() {
 		s.AccountsURL = accounts
 	}
 	if s.TokenURL == "" {
-		s.TokenURL = s.AccountsURL + "/oauth/v3/token"
-		if s.Brand == "lark" {
-			s.TokenURL = s.OpenURL + "/open-apis/authen/v2/oauth/token"
-		}
+		s.TokenURL = s.OpenURL + "/open-apis/authen/v2/oauth/token"
 	}
 }

@@ -79,12 +79,13 @@ func TestDefaults(t *testing.T) {
 		"BRAND":                   {c.Brand, "feishu"},
 		"OPEN_URL":                {c.OpenURL, BaseURL("https://open.feishu.cn")},
 		"ACCOUNTS_URL":            {c.AccountsURL, BaseURL("https://accounts.feishu.cn")},
-		"TOKEN_URL":               {c.TokenURL, BaseURL("https://accounts.feishu.cn/oauth/v3/token")},
+		"TOKEN_URL":               {c.TokenURL, BaseURL("https://open.feishu.cn/open-apis/authen/v2/oauth/token")},
 		"LISTEN":                  {c.Listen.String(), "127.0.0.1:8080"},
 		"ADMIN_LISTEN":            {c.AdminListen.String(), "127.0.0.1:8081"},
 		"CONSENT_LISTEN":          {c.ConsentListen.String(), "off"},
 		"DATABASE_URL":            {c.DatabaseURL.Expose(), "sqlite:larkside.db"},
 		"DATABASE_LISTEN_URL":     {c.DatabaseListenURL.Expose(), ""},
+		"DATABASE_MAX_CONNS":      {c.DatabaseMaxConns, 0},
 		"ENCRYPTION_KEYS":         {c.EncryptionKeys.Expose(), ""},
 		"ENCRYPTION_KEYS_COMMAND": {c.EncryptionKeysCommand, ""},
 		"INJECT_PATHS":            {c.InjectPaths, Paths{"/open-apis/apaas/", "/open-apis/spark/"}},
@@ -102,6 +103,7 @@ func TestDefaults(t *testing.T) {
 		"CONSENT_TTL":             {c.ConsentTTL, 10 * time.Minute},
 		"CONSENT_RATE":            {c.ConsentRate, Rates{{N: 5, Period: time.Minute}}},
 		"CARD":                    {c.Card, OnOff(true)},
+		"CARD_LINK":               {c.CardLink, "auto"},
 		"CARD_TITLE":              {c.CardTitle, ""},
 		"CARD_MESSAGE":            {c.CardMessage, ""},
 		"PRIVACY_URL":             {c.PrivacyURL, BaseURL("")},
@@ -148,9 +150,22 @@ func TestBrandLark(t *testing.T) {
 	}
 }
 
+// The button opens inside the client on Feishu, where that works, and is what
+// the setting says anywhere.
+func TestCardLink(t *testing.T) {
+	for vars, want := range map[string]bool{
+		"BRAND=feishu": true, "BRAND=lark": false,
+		"CARD_LINK=direct": false, "CARD_LINK=applink": true, "CARD_LINK=auto": true,
+	} {
+		if got := mustRead(t, Prefix+vars).CardAppLink(); got != want {
+			t.Errorf("%s: an applink is %v", vars, got)
+		}
+	}
+}
+
 func TestTokenURLFollowsTheHosts(t *testing.T) {
 	c := mustRead(t, "LARKSIDE_OPEN_URL=http://127.0.0.1:9000/", "LARKSIDE_ACCOUNTS_URL=http://127.0.0.1:9001")
-	if c.OpenURL != "http://127.0.0.1:9000" || c.TokenURL != "http://127.0.0.1:9001/oauth/v3/token" {
+	if c.OpenURL != "http://127.0.0.1:9000" || c.TokenURL != "http://127.0.0.1:9000/open-apis/authen/v2/oauth/token" {
 		t.Errorf("%s %s", c.OpenURL, c.TokenURL)
 	}
 	c = mustRead(t, "LARKSIDE_BRAND=lark", "LARKSIDE_OPEN_URL=http://127.0.0.1:9000")
@@ -172,13 +187,13 @@ func TestAccepted(t *testing.T) {
 		{"further apps", []string{"APPS=cli_b2:s2,cli_c3:s3:with:colons"}, func(c *Settings) bool {
 			return slices.Equal(c.AppIDs(), []string{"cli_a1", "cli_b2", "cli_c3"}) && c.Apps.get("cli_c3").Expose() == "s3:with:colons"
 		}},
-		{"a caller with two keys while one is replaced", []string{"CALLER_KEYS=crm:one,crm:two"}, func(c *Settings) bool { return len(c.CallerKeys) == 2 }},
+		{"a caller with two keys while one is replaced", []string{"CALLER_KEYS=crm:key-number-one,crm:key-number-two"}, func(c *Settings) bool { return len(c.CallerKeys) == 2 }},
 		{"a Unix socket", []string{"LISTEN=unix:/run/larkside/proxy.sock"}, func(c *Settings) bool {
 			return c.Listen == Address{"unix", "/run/larkside/proxy.sock"}
 		}},
 		{"any port", []string{"LISTEN=127.0.0.1:0", "ADMIN_LISTEN=127.0.0.1:0"}, func(c *Settings) bool { return c.Listen == c.AdminListen }},
 		{"IPv6 loopback", []string{"LISTEN=[::1]:8080"}, func(c *Settings) bool { return c.Listen.loopback() }},
-		{"all addresses with keys", []string{"LISTEN=:8080", "CALLER_KEYS=crm:k"}, func(c *Settings) bool { return !c.Listen.loopback() }},
+		{"all addresses with keys", []string{"LISTEN=:8080", "CALLER_KEYS=crm:twelve-chars"}, func(c *Settings) bool { return !c.Listen.loopback() }},
 		{"all addresses with a guard", []string{"LISTEN=0.0.0.0:8080", "ADMIN_LISTEN=[::]:8081", "ALLOW_REMOTE=true"}, nil},
 		{"a remote consent listener, which is for browsers", []string{"CONSENT_LISTEN=:8082", "PUBLIC_URL=https://consent.example/lark/"}, func(c *Settings) bool {
 			return c.Redirects() && c.PublicURL == "https://consent.example/lark"
@@ -198,6 +213,8 @@ func TestAccepted(t *testing.T) {
 		{"a size in bytes", []string{"REPLAY_BUFFER=100"}, func(c *Settings) bool { return c.ReplayBuffer == 100 }},
 		{"a size in MiB", []string{"REPLAY_BUFFER=2MiB"}, func(c *Settings) bool { return c.ReplayBuffer == 2<<20 }},
 		{"no replay", []string{"REPLAY_BUFFER=0"}, func(c *Settings) bool { return c.ReplayBuffer == 0 }},
+		{"few connections", []string{"DATABASE_MAX_CONNS=2"}, func(c *Settings) bool { return c.DatabaseMaxConns == 2 }},
+		{"one key for one caller, twice", []string{"CALLER_KEYS=crm:twelve-chars,crm:twelve-chars"}, nil},
 		{"no card", []string{"CARD=off"}, func(c *Settings) bool { return !bool(c.Card) }},
 		{"host names", []string{"ALLOW_HOSTS=Larkside.internal,[::1]:8080,10.0.0.1"}, func(c *Settings) bool {
 			return slices.Equal(c.AllowHosts, Hosts{"larkside.internal", "[::1]:8080", "10.0.0.1"})
@@ -248,13 +265,19 @@ func TestProblems(t *testing.T) {
 		{"no proxy listener", []string{"LISTEN=off"}, `LARKSIDE_LISTEN: got "off", takes host:port or unix:/path.sock`},
 		{"a remote proxy listener without keys", []string{"LISTEN=:8080"}, `LARKSIDE_LISTEN: got ":8080" without LARKSIDE_CALLER_KEYS`},
 		{"a host name may be anything", []string{"LISTEN=larkside.internal:8080"}, `LARKSIDE_LISTEN: got "larkside.internal:8080" without LARKSIDE_CALLER_KEYS`},
-		{"a remote admin listener; the callers' keys are not for it", []string{"ADMIN_LISTEN=10.0.0.1:8081", "CALLER_KEYS=a:canary"}, `LARKSIDE_ADMIN_LISTEN: got "10.0.0.1:8081" without LARKSIDE_ADMIN_KEY`},
+		{"a remote admin listener; the callers' keys are not for it", []string{"ADMIN_LISTEN=10.0.0.1:8081", "CALLER_KEYS=a:canary-of-twelve"}, `LARKSIDE_ADMIN_LISTEN: got "10.0.0.1:8081" without LARKSIDE_ADMIN_KEY`},
 		{"two listeners on one address", []string{"ADMIN_LISTEN=127.0.0.1:8080"}, `LARKSIDE_ADMIN_LISTEN: got "127.0.0.1:8080", which is LARKSIDE_LISTEN too`},
 		{"two listeners on one socket", []string{"LISTEN=unix:/a.sock", "ADMIN_LISTEN=unix:/a.sock"}, `LARKSIDE_ADMIN_LISTEN: got "unix:/a.sock", which is LARKSIDE_LISTEN too`},
 		{"another database", []string{"DATABASE_URL=mysql://u:canary@h/d"}, `LARKSIDE_DATABASE_URL: got "mysql://u:xxxxx@h/d", takes postgres://`},
 		{"a password with an unescaped character", []string{"DATABASE_URL=postgres://u:canary%zz@h/d"}, `LARKSIDE_DATABASE_URL: got a value that is not shown, takes`},
 		{"a URL whose scheme is forgotten", []string{"DATABASE_URL=u:canary@h/d"}, `LARKSIDE_DATABASE_URL: got a value that is not shown, takes`},
 		{"a DSN of key=value", []string{"DATABASE_URL=host=h password=canary"}, `LARKSIDE_DATABASE_URL: got a value that is not shown, takes`},
+		{"a database in memory", []string{"DATABASE_URL=sqlite::memory:"}, `LARKSIDE_DATABASE_URL: got "sqlite::memory:" (every session would be lost at a restart), takes postgres://`},
+		{"a SQLite URL", []string{"DATABASE_URL=sqlite:///var/x.db"}, `LARKSIDE_DATABASE_URL: got "sqlite:///var/x.db" (sqlite: is followed by a path: sqlite:/var/x.db), takes postgres://`},
+		{"a SQLite URL of a relative path", []string{"DATABASE_URL=sqlite://x.db"}, `LARKSIDE_DATABASE_URL: got "sqlite://x.db" (sqlite: is followed by a path: sqlite:x.db), takes postgres://`},
+		{"a SQLite URL of nothing", []string{"DATABASE_URL=sqlite://"}, `LARKSIDE_DATABASE_URL: got "sqlite://" (sqlite: is followed by a path: sqlite:larkside.db), takes postgres://`},
+		{"too few connections to work with", []string{"DATABASE_MAX_CONNS=1"}, `LARKSIDE_DATABASE_MAX_CONNS: got "1", takes a whole number from 2 to 1000`},
+		{"no connections, said aloud", []string{"DATABASE_MAX_CONNS=0"}, `LARKSIDE_DATABASE_MAX_CONNS: got "0", takes a whole number from 2 to 1000`},
 		{"SQLite without a path", []string{"DATABASE_URL=sqlite:"}, `LARKSIDE_DATABASE_URL: got "sqlite:", takes`},
 		{"PostgreSQL without keys", []string{"DATABASE_URL=postgres://u:canary@h/d"}, `LARKSIDE_ENCRYPTION_KEYS: got nothing although LARKSIDE_DATABASE_URL is PostgreSQL, takes id:base64(32 bytes)`},
 		{"keys twice over", []string{"ENCRYPTION_KEYS=" + aKey, "ENCRYPTION_KEYS_COMMAND=cat canary"}, `LARKSIDE_ENCRYPTION_KEYS: got a value and LARKSIDE_ENCRYPTION_KEYS_COMMAND, takes one of the two`},
@@ -264,6 +287,9 @@ func TestProblems(t *testing.T) {
 		{"LISTEN on PostgreSQL with SQLite", []string{"DATABASE_LISTEN_URL=postgres://u:canary@h/d"}, `LARKSIDE_DATABASE_LISTEN_URL: got a PostgreSQL URL although LARKSIDE_DATABASE_URL is SQLite`},
 		{"an inject path without slash", []string{"INJECT_PATHS=/a/,open-apis/"}, `LARKSIDE_INJECT_PATHS: got "/a/,open-apis/" ("open-apis/"), takes paths that begin with /`},
 		{"a tenant path with dot segments", []string{"TENANT_PATHS=/a/../b"}, `LARKSIDE_TENANT_PATHS: got "/a/../b"`},
+		{"a prefix by a wildcard", []string{"INJECT_PATHS=/b,/open-apis/apaas/*"}, `LARKSIDE_INJECT_PATHS: got "/b,/open-apis/apaas/*" ("/open-apis/apaas/*": a path that ends in / is a prefix, so write "/open-apis/apaas/"), takes paths`},
+		{"a prefix by two wildcards", []string{"TENANT_PATHS=/open-apis/apaas/**"}, `LARKSIDE_TENANT_PATHS: got "/open-apis/apaas/**" ("/open-apis/apaas/**": a path that ends in / is a prefix, so write "/open-apis/apaas/"), takes paths`},
+		{"a wildcard in the middle", []string{"TENANT_PATHS=/a/*/b"}, `LARKSIDE_TENANT_PATHS: got "/a/*/b" ("/a/*/b": there are no wildcards), takes paths`},
 		{"an encoded path", []string{"TENANT_PATHS=/a%2fb"}, `LARKSIDE_TENANT_PATHS: got "/a%2fb"`},
 		{"a path with a query", []string{"TENANT_PATHS=/a?x"}, `LARKSIDE_TENANT_PATHS: got "/a?x"`},
 		{"more scopes than Lark takes", []string{"SCOPES=" + strings.Join(tooManyScopes, " ")}, `LARKSIDE_SCOPES: got "s:0 `},
@@ -287,11 +313,17 @@ func TestProblems(t *testing.T) {
 		{"a public URL without TLS", []string{"PUBLIC_URL=http://consent.example", "CONSENT_LISTEN=:1"}, `LARKSIDE_PUBLIC_URL: got "http://consent.example", takes an https URL`},
 		{"a public URL and nobody who listens", []string{"PUBLIC_URL=https://consent.example"}, `LARKSIDE_CONSENT_LISTEN: got off although consent goes by redirect`},
 		{"redirect without public URL", []string{"CONSENT_FLOW=redirect", "CONSENT_LISTEN=:1"}, `LARKSIDE_CONSENT_FLOW: got "redirect" without LARKSIDE_PUBLIC_URL`},
+		{"a card's link of another kind", []string{"CARD_LINK=app"}, `LARKSIDE_CARD_LINK: got "app", takes auto, direct or applink`},
 		{"a card by yes", []string{"CARD=yes"}, `LARKSIDE_CARD: got "yes", takes on or off`},
 		{"a link that is no URL", []string{"PRIVACY_URL=javascript:alert(1)"}, `LARKSIDE_PRIVACY_URL: got a value that is not shown (not an http or https URL)`},
 		{"a size with a decimal unit", []string{"REPLAY_BUFFER=64KB"}, `LARKSIDE_REPLAY_BUFFER: got "64KB" (not a size`},
 		{"a size that overflows", []string{"REPLAY_BUFFER=9007199254740993GiB"}, `LARKSIDE_REPLAY_BUFFER: got "9007199254740993GiB" (not a size`},
 		{"a caller without name", []string{"CALLER_KEYS=:canary"}, `LARKSIDE_CALLER_KEYS: got a value that is not shown (entry 1 is not`},
+		{"a caller's key that can be guessed", []string{"CALLER_KEYS=crm:canary-long-enough,web:canary-11ch"}, `LARKSIDE_CALLER_KEYS: got a value that is not shown (the key of "web" has fewer than 12 characters), takes name:key`},
+		{"a key of two callers", []string{"CALLER_KEYS=crm:canary-long-enough,web:canary-long-enough"}, `LARKSIDE_CALLER_KEYS: got a value that is not shown ("crm" and "web" have the same key), takes name:key`},
+		{"an admin key that can be guessed", []string{"ADMIN_KEY=canary-15-chars"}, `LARKSIDE_ADMIN_KEY: got a value that is not shown, takes a key of at least 16 characters`},
+		{"an admin key that a script has lost", []string{"ADMIN_KEY="}, `LARKSIDE_ADMIN_KEY: got an empty value, takes a key of at least 16 characters; leave the variable out to have no key`},
+		{"a blank admin key", []string{"ADMIN_KEY= \t"}, `LARKSIDE_ADMIN_KEY: got an empty value, takes a key of at least 16 characters; leave the variable out to have no key`},
 		{"a list of commas", []string{"CALLER_KEYS=,"}, `LARKSIDE_CALLER_KEYS: got a value that is not shown (the list is empty)`},
 		{"a host with a path", []string{"ALLOW_HOSTS=x.example/y"}, `LARKSIDE_ALLOW_HOSTS: got "x.example/y", takes host names`},
 		{"a switch by on", []string{"ALLOW_REMOTE=on"}, `LARKSIDE_ALLOW_REMOTE: got "on", takes true or false`},
@@ -368,8 +400,8 @@ func TestSecretsFromFiles(t *testing.T) {
 		"LARKSIDE_DATABASE_URL_FILE=" + writeFile(t, "postgres://u:p@h/d"),
 		"LARKSIDE_DATABASE_LISTEN_URL_FILE=" + writeFile(t, "off"),
 		"LARKSIDE_ENCRYPTION_KEYS_FILE=" + keys,
-		"LARKSIDE_CALLER_KEYS_FILE=" + writeFile(t, "a:k1,b:k2"), "LARKSIDE_LISTEN=:8080",
-		"LARKSIDE_ADMIN_KEY_FILE=" + writeFile(t, "admin"), "LARKSIDE_ADMIN_LISTEN=:8081",
+		"LARKSIDE_CALLER_KEYS_FILE=" + writeFile(t, "a:key-of-caller-a,b:key-of-caller-b"), "LARKSIDE_LISTEN=:8080",
+		"LARKSIDE_ADMIN_KEY_FILE=" + writeFile(t, "the-key-of-admin"), "LARKSIDE_ADMIN_LISTEN=:8081",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -378,11 +410,23 @@ func TestSecretsFromFiles(t *testing.T) {
 		t.Error("white space around a secret in a file is no part of it")
 	}
 	if !slices.Equal(c.AppIDs(), []string{"cli_a1", "cli_b2", "cli_c3"}) || !c.Postgres() || c.EncryptionKeys.Expose() != aKey ||
-		len(c.CallerKeys) != 2 || c.AdminKey.Expose() != "admin" {
+		len(c.CallerKeys) != 2 || c.AdminKey.Expose() != "the-key-of-admin" {
 		t.Errorf("%+v", c)
 	}
 	if c.files["APP_SECRET"].path != secretPath {
 		t.Errorf("files %v", c.files)
+	}
+}
+
+// Windows editors begin a file with a byte order mark.
+func TestByteOrderMark(t *testing.T) {
+	c, err := Parse([]string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET_FILE=" + writeFile(t, "\ufeff"+canary+"\r\n")})
+	if err != nil || c.AppSecret.Expose() != canary {
+		t.Errorf("%+v, %v", c, err)
+	}
+	_, err = read(t, "LARKSIDE_EVENT_TOKEN_FILE="+writeFile(t, "\ufeff\n"))
+	if lines := problems(t, err); len(lines) != 1 || !strings.Contains(lines[0], "(empty)") {
+		t.Errorf("a file of nothing else: %q", lines)
 	}
 }
 

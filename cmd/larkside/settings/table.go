@@ -35,7 +35,9 @@ type Variable struct {
 
 	field    reflect.StructField
 	positive bool
-	shows    string
+	// refusesBlank: a value of nothing is a problem rather than not set.
+	refusesBlank bool
+	shows        string
 }
 
 // table has every variable in the order of the struct.
@@ -55,7 +57,7 @@ func readTags() []Variable {
 		v := Variable{
 			Name: name, Required: option == "required", Default: f.Tag.Get("envDefault"), DefaultText: f.Tag.Get("default"),
 			Takes: f.Tag.Get("takes"), Meaning: f.Tag.Get("meaning"), File: f.Tag.Get("file") == "true",
-			field: f, positive: f.Tag.Get("positive") == "true", shows: f.Tag.Get("shows"),
+			field: f, positive: f.Tag.Get("positive") == "true", refusesBlank: f.Tag.Get("blank") == "refused", shows: f.Tag.Get("shows"),
 		}
 		if words := f.Tag.Get("oneOf"); words != "" {
 			v.OneOf = strings.Split(words, ",")

@@ -27,7 +27,7 @@ func TestTags(t *testing.T) {
 			t.Errorf("%s shows %q", v.Name, v.shows)
 		}
 		for _, tag := range regexp.MustCompile(`(\w+):"`).FindAllStringSubmatch(string(v.field.Tag), -1) {
-			known := []string{"env", "envDefault", "default", "takes", "oneOf", "positive", "file", "shows", "meaning"}
+			known := []string{"env", "envDefault", "default", "takes", "oneOf", "positive", "blank", "file", "shows", "meaning"}
 			if _, there := v.field.Tag.Lookup(tag[1]); there && !slices.Contains(known, tag[1]) {
 				t.Errorf("%s has a tag %q, which nobody reads", v.Name, tag[1])
 			}

@@ -39,6 +39,17 @@ func (n NamedSecrets) get(name string) session.Secret {
 	return session.Secret{}
 }
 
+// names are the names, each once, in the order of the list.
+func (n NamedSecrets) names() []string {
+	var all []string
+	for _, s := range n {
+		if !slices.Contains(all, s.Name) {
+			all = append(all, s.Name)
+		}
+	}
+	return all
+}
+
 var validName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 
 // parseNamedSecrets reads "name:secret", separated by commas or white space. A
@@ -158,12 +169,26 @@ func parsePaths(v string) (Paths, error) {
 		if path == "" {
 			continue
 		}
-		if !canonical(path) {
-			return nil, reason(fmt.Sprintf("%q", path))
+		if err := checkPath(path); err != nil {
+			return nil, err
 		}
 		all = append(all, path)
 	}
 	return all, nil
+}
+
+// checkPath refuses a path that no request can match. Its errors are reasons.
+func checkPath(path string) error {
+	prefix := strings.TrimRight(path, "*")
+	switch {
+	case prefix != path && strings.HasSuffix(prefix, "/") && canonical(prefix):
+		return reason(fmt.Sprintf("%q: a path that ends in / is a prefix, so write %q", path, prefix))
+	case strings.Contains(path, "*"):
+		return reason(fmt.Sprintf("%q: there are no wildcards", path))
+	case !canonical(path):
+		return reason(fmt.Sprintf("%q", path))
+	}
+	return nil
 }
 
 // canonical reports whether path is in the form in which requests are judged.
@@ -270,10 +295,27 @@ func isPostgres(raw string) bool {
 // checkDatabaseURL judges the form of DATABASE_URL. Its errors quote nothing.
 func checkDatabaseURL(raw string) error {
 	if path, ok := strings.CutPrefix(raw, "sqlite:"); ok && path != "" {
-		return nil
+		return checkSQLitePath(path)
 	}
 	if _, err := url.Parse(raw); err != nil || !isPostgres(raw) {
 		return errors.New("neither postgres://… nor sqlite:PATH")
+	}
+	return nil
+}
+
+// checkSQLitePath refuses what would become a file of an odd name although
+// something else is meant: other programs take a URL, or keep the database in
+// memory. Its errors are reasons.
+func checkSQLitePath(path string) error {
+	switch {
+	case strings.Contains(path, ":memory:"):
+		return reason("every session would be lost at a restart")
+	case strings.HasPrefix(path, "//"):
+		meant := path[len("//"):]
+		if meant == "" {
+			meant = "larkside.db"
+		}
+		return reason("sqlite: is followed by a path: sqlite:" + meant)
 	}
 	return nil
 }
