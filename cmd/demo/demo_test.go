@@ -56,6 +56,17 @@ func (w *transcript) await(t *testing.T, over <-chan error, want string) string 
 	}
 }
 
+// The tour holds in the redirect flow too.
+func TestDemoRedirect(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	var w bytes.Buffer
+	if err := run(t.Context(), newScreen(&w, false), redirectFlow, false); err != nil {
+		t.Errorf("%v\n%s", err, w.String())
+	}
+}
+
 // The tour holds, and what -keep prints does what it says: the curl line of a
 // user without a session, the chat page, the click, the curl line again.
 func TestDemo(t *testing.T) {
@@ -66,7 +77,7 @@ func TestDemo(t *testing.T) {
 	defer interrupt()
 	w := &transcript{changed: make(chan struct{})}
 	over := make(chan error, 1)
-	go func() { over <- run(ctx, newScreen(w, false), true) }()
+	go func() { over <- run(ctx, newScreen(w, false), deviceFlow, true) }()
 
 	text := w.await(t, over, "/metrics")
 	if strings.Contains(text, "\x1b") || strings.Contains(text, "✗") || strings.Count(text, "✓") != len(steps) {

@@ -1,6 +1,6 @@
 // Demo is a guided tour of Larkside that needs nothing but Go:
 //
-//	go run ./cmd/demo [-keep]
+//	go run ./cmd/demo [-flow device|redirect] [-keep]
 //
 // It starts the Lark emulator (test/larktest) and, beside it, the real larkside
 // as a child process that is given documented settings only. Then it walks
@@ -8,6 +8,10 @@
 // without a token, the card, the consent, the same call again; a second user; a
 // token that is renewed in time; Lark's token endpoint failing; wrong requests;
 // a clean stop.
+//
+// Consents are made by the device flow, which needs no address that browsers can
+// reach; with -flow redirect by the authorization code flow, through larkside's
+// consent listener.
 //
 // The exit status is 0 when every step was as it should be, else 1, and the
 // step that was not is named. With -keep both stay up after the tour, with the
@@ -27,12 +31,13 @@ import (
 
 func main() {
 	keep := flag.Bool("keep", false, "leave both running after the tour, until Ctrl-C")
+	flow := flag.String("flow", deviceFlow, "how users consent: "+deviceFlow+" or "+redirectFlow)
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "Usage: go run ./cmd/demo [-keep]\n\nA guided tour of Larkside: see go doc ./cmd/demo.")
+		fmt.Fprintln(flag.CommandLine.Output(), "Usage: go run ./cmd/demo [-flow device|redirect] [-keep]\n\nA guided tour of Larkside: see go doc ./cmd/demo.")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() > 0 {
+	if flag.NArg() > 0 || *flow != deviceFlow && *flow != redirectFlow {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -41,20 +46,20 @@ func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	out := newScreen(os.Stdout, isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "")
-	if err := run(ctx, out, *keep); err != nil {
+	if err := run(ctx, out, *flow, *keep); err != nil {
 		out.problem(err)
 		os.Exit(1)
 	}
 }
 
 // run is the demo: start, tour, stop.
-func run(ctx context.Context, out *screen, keep bool) (err error) {
+func run(ctx context.Context, out *screen, flow string, keep bool) (err error) {
 	dir, err := os.MkdirTemp("", "larkside-demo-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	t, err := start(ctx, out, dir)
+	t, err := start(ctx, out, flow, dir)
 	if err != nil {
 		return err
 	}

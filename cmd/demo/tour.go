@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"path/filepath"
 	"strings"
 	"time"
@@ -27,6 +28,10 @@ const (
 	accessLife = 15 * time.Second
 	threshold  = "0.7"
 
+	// The ways to consent, as LARKSIDE_CONSENT_FLOW names them.
+	deviceFlow   = "device"
+	redirectFlow = "redirect"
+
 	// patience bounds each step; on a quiet machine none takes a third of it.
 	patience = 45 * time.Second
 )
@@ -45,20 +50,23 @@ type step struct {
 
 // tour is what the steps share.
 type tour struct {
-	out     *screen
-	lark    *larktest.Platform
-	server  *http.Server
-	child   *child
-	http    *http.Client
-	walked  int
-	answers []answer // of the present step
-	link    string   // to the page on which a user consents
-	run     calling  // of the present step
-	fault   *larktest.Injection
+	out    *screen
+	lark   *larktest.Platform
+	server *http.Server
+	child  *child
+	http   *http.Client
+	// publicURL is where browsers reach larkside's consent pages; empty in the
+	// device flow.
+	publicURL string
+	walked    int
+	answers   []answer // of the present step
+	link      string   // to the page on which a user consents
+	run       calling  // of the present step
+	fault     *larktest.Injection
 }
 
 // start brings up the emulator and larkside.
-func start(ctx context.Context, out *screen, dir string) (_ *tour, err error) {
+func start(ctx context.Context, out *screen, flow, dir string) (_ *tour, err error) {
 	t := &tour{out: out, http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{}}}
 	defer func() {
 		if err != nil {
@@ -66,6 +74,13 @@ func start(ctx context.Context, out *screen, dir string) (_ *tour, err error) {
 		}
 	}()
 	out.title("Larkside, a guided tour. Lark is an emulator here; larkside is the real program.")
+	if flow == redirectFlow {
+		address, err := freeAddress(ctx)
+		if err != nil {
+			return nil, err
+		}
+		t.publicURL = "http://" + address
+	}
 	if err := t.serveLark(ctx); err != nil {
 		return nil, err
 	}
@@ -90,6 +105,9 @@ func start(ctx context.Context, out *screen, dir string) (_ *tour, err error) {
 		"LARKSIDE_REFRESH_THRESHOLD=" + threshold,
 		"LARKSIDE_LOG_FORMAT=json",
 	}
+	if t.publicURL != "" {
+		settings = append(settings, "LARKSIDE_PUBLIC_URL="+t.publicURL, "LARKSIDE_CONSENT_LISTEN="+strings.TrimPrefix(t.publicURL, "http://"))
+	}
 	t.child, err = launch(ctx, binary, dir, settings)
 	if err != nil {
 		return nil, err
@@ -112,12 +130,21 @@ func (t *tour) serveLark(ctx context.Context) error {
 	}
 	t.lark = larktest.New(larktest.Config{
 		URL:        "http://" + listener.Addr().String(),
-		Apps:       []larktest.App{{ID: appID, Secret: secret, Name: "Demo app"}},
+		Apps:       []larktest.App{{ID: appID, Secret: secret, Name: "Demo app", RedirectURIs: []string{t.publicURL + "/consent/callback"}}},
 		AccessLife: accessLife, DeviceInterval: time.Second, AdHocUsers: true,
 	})
 	t.server = &http.Server{Handler: t.lark, ReadHeaderTimeout: 10 * time.Second}
 	go t.server.Serve(listener)
 	return nil
+}
+
+// freeAddress is one on loopback that nobody listens on.
+func freeAddress(ctx context.Context) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("looking for a free port: %w", err)
+	}
+	return l.Addr().String(), l.Close()
 }
 
 // close ends whatever still runs.
@@ -340,7 +367,11 @@ func (t *tour) card(openID string) {
 // larkside has brought the card up to date, which is the last thing it does.
 func (t *tour) approve(ctx context.Context, openID string) error {
 	t.out.line("the user opens %s and approves (the demo does it)", t.link)
-	if err := t.lark.Approve(t.link, openID); err != nil {
+	if t.publicURL != "" {
+		if err := t.browse(ctx, openID); err != nil {
+			return err
+		}
+	} else if err := t.lark.Approve(t.link, openID); err != nil {
 		return err
 	}
 	err := t.lark.Wait(ctx, func() bool {
@@ -352,4 +383,44 @@ func (t *tour) approve(ctx context.Context, openID string) error {
 	}
 	t.card(openID)
 	return nil
+}
+
+// browse is the user's browser in the redirect flow: larkside's link leads to
+// Lark's page, and a yes there leads back to larkside.
+func (t *tour) browse(ctx context.Context, openID string) error {
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		return err
+	}
+	browser := &http.Client{Timeout: 30 * time.Second, Transport: t.http.Transport, Jar: jar,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	visit := func(address string) (*http.Response, error) {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		if err != nil {
+			return nil, err
+		}
+		res, err := browser.Do(r)
+		if err != nil {
+			return nil, err
+		}
+		return res, res.Body.Close()
+	}
+	res, err := visit(t.link)
+	if err != nil {
+		return err
+	}
+	page := res.Header.Get("Location")
+	if res.StatusCode != http.StatusFound && res.StatusCode != http.StatusSeeOther || !strings.HasPrefix(page, t.lark.URL) {
+		return fmt.Errorf("the link leads to %d %q, not to Lark's page", res.StatusCode, page)
+	}
+	t.out.note("  → Lark's page, %s …", strings.SplitN(page, "&", 2)[0])
+	back, err := t.lark.Consent(page, openID)
+	if err != nil {
+		return err
+	}
+	if res, err = visit(back); err != nil {
+		return err
+	}
+	t.out.note("  → larkside's page, %d", res.StatusCode)
+	return problemIf(res.StatusCode != http.StatusOK, fmt.Sprintf("the page after the consent: %d", res.StatusCode))
 }
