@@ -173,3 +173,20 @@ func FuzzUpstreamErrorBody(f *testing.F) {
 		}
 	})
 }
+
+// FuzzPrefer: no wait gets through, and a header without one stays as it is.
+func FuzzPrefer(f *testing.F) {
+	f.Add("a=1, wait=5", `b="x, wait=9"`)
+	f.Add(`a="\`, ",,")
+	f.Add("wait;x", " ")
+	f.Fuzz(func(t *testing.T, first, second string) {
+		sent := []string{first, second}
+		_, rest := splitPrefer(sent)
+		if wait, again := splitPrefer(rest); wait != 0 || !slices.Equal(rest, again) {
+			t.Errorf("%q leaves %q, which leaves %q and a wait of %v", sent, rest, again, wait)
+		}
+		if !strings.Contains(strings.ToLower(first+second), "wait") && !slices.Equal(rest, sent) {
+			t.Errorf("%q became %q", sent, rest)
+		}
+	})
+}

@@ -60,6 +60,7 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	stripRequest(out.Header)
 	if x.credential == userToken {
 		acceptReadable(out.Header)
+		takeWait(out.Header)
 	}
 }
 

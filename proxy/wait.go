@@ -5,8 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"larkside/session"
@@ -59,7 +57,8 @@ func (p *proxy) askAndWait(x *exchange, err error) error {
 // to be read first: until then the caller's hanging up is not seen, and later
 // it may be too late to ask for it.
 func (p *proxy) mayWait(x *exchange) bool {
-	wait := min(preferWait(x.in.Header), p.cfg.MaxWait)
+	wait, _ := splitPrefer(x.in.Header["Prefer"])
+	wait = min(wait, p.cfg.MaxWait)
 	if p.cfg.Waiter == nil || wait <= 0 || x.key.OpenID == "" {
 		return false
 	}
@@ -109,24 +108,4 @@ func (x *exchange) noteWait(h http.Header) {
 	if x.waited {
 		h.Add("Preference-Applied", "wait")
 	}
-}
-
-// preferWait returns the wait preference of h (RFC 7240 section 4.3), 0 for
-// none. The first one counts (section 2).
-func preferWait(h http.Header) time.Duration {
-	for _, line := range h["Prefer"] {
-		for item := range strings.SplitSeq(line, ",") {
-			item, _, _ = strings.Cut(item, ";")
-			name, value, _ := strings.Cut(item, "=")
-			if !strings.EqualFold(strings.TrimSpace(name), "wait") {
-				continue
-			}
-			n, err := strconv.ParseUint(strings.Trim(value, "\" \t"), 10, 31)
-			if err != nil {
-				return 0
-			}
-			return time.Duration(n) * time.Second
-		}
-	}
-	return 0
 }
