@@ -372,7 +372,9 @@ func (t *instruments) endAttempt(span trace.Span, res *http.Response, found lark
 		span.SetStatus(codes.Error, "")
 	} else {
 		all = append(make(attributes, 0, 4), telemetry.HTTPStatus.Int(res.StatusCode))
-		all.add(telemetry.LarkLogID, res.Header.Get("X-Tt-Logid"))
+		// OTLP's strings are UTF-8, unlike the bytes of a header. An exporter drops
+		// the whole batch for one that isn't.
+		all.add(telemetry.LarkLogID, strings.ToValidUTF8(res.Header.Get("X-Tt-Logid"), "\uFFFD"))
 		if found.Code != 0 {
 			all = append(all, telemetry.LarkCode.Int(found.Code))
 		}

@@ -127,6 +127,19 @@ func TestSpansOfFailures(t *testing.T) {
 	}
 }
 
+// OTLP's strings are UTF-8, and an exporter drops the whole batch for one that
+// isn't. A header's bytes are any bytes.
+func TestSpanTextIsUTF8(t *testing.T) {
+	spans, _ := record(t)
+	b := start(t, nil)
+	b.lark.answer(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Tt-Logid", "log-\xff") })
+	b.get(table)
+	client := ended(t, spans, 4)["client GET /open-apis/apaas/"]
+	if got := attributes(client.Attributes()); !strings.Contains(got, "lark.log_id=log-\ufffd") {
+		t.Errorf("client span: %s", got)
+	}
+}
+
 func TestPropagateTrace(t *testing.T) {
 	spans, _ := record(t)
 	b := start(t, func(c *proxy.Config) { c.PropagateTrace = true })

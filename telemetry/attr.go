@@ -28,22 +28,21 @@ const (
 	DBSummary   = attribute.Key("db.query.summary") // also the span's name
 
 	// On spans.
-	AppID          = attribute.Key("lark.app_id")             // cli_…
-	User           = attribute.Key("larkside.user")           // made by [Users.Attr] only
-	LarkCode       = attribute.Key("lark.code")               // the code in Lark's envelope
-	LarkLogID      = attribute.Key("lark.log_id")             // X-Tt-Logid
-	RequestOutcome = attribute.Key("larkside.outcome")        // as Outcome
-	RequestCaller  = attribute.Key("larkside.caller")         // as Caller
-	TokenLookup    = attribute.Key("larkside.token.lookup")   // as Result of a look-up
-	Reason         = attribute.Key("larkside.reason")         // why the user is asked: the 401's error.reason
-	Hint           = attribute.Key("larkside.hint")           // X-Larkside-Hint
-	Waited         = attribute.Key("larkside.waited")         // Prefer: wait was applied
-	RefreshClass   = attribute.Key("larkside.refresh.class")  // as Class
-	LeaseWait      = attribute.Key("larkside.lease.wait")     // seconds
-	GovernorWait   = attribute.Key("larkside.governor.wait")  // seconds
-	IDKind         = attribute.Key("larkside.user.id_kind")   // open_id or alias
-	Card           = attribute.Key("larkside.card")           // what the caller is told about the card
-	KeptForError   = attribute.Key("larkside.kept_for_error") // exported by TRACE_ERRORS, against the sampler
+	AppID          = attribute.Key("lark.app_id")            // cli_…
+	User           = attribute.Key("larkside.user")          // made by [Users.Attr] only
+	LarkCode       = attribute.Key("lark.code")              // the code in Lark's envelope
+	LarkLogID      = attribute.Key("lark.log_id")            // X-Tt-Logid
+	RequestOutcome = attribute.Key("larkside.outcome")       // as Outcome
+	RequestCaller  = attribute.Key("larkside.caller")        // as Caller
+	TokenLookup    = attribute.Key("larkside.token.lookup")  // as Result of a look-up
+	Reason         = attribute.Key("larkside.reason")        // why the user is asked: the 401's error.reason
+	Hint           = attribute.Key("larkside.hint")          // X-Larkside-Hint
+	Waited         = attribute.Key("larkside.waited")        // Prefer: wait was applied
+	RefreshClass   = attribute.Key("larkside.refresh.class") // as Class
+	LeaseWait      = attribute.Key("larkside.lease.wait")    // seconds
+	GovernorWait   = attribute.Key("larkside.governor.wait") // seconds
+	IDKind         = attribute.Key("larkside.user.id_kind")  // open_id or alias
+	Card           = attribute.Key("larkside.card")          // what the caller is told about the card
 
 	// On metrics.
 	Outcome  = attribute.Key("outcome")  // Larkside's error name, or how it was forwarded

@@ -9,7 +9,6 @@ import (
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/exporters/stdout/stdoutmetric"
@@ -67,16 +66,13 @@ func newSpanExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	if err != nil {
 		return nil, err
 	}
-	var client otlptrace.Client
 	switch way {
 	case "console":
 		return stdouttrace.New()
 	case "grpc":
-		client = otlptracegrpc.NewClient()
-	default:
-		client = otlptracehttp.NewClient()
+		return otlptracegrpc.New(ctx)
 	}
-	return &exporter{client: client}, client.Start(ctx)
+	return otlptracehttp.New(ctx)
 }
 
 func newMetricExporter(ctx context.Context) (sdkmetric.Exporter, error) {

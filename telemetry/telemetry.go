@@ -50,9 +50,6 @@ type Config struct {
 	// SeriesLimit is how many label sets one instrument may have.
 	// 0: DefaultSeriesLimit.
 	SeriesLimit int
-	// TraceErrors exports the traces that end in an error also where the sampler
-	// of OTEL_TRACES_SAMPLER leaves them out. Every request is recorded then.
-	TraceErrors bool
 	// History is told what to read. Nil: nothing is remembered.
 	History *History
 	// Log receives the complaints of OpenTelemetry itself. Nil: nowhere.
@@ -86,7 +83,7 @@ func Start(ctx context.Context, cfg Config) (stop func(context.Context) error, m
 	if err != nil {
 		return nil, nil, fmt.Errorf("telemetry resource: %w", err)
 	}
-	stopTraces, err := startTraces(ctx, cfg, res)
+	stopTraces, err := startTraces(ctx, res)
 	if err != nil {
 		return nil, nil, fmt.Errorf("trace exporter (OTEL_TRACES_EXPORTER=%q and OTEL_EXPORTER_OTLP_*): %w", os.Getenv("OTEL_TRACES_EXPORTER"), err)
 	}
@@ -116,7 +113,7 @@ func newResource(ctx context.Context, cfg Config) (*resource.Resource, error) {
 	return res, err
 }
 
-func startTraces(ctx context.Context, cfg Config, res *resource.Resource) (func(context.Context) error, error) {
+func startTraces(ctx context.Context, res *resource.Resource) (func(context.Context) error, error) {
 	if !exporting(traces) {
 		otel.SetTracerProvider(noop.NewTracerProvider())
 		return func(context.Context) error { return nil }, nil
@@ -125,19 +122,8 @@ func startTraces(ctx context.Context, cfg Config, res *resource.Resource) (func(
 	if err != nil {
 		return nil, err
 	}
-	options := []sdktrace.TracerProviderOption{sdktrace.WithResource(res)}
-	batches := sdktrace.NewBatchSpanProcessor(exporter)
-	if cfg.TraceErrors {
-		sampler, err1 := samplerFromEnvironment()
-		keeper, err2 := newKeeper(batches)
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, errors.Join(err, batches.Shutdown(ctx))
-		}
-		options = append(options, sdktrace.WithSampler(recordAll{sampler}), sdktrace.WithSpanProcessor(keeper))
-	} else {
-		options = append(options, sdktrace.WithSpanProcessor(batches))
-	}
-	provider := sdktrace.NewTracerProvider(options...)
+	// The SDK itself reads OTEL_TRACES_SAMPLER and OTEL_BSP_*.
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(res), sdktrace.WithBatcher(exporter))
 	otel.SetTracerProvider(provider)
 	return provider.Shutdown, nil
 }

@@ -1,6 +1,7 @@
 package telemetry_test
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	colmetricpb "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
@@ -225,6 +227,42 @@ func TestServiceNameFromEnvironmentWins(t *testing.T) {
 	}
 	if len(received.metrics) != 0 {
 		t.Error("metrics went to an endpoint for traces only")
+	}
+}
+
+// The app decides for its own traces, the ratio for those that begin here.
+func TestSamplerFromEnvironment(t *testing.T) {
+	none := func(t *testing.T) context.Context { return t.Context() }
+	app := func(flags trace.TraceFlags) func(*testing.T) context.Context {
+		return func(t *testing.T) context.Context {
+			return trace.ContextWithRemoteSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
+				TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: flags, Remote: true}))
+		}
+	}
+	for _, tc := range []struct {
+		sampler, ratio string
+		parent         func(*testing.T) context.Context
+		want           bool
+	}{
+		{"", "", none, true},
+		{"", "", app(0), false},
+		{"always_off", "", none, false},
+		{"parentbased_traceidratio", "1", none, true},
+		{"parentbased_traceidratio", "0", none, false},
+		{"parentbased_traceidratio", "0", app(trace.FlagsSampled), true},
+	} {
+		clearOTel(t)
+		_, url := newCollector(t)
+		t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url+"/v1/traces")
+		t.Setenv("OTEL_TRACES_SAMPLER", tc.sampler)
+		t.Setenv("OTEL_TRACES_SAMPLER_ARG", tc.ratio)
+		stop, _ := start(t, telemetry.Config{})
+		_, span := otel.Tracer("larkside/test").Start(tc.parent(t), "x")
+		if got := span.SpanContext().IsSampled(); got != tc.want {
+			t.Errorf("OTEL_TRACES_SAMPLER=%s and _ARG=%s: sampled %v, want %v", tc.sampler, tc.ratio, got, tc.want)
+		}
+		span.End()
+		stop()
 	}
 }
 

@@ -157,10 +157,6 @@
 //	    send traceparent on to Lark
 //	LARKSIDE_TRACE_USERS (default: hash)
 //	    hash, id or off: how users appear in spans and logs
-//	LARKSIDE_TRACE_ERRORS (default: false)
-//	    true: export the traces of requests that end with a status of 400 or
-//	    more also where OTEL_TRACES_SAMPLER leaves them out; every request is
-//	    recorded in memory for that
 //	LARKSIDE_SHUTDOWN_GRACE (default: 30s)
 //	    how long running requests may finish after SIGTERM
 //	LARKSIDE_LOG_LEVEL (default: info)

@@ -37,7 +37,7 @@ func run(ctx context.Context, cfg *settings.Settings, log *slog.Logger) error {
 	history, recent := telemetry.NewHistory(webconsole.Tracked()...), telemetry.NewRecent()
 	log = slog.New(recent.Handler(log.Handler()))
 	stopTelemetry, metrics, err := telemetry.Start(ctx, telemetry.Config{
-		Version: build.Version, Revision: build.Revision, GoVersion: build.Go, TraceErrors: cfg.TraceErrors, History: history, Log: log,
+		Version: build.Version, Revision: build.Revision, GoVersion: build.Go, History: history, Log: log,
 	})
 	if err != nil {
 		return settings.Error{err.Error()}

@@ -256,22 +256,3 @@ func (s *stage) asked() {
 	root.find(s.T, "token.lookup").has(s.T, "result", "missing", "larkside.reason", "no_session", "error.type", "authorization_required")
 	root.find(s.T, "consent.start").has(s.T, "flow", "device", "larkside.card", "sent", "larkside.user", "*")
 }
-
-// With a head sampler that takes nothing, TRACE_ERRORS brings the traces that
-// ended badly, whole, and no other.
-func TestTracesOfErrors(t *testing.T) {
-	s := newStage(t, process.Postgres(t), (*receiver).overGRPC, map[string]string{"TRACE_ERRORS": "true"}, "OTEL_TRACES_SAMPLER=always_off")
-	good, parent := s.traced()
-	if a := s.Get(t, path, larktest.Alice, "Traceparent", parent); a.Status != 200 {
-		t.Fatalf("%d %s", a.Status, a.Body)
-	}
-	bad, parent := s.traced()
-	if a := s.Get(t, path, larktest.Bob, "Traceparent", parent); a.Status != 401 {
-		t.Fatalf("%d %s", a.Status, a.Body)
-	}
-	root := s.await(t, bad, 10)
-	root.has(t, "larkside.reason", "no_session", "larkside.kept_for_error", "true")
-	if s.tree(good) != nil {
-		t.Error("a trace that went well was exported against the sampler")
-	}
-}

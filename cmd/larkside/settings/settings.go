@@ -156,7 +156,6 @@ type Settings struct {
 
 	TraceUsers string `env:"TRACE_USERS" envDefault:"hash" oneOf:"hash,id,off" meaning:"‘hash’, ‘id’ or ‘off’: how users appear in spans and logs"`
 
-	TraceErrors bool `env:"TRACE_ERRORS" envDefault:"false" meaning:"‘true’: export the traces of requests that end with a status of 400 or more also where ‘OTEL_TRACES_SAMPLER’ leaves them out; every request is recorded in memory for that"`
 
 	ShutdownGrace time.Duration `env:"SHUTDOWN_GRACE" envDefault:"30s" meaning:"how long running requests may finish after SIGTERM"`
 
