@@ -156,7 +156,6 @@ type Settings struct {
 
 	TraceUsers string `env:"TRACE_USERS" envDefault:"hash" oneOf:"hash,id,off" meaning:"‘hash’, ‘id’ or ‘off’: how users appear in spans and logs"`
 
-
 	ShutdownGrace time.Duration `env:"SHUTDOWN_GRACE" envDefault:"30s" meaning:"how long running requests may finish after SIGTERM"`
 
 	LogLevel slog.Level `env:"LOG_LEVEL" envDefault:"info" takes:"debug, info, warn or error" meaning:"the least severe lines that are written"`
