@@ -40,7 +40,7 @@ var mayExpose = map[string]string{
 	"session/reseal.go":                 "sealing anew under another key",
 	"cmd/larkside/operate/operation.go": "the admin key, in a request to the admin listener",
 	"cmd/larkside/operate/keys.go":      "printing a new key, once, for its owner",
-	"cmd/larkside/serve.go":             "the upstream proxy's URL",
+	"cmd/larkside/clients.go":           "the upstream proxy's URL",
 }
 
 // Secrets are exposed only where they have to be.

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"larkside/cmd/larkside/settings"
+	"larkside/proxy"
 	"larkside/proxy/socket"
 )
 
@@ -147,4 +151,109 @@ func (c *patientConn) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return nil
+}
+
+// listener is one of the three.
+type listener struct {
+	name   string
+	net    net.Listener
+	server *http.Server
+}
+
+// listenAll opens every listener that is on, before any of them serves.
+func (s *server) listenAll(ctx context.Context, app, operators, pages http.Handler) (all []*listener, err error) {
+	for _, one := range []struct {
+		name, setting string
+		address       settings.Address
+		handler       http.Handler
+	}{
+		{"proxy", "LISTEN", s.cfg.Listen, app},
+		{"admin", "ADMIN_LISTEN", s.cfg.AdminListen, operators},
+		{"consent", "CONSENT_LISTEN", s.cfg.ConsentListen, pages},
+	} {
+		if one.address.Off() {
+			continue
+		}
+		l, err := listen(ctx, one.setting, one.address)
+		if err != nil {
+			for _, open := range all {
+				open.net.Close()
+			}
+			return nil, err
+		}
+		server := proxy.NewServer(one.handler)
+		server.ErrorLog = slog.NewLogLogger(s.log.With("listener", one.name).Handler(), slog.LevelDebug)
+		if one.name != "proxy" {
+			// Requests are small, so one that takes longer than this does not come.
+			// net/http lifts the limit once a request is there: long work and the
+			// stream of events have the time that they take.
+			server.ReadTimeout = 30 * time.Second
+		}
+		if one.name == "admin" {
+			// A browser that watches must not hold up the stop.
+			server.RegisterOnShutdown(s.console.Close)
+		}
+		all = append(all, &listener{one.name, patientListener{l, writePatience}, server})
+		s.log.Info("listening", "listener", one.name, "address", l.Addr().String())
+	}
+	return all, nil
+}
+
+func (l *listener) serve() error {
+	if err := l.server.Serve(l.net); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving on the %s listener: %w", l.name, err)
+	}
+	return nil
+}
+
+// stop lets running requests finish until ctx ends, then cuts them.
+func (l *listener) stop(ctx context.Context) error {
+	if err := l.server.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("the %s listener: %w", l.name, err), l.server.Close())
+	}
+	return nil
+}
+
+// swapHandler serves by the handler that was set last. Before the first one it
+// answers 503.
+type swapHandler struct{ handler atomic.Pointer[http.Handler] }
+
+func (s *swapHandler) set(h http.Handler) { s.handler.Store(&h) }
+
+func (s *swapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h := s.handler.Load(); h != nil {
+		(*h).ServeHTTP(w, r)
+		return
+	}
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, "starting", http.StatusServiceUnavailable)
+}
+
+// inFlight counts the app's running requests. At the stop they are waited for
+// while the listener is still open: a request that comes meanwhile is told that
+// this instance is draining instead of being refused. An atomic counter costs
+// each request less than a WaitGroup with its lock.
+type inFlight struct {
+	next    http.Handler
+	running atomic.Int64
+}
+
+func (f *inFlight) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.running.Add(1)
+	defer f.running.Add(-1)
+	f.next.ServeHTTP(w, r)
+}
+
+// wait returns when nothing runs, or ctx ends. A request that begins right after
+// is left to http.Server.Shutdown.
+func (f *inFlight) wait(ctx context.Context) {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for f.running.Load() > 0 {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -169,25 +169,27 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"larkside/cmd/larkside/operate"
+	"larkside/cmd/larkside/settings"
 )
 
 // version and revision can be set at link time, as the Dockerfile does:
 // -ldflags "-X main.version=v1.2.3 -X main.revision=abc123".
 var version, revision string
 
-// buildInfo is what this binary was made of.
-func buildInfo() operate.Build { return operate.BuildInfo(version, revision) }
-
 func main() {
 	ctx, cancel := untilSignal(context.Background())
 	defer cancel()
-	in := operate.Invocation{Args: os.Args[1:], Environ: os.Environ(), Out: os.Stdout, ErrOut: os.Stderr, Build: buildInfo()}
+	in := operate.Invocation{Args: os.Args[1:], Environ: os.Environ(), Out: os.Stdout, ErrOut: os.Stderr,
+		Build: operate.BuildInfo(version, revision)}
 	os.Exit(operate.Execute(ctx, in, newServe(in), newDoctor(in)))
 }
 
@@ -205,4 +207,36 @@ func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 		os.Exit(operate.ExitFailed)
 	}()
 	return ctx, cancel
+}
+
+// newServe is the command that runs the parts list.
+func newServe(in operate.Invocation) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Serve until SIGTERM or SIGINT (what larkside does without a command)",
+		Long: `Serve until SIGTERM or SIGINT. Then running requests may finish for
+LARKSIDE_SHUTDOWN_GRACE; a second signal stops at once. SIGHUP reads the secret
+files again. The log goes to standard error.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := settings.Parse(in.Environ)
+			if err != nil {
+				return err
+			}
+			log, err := operate.NewLog(cfg, in.ErrOut)
+			if err != nil {
+				return err
+			}
+			for _, w := range cfg.Warnings {
+				log.Warn(w)
+			}
+			err = run(c.Context(), cfg, in.Build, log)
+			var wrong settings.Error
+			if err == nil || errors.As(err, &wrong) {
+				return err
+			}
+			log.Error("larkside failed", "error", err)
+			return operate.ErrLogged
+		},
+	}
 }

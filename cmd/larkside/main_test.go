@@ -34,7 +34,7 @@ type result struct {
 func larkside(t *testing.T, environ []string, args ...string) result {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	in := operate.Invocation{Args: args, Environ: environ, Out: &out, ErrOut: &errOut, Build: buildInfo()}
+	in := operate.Invocation{Args: args, Environ: environ, Out: &out, ErrOut: &errOut, Build: operate.BuildInfo(version, revision)}
 	status := operate.Execute(t.Context(), in, newServe(in), newDoctor(in))
 	return result{status, out.String(), errOut.String()}
 }
@@ -84,7 +84,7 @@ func TestCommandDocumentation(t *testing.T) {
 
 // What the settings take, the proxy takes.
 func TestCallerLimitsFitTheProxy(t *testing.T) {
-	c, err := settings.Parse([]string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=x", "LARKSIDE_CALLER_KEYS=web:k1", "LARKSIDE_CALLER_LIMITS=web:users=ou_a;paths=/a/|/b;rate=1/1h"})
+	c, err := settings.Parse([]string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=x", "LARKSIDE_CALLER_KEYS=web:key-of-web-one", "LARKSIDE_CALLER_LIMITS=web:users=ou_a;paths=/a/|/b;rate=1/1h"})
 	if err != nil {
 		t.Fatal(err)
 	}

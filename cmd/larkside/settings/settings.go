@@ -109,7 +109,7 @@ type Settings struct {
 
 	Card OnOff `env:"CARD" envDefault:"on" oneOf:"on,off" meaning:"‘off’: answer 401, send nothing"`
 
-	// CardLink is decided by [Settings.CardAppLink].
+	// CardLink is decided by [Settings.AppLink].
 	CardLink string `env:"CARD_LINK" envDefault:"auto" oneOf:"auto,direct,applink" meaning:"‘applink’: the card's button opens the link inside the client, where the right account is signed in; ‘direct’: the link as it is; ‘auto’: ‘applink’ on feishu, ‘direct’ on lark"`
 
 	// CardTitle and CardMessage are empty for the built-in text.
@@ -182,10 +182,16 @@ func (s *Settings) Redirects() bool {
 	return s.ConsentFlow == "redirect" || s.ConsentFlow == "auto" && s.PublicURL != ""
 }
 
-// CardAppLink reports whether the card's button opens the link inside Lark's
-// client.
-func (s *Settings) CardAppLink() bool {
-	return s.CardLink == "applink" || s.CardLink == "auto" && s.Brand == "feishu"
+// AppLink is the base URL of the AppLinks by which the card's button opens its
+// link inside Lark's client; empty when it opens the link as it is.
+func (s *Settings) AppLink() string {
+	switch {
+	case s.CardLink == "direct", s.CardLink == "auto" && s.Brand == "lark":
+		return ""
+	case s.Brand == "lark":
+		return "https://applink.larksuite.com"
+	}
+	return "https://applink.feishu.cn"
 }
 
 // AppIDs are all configured apps, the main one first.

@@ -153,12 +153,13 @@ func TestBrandLark(t *testing.T) {
 // The button opens inside the client on Feishu, where that works, and is what
 // the setting says anywhere.
 func TestCardLink(t *testing.T) {
-	for vars, want := range map[string]bool{
-		"BRAND=feishu": true, "BRAND=lark": false,
-		"CARD_LINK=direct": false, "CARD_LINK=applink": true, "CARD_LINK=auto": true,
+	const feishu, lark = "https://applink.feishu.cn", "https://applink.larksuite.com"
+	for _, c := range []struct{ brand, link, want string }{
+		{"feishu", "auto", feishu}, {"feishu", "applink", feishu}, {"feishu", "direct", ""},
+		{"lark", "auto", ""}, {"lark", "applink", lark}, {"lark", "direct", ""},
 	} {
-		if got := mustRead(t, Prefix+vars).CardAppLink(); got != want {
-			t.Errorf("%s: an applink is %v", vars, got)
+		if got := mustRead(t, "LARKSIDE_BRAND="+c.brand, "LARKSIDE_CARD_LINK="+c.link).AppLink(); got != c.want {
+			t.Errorf("%s, %s: %q", c.brand, c.link, got)
 		}
 	}
 }

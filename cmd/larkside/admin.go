@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"time"
+
+	"larkside/proxy/admin"
+	webconsole "larkside/proxy/console"
+	"larkside/refresh"
+	"larkside/session"
+	"larkside/telemetry"
+)
+
+// newAdmin returns the operators' handler. Without parts it has the probes and
+// metrics of a process that is starting.
+func (s *server) newAdmin(p *parts) http.Handler {
+	c := admin.Config{
+		Ready: s.ready, Metrics: s.metrics, Quit: s.quit, Key: s.secrets.AdminKey.Get,
+		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.AppIDs(), Console: s.console, Log: s.log,
+	}
+	if p != nil {
+		c.Sessions, c.Consents, c.Audit = p.store, p.store, p.store.ListAudit
+		c.Refresh, c.Revoke = p.refreshByHand, p.revokeByHand
+		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (*session.Pending, error) {
+			pending, _, err := p.askByHand(ctx, key, scopes, by)
+			return pending, err
+		}
+		c.SyncUsers = func(ctx context.Context, progress func(admin.UserSync), by admin.Actor) (admin.UserSync, error) {
+			n, err := p.syncUsers(ctx, s.cfg.AppIDs(), progress)
+			p.audit(ctx, by, session.AuditSync, session.Key{}, err)
+			return n, err
+		}
+		c.RotateKeys = func(ctx context.Context, progress func(session.Resealed), by admin.Actor) (session.Resealed, error) {
+			n, err := p.store.Reseal(ctx, progress)
+			p.audit(ctx, by, session.AuditRotate, session.Key{}, err)
+			return n, err
+		}
+	}
+	return admin.New(c)
+}
+
+// newConsole makes the pages for people. It lives as long as the process, since
+// browsers follow its events, and asks for the parts when it needs them. What
+// changes something goes the way that the API's goes.
+func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent) *webconsole.Console {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	database := "SQLite"
+	if s.cfg.Postgres() {
+		database = "PostgreSQL"
+	}
+	return webconsole.New(webconsole.Config{
+		Version: s.build.Version, Replica: host, Database: database, Started: time.Now(),
+		Apps: s.cfg.AppIDs(), Key: s.secrets.AdminKey.Get,
+		Ready: func(ctx context.Context) (checks []webconsole.Check) {
+			for _, c := range s.ready(ctx) {
+				checks = append(checks, webconsole.Check{Name: c.Name, Detail: c.Detail, OK: c.OK})
+			}
+			return checks
+		},
+		Store: func() webconsole.Store {
+			if p := s.parts.Load(); p != nil {
+				return p.store
+			}
+			return nil
+		},
+		Budget: func(ctx context.Context, appID string) ([]session.Limit, []int, error) {
+			if p := s.parts.Load(); p != nil {
+				return p.source.Budget(ctx, appID)
+			}
+			return nil, nil, nil
+		},
+		Resting: func(appID string) error {
+			if p := s.parts.Load(); p != nil {
+				return p.source.Resting(appID)
+			}
+			return nil
+		},
+		Refresh: func(ctx context.Context, key session.Key, from string) error {
+			p, err := s.started()
+			if err != nil {
+				return err
+			}
+			return p.refreshByHand(ctx, key, admin.Actor{Name: session.ByAdmin, Address: from})
+		},
+		Revoke: func(ctx context.Context, key session.Key, from string) error {
+			p, err := s.started()
+			if err != nil {
+				return err
+			}
+			return p.revokeByHand(ctx, key, admin.Actor{Name: session.ByAdmin, Address: from})
+		},
+		Ask: func(ctx context.Context, key session.Key, from string) (session.CardResult, error) {
+			p, err := s.started()
+			if err != nil {
+				return "", err
+			}
+			_, card, err := p.askByHand(ctx, key, nil, admin.Actor{Name: session.ByAdmin, Address: from})
+			if errors.Is(err, session.ErrNotAsked) {
+				err = nil // the card's result says it
+			}
+			return card, err
+		},
+		History: history, Recent: recent, OpenAPI: admin.OpenAPI(), Log: s.log,
+	})
+}
+
+// refreshByHand renews a session because an operator wants it.
+func (p *parts) refreshByHand(ctx context.Context, key session.Key, by admin.Actor) error {
+	_, err := p.source.Refresh(ctx, key)
+	p.audit(ctx, by, session.AuditRefresh, key, err)
+	return err
+}
+
+// revokeByHand ends a session because an operator wants it.
+func (p *parts) revokeByHand(ctx context.Context, key session.Key, by admin.Actor) error {
+	err := p.flow.Revoke(ctx, key, session.Revoked)
+	p.audit(ctx, by, session.AuditRevoke, key, err)
+	return err
+}
+
+// askByHand has a user asked because an operator wants it.
+func (p *parts) askByHand(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (pending *session.Pending, card session.CardResult, err error) {
+	defer func() { p.audit(ctx, by, session.AuditAsk, key, err) }()
+	if err := p.source.Admitted(key.AppID); err != nil {
+		return nil, "", err
+	}
+	started, challenge, err := p.flow.Start(ctx, key, scopes)
+	if err == nil && challenge.AuthorizeURL == "" {
+		err = &session.RetryError{Err: fmt.Errorf("%w: card %s", session.ErrNotAsked, challenge.Card), After: challenge.RetryAfter}
+	}
+	return &started, challenge.Card, err
+}
+
+// syncUsers reads all known users of these apps from Lark now.
+func (p *parts) syncUsers(ctx context.Context, appIDs []string, progress func(admin.UserSync)) (admin.UserSync, error) {
+	var total admin.UserSync
+	for _, id := range appIDs {
+		with := func(n refresh.Synced) admin.UserSync {
+			sum := total
+			sum.Users += n.Read + n.Disabled + n.Absent
+			sum.Updated += n.Read + n.Disabled
+			sum.Failed += n.Absent
+			return sum
+		}
+		n, err := p.source.SyncUsers(ctx, id, time.Now(), func(n refresh.Synced) { progress(with(n)) })
+		total = with(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// audit writes down what an operator did and what came of it.
+func (p *parts) audit(ctx context.Context, by admin.Actor, action session.AuditAction, key session.Key, err error) {
+	e := session.AuditEntry{Actor: by.Name, Action: action, Key: key, Result: "done", Detail: "from " + by.Address}
+	if by.Address == "" || by.Address == "@" {
+		e.Detail = "from the Unix socket"
+	}
+	if err != nil {
+		e.Result, e.Detail = "failed", e.Detail+": "+err.Error()
+	}
+	p.store.Audit(ctx, e)
+}
+
+// auditSweep is how often old entries are looked for.
+const auditSweep = time.Hour
+
+// forgetAudit deletes entries older than retention until ctx ends: soon after
+// the start and then every auditSweep, on one replica at a time.
+func (p *parts) forgetAudit(ctx context.Context, retention time.Duration, log *slog.Logger) error {
+	for wait := time.Minute; ; wait = auditSweep {
+		// The jitter keeps replicas apart that were started together.
+		timer := time.NewTimer(wait + rand.N(wait/10))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		leads, err := p.store.Lead(ctx, "audit", auditSweep)
+		if err == nil && leads {
+			err = p.store.ForgetAudit(ctx, retention)
+		}
+		if err != nil && ctx.Err() == nil {
+			log.WarnContext(ctx, "old audit entries could not be deleted", "error", err)
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+
+	"larkside/cmd/larkside/settings"
+	"larkside/proxy"
+	"larkside/session"
+	"larkside/session/lark"
+)
+
+// newClients makes the client of each app. They share one pool of connections.
+func newClients(cfg *settings.Settings, secrets *settings.Secrets, log *slog.Logger) (map[string]*lark.Client, error) {
+	transport, err := newTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newClientsOver(transport, cfg, secrets, log)
+}
+
+func newClientsOver(transport http.RoundTripper, cfg *settings.Settings, secrets *settings.Secrets, log *slog.Logger) (map[string]*lark.Client, error) {
+	clients := make(map[string]*lark.Client)
+	var err error
+	for _, id := range cfg.AppIDs() {
+		clients[id], err = lark.New(lark.Config{
+			AppID: id, Secret: func() session.Secret { return secrets.App(id) },
+			OpenURL: string(cfg.OpenURL), AccountsURL: string(cfg.AccountsURL), TokenURL: string(cfg.TokenURL),
+			Transport: transport, Log: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return clients, nil
+}
+
+// newTransport goes to Lark as the settings say: with extra roots, and through a
+// proxy only if one is named.
+func newTransport(cfg *settings.Settings) (*http.Transport, error) {
+	c, err := transportConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return proxy.NewTransport(c), nil
+}
+
+func transportConfig(cfg *settings.Settings) (proxy.TransportConfig, error) {
+	c := proxy.TransportConfig{RootCAs: cfg.UpstreamCAs.Pool, ResponseHeaderTimeout: cfg.UpstreamTimeout}
+	if !cfg.UpstreamProxy.Empty() {
+		u, err := url.Parse(cfg.UpstreamProxy.Expose())
+		if err != nil {
+			return c, errors.New("the upstream proxy's URL does not parse") // the parser would quote its password
+		}
+		c.Proxy = u
+	}
+	return c, nil
+}

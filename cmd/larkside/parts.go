@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"larkside/cmd/larkside/settings"
+	"larkside/refresh"
+	"larkside/session"
+	"larkside/session/consent"
+	"larkside/session/lark"
+)
+
+// parts are what needs the database.
+type parts struct {
+	store  *session.Store
+	source *refresh.Source
+	flow   *consent.Flow
+}
+
+// openParts opens the store, waiting for a database that is not there yet, and
+// builds what needs it. Both results are nil when ctx ends first.
+func (s *server) openParts(ctx context.Context) (*parts, error) {
+	ring, err := s.keyring()
+	if err != nil {
+		return nil, err
+	}
+	store, err := s.openStore(ctx, session.Config{
+		Keys: ring, MaxConns: s.cfg.DatabaseMaxConns,
+		CacheSize: s.cfg.CacheSize, CacheTTL: s.cfg.CacheTTL, Log: s.log,
+	})
+	if store == nil {
+		return nil, err
+	}
+	p, err := s.newParts(store)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return p, nil
+}
+
+// keyring is nil where SQLite is to use its key file.
+func (s *server) keyring() (*session.Keyring, error) {
+	if s.secrets.EncryptionKeys.Get().Empty() {
+		return nil, nil
+	}
+	ring, err := session.ParseKeyring(s.secrets.EncryptionKeys.Get())
+	if err != nil {
+		return nil, err
+	}
+	s.secrets.EncryptionKeys.OnChange(func(keys session.Secret) {
+		if err := ring.Set(keys); err != nil {
+			s.log.Error("the new encryption keys are not valid; the ones before stay", "error", err)
+		}
+	})
+	return ring, nil
+}
+
+func (s *server) openStore(ctx context.Context, c session.Config) (*session.Store, error) {
+	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		// The URL may be corrected in its file meanwhile.
+		c.URL, c.ListenURL = s.secrets.DatabaseURL.Get(), s.secrets.DatabaseListenURL.Get()
+		store, err := session.Open(ctx, c)
+		switch {
+		case err == nil:
+			return store, nil
+		case ctx.Err() != nil:
+			return nil, nil
+		case errors.Is(err, session.ErrSetup), errors.Is(err, session.ErrSchemaNewer), errors.Is(err, session.ErrInUse):
+			return nil, fmt.Errorf("%sDATABASE_URL: %w", settings.Prefix, err)
+		}
+		s.log.Warn("the database is not there yet; trying again", "retry_in", wait.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// followDatabase lets new connections have the URL's present password.
+func (s *server) followDatabase(store *session.Store) {
+	reconnect := func(session.Secret) {
+		if err := store.Reconnect(s.secrets.DatabaseURL.Get(), s.secrets.DatabaseListenURL.Get()); err != nil {
+			s.log.Error("the changed database URL is not used; the one before stays", "error", err)
+		}
+	}
+	s.secrets.DatabaseURL.OnChange(reconnect)
+	s.secrets.DatabaseListenURL.OnChange(reconnect)
+	if s.cfg.Postgres() {
+		reconnect(session.Secret{}) // it may have changed since the store was opened
+	}
+}
+
+func (s *server) newParts(store *session.Store) (*parts, error) {
+	// The two know each other: a session that ends is a user to ask.
+	var asking atomic.Pointer[consent.Flow]
+	source, err := s.newSource(store, &asking)
+	if err != nil {
+		return nil, err
+	}
+	flow, err := s.newFlow(store, source)
+	if err != nil {
+		return nil, err
+	}
+	asking.Store(flow)
+	return &parts{store, source, flow}, nil
+}
+
+// newSource makes what keeps tokens current. It uses the flow once that is set.
+func (s *server) newSource(store *session.Store, asking *atomic.Pointer[consent.Flow]) (*refresh.Source, error) {
+	apps := make(map[string]refresh.Lark)
+	for id, client := range s.clients {
+		apps[id] = client
+	}
+	return refresh.New(refresh.Config{
+		Store: store, Apps: apps, Threshold: s.cfg.RefreshThreshold, Rates: s.cfg.RefreshRate,
+		Sweep: s.cfg.RefreshSweep, Sync: s.cfg.UserSync, Log: s.log,
+		Ended: func(ctx context.Context, over *session.Session) {
+			store.Audit(ctx, session.AuditEntry{Actor: session.ByLark, Action: session.AuditLost, Key: over.Key,
+				Result: string(over.State), Detail: string(over.Reason)})
+			if flow := asking.Load(); flow != nil {
+				flow.Ended(ctx, over)
+			}
+		},
+		Discard: func(ctx context.Context, key session.Key, access, refresh session.Secret) {
+			if flow := asking.Load(); flow != nil {
+				flow.Discard(ctx, key, access, refresh)
+			}
+		},
+		Users: s.users,
+	})
+}
+
+// newFlow makes what asks users for consent.
+func (s *server) newFlow(store *session.Store, source *refresh.Source) (*consent.Flow, error) {
+	apps := make(map[string]consent.Lark)
+	for id, client := range s.clients {
+		apps[id] = &reportingClient{client, func(err error) { source.Report(id, err) }}
+	}
+	flow := session.DeviceFlow
+	if s.cfg.Redirects() {
+		flow = session.RedirectFlow
+	}
+	return consent.New(consent.Config{
+		Store: store, Apps: apps, Flow: flow, Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
+		ConsentTTL: s.cfg.ConsentTTL, Rate: s.cfg.ConsentRate[0], CardOff: !bool(s.cfg.Card),
+		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL), AppLink: s.cfg.AppLink(),
+		Events: s.cfg.Events != "off", EventKeys: s.eventKeys(),
+		Refused: func(ctx context.Context, key session.Key, version int64) { source.Refused(ctx, key, version) },
+		Users:   s.users, Log: s.log,
+	})
+}
+
+// reportingClient reports how Lark takes the app when a consent is started or
+// finished: an app that Lark refuses must not send cards.
+type reportingClient struct {
+	*lark.Client
+	report func(error)
+}
+
+func (c *reportingClient) StartDevice(ctx context.Context, scopes []string) (lark.DeviceAuthorization, error) {
+	d, err := c.Client.StartDevice(ctx, scopes)
+	c.report(err)
+	return d, err
+}
+
+func (c *reportingClient) Exchange(ctx context.Context, code session.Secret, redirectURI string, verifier session.Secret) (lark.Token, error) {
+	t, err := c.Client.Exchange(ctx, code, redirectURI, verifier)
+	c.report(err)
+	return t, err
+}
+
+// eventKeys is nil where Lark posts no events.
+func (s *server) eventKeys() *lark.EventKeys {
+	if s.cfg.Events != "http" {
+		return nil
+	}
+	return &lark.EventKeys{Token: s.secrets.EventToken.Get, EncryptKey: s.secrets.EventEncryptKey.Get}
+}
+
+// listenForEvents keeps one long connection for each app.
+func (s *server) listenForEvents(ctx context.Context, work *errgroup.Group, flow *consent.Flow) {
+	for _, client := range s.clients {
+		work.Go(func() error {
+			return ignoreCanceled(client.Listen(ctx, func(ctx context.Context, e *lark.Event) (any, error) {
+				return flow.HandleEvent(ctx, e)
+			}))
+		})
+	}
+}
+
+// storeGrace is how long tokens that Lark may have issued are waited for at the
+// least: one call to the token endpoint, and the database.
+const storeGrace = 12 * time.Second
+
+// stop waits until the tokens that Lark issues now are stored, also when streams
+// have used up the grace period. Otherwise their users would have to authorize
+// again.
+func (p *parts) stop(grace context.Context) error {
+	until := time.Now().Add(storeGrace)
+	if d, ok := grace.Deadline(); ok && d.After(until) {
+		until = d
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(grace), until)
+	defer cancel()
+	// The last renewal may end a session and so begin a consent.
+	return errors.Join(p.source.Shutdown(ctx), p.flow.Shutdown(ctx), p.store.Close())
+}
