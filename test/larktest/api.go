@@ -243,6 +243,8 @@ func serveUserInfo(p *Platform, x *exchange) answer {
 	}
 	u := t.who.user
 	switch {
+	case !p.apps[t.who.app].allows(x.r.RemoteAddr):
+		return x.refuse(99991401)
 	case u.Missing:
 		return x.refuse(20008)
 	case u.Unregistered:

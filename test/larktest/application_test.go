@@ -164,6 +164,7 @@ func TestMisconfigurations(t *testing.T) {
 		{name: "address not on the list", app: `{"allow_ips":["192.0.2.1","198.51.100.0/24"]}`, see: func(t *testing.T, p *Platform) {
 			want(t, call(t, p, "GET", botPath, tenant(t, p), ""), 400, 99991401)
 			want(t, call(t, p, "GET", tablesPath, granted(t, p, Alice).AccessToken, ""), 400, 99991401)
+			want(t, call(t, p, "GET", "/open-apis/authen/v1/user_info", granted(t, p, Alice).AccessToken, ""), 400, 99991401)
 			want(t, refreshCall(t, p, granted(t, p, Alice).RefreshToken), 200, 0)
 			p.Switch(func(s *Switches) { s.AllowListCoversOAuth = true })
 			want(t, refreshCall(t, p, granted(t, p, Alice).RefreshToken), 400, 99991401)
