@@ -358,11 +358,7 @@ func (x *exchange) verdict(judge table) (fields, error) {
 
 // error is the Error of an answer, before it is judged.
 func (x *exchange) error() *Error {
-	op := x.op
-	if x.path == tenantTokenPath && op != opTenantToken {
-		op += ": " + opTenantToken // by the SDK, on the way
-	}
-	return &Error{Op: op, HTTPStatus: x.status, LogID: x.logID(), Class: Unknown, Outcome: Lost}
+	return &Error{Op: x.op, HTTPStatus: x.status, LogID: x.logID(), Class: Unknown, Outcome: Lost}
 }
 
 // failed is the Error of an exchange without an answer.

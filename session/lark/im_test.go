@@ -68,8 +68,7 @@ func TestSendAndUpdateCard(t *testing.T) {
 	}
 }
 
-// The SDK's token cache belongs to the process: two clients of the same app at
-// two platforms must not see each other's token.
+// Two clients of the same app at two platforms must not see each other's token.
 func TestTenantTokenStaysWithItsClient(t *testing.T) {
 	one, two := im(t, 200, `{"code":0,"data":{"message_id":"om_1"}}`), im(t, 200, `{"code":0,"data":{"message_id":"om_2"}}`)
 	for _, f := range []*fake{one, two} {
@@ -144,13 +143,15 @@ func TestSDKDoesNotRecurse(t *testing.T) {
 // A refused app is seen as such, and named as what failed.
 func TestCardWithoutTenantToken(t *testing.T) {
 	for body, class := range map[string]lark.Class{
-		`{"code":10003,"msg":"invalid param"}`:                  lark.AppRefused,
-		`{"code":10014,"msg":"app disabled"}`:                   lark.AppRefused,
-		`{"code":10015,"msg":"bad secret"}`:                     lark.AppRefused,
-		`{"code":10012,"msg":"failed"}`:                         lark.Retry,
-		`{"code":10013,"msg":"failed"}`:                         lark.Retry,
-		`<html>`:                                                lark.Retry,
-		`{"code":0,"tenant_access_token":"t-1","expire":"odd"}`: lark.Retry,
+		`{"code":10003,"msg":"invalid param"}`:                lark.AppRefused,
+		`{"code":10014,"msg":"app disabled"}`:                 lark.AppRefused,
+		`{"code":10015,"msg":"bad secret"}`:                   lark.AppRefused,
+		`{"code":10012,"msg":"failed"}`:                       lark.Retry,
+		`{"code":10013,"msg":"failed"}`:                       lark.Retry,
+		`<html>`:                                              lark.Retry,
+		`{"code":0,"tenant_access_token":17,"expire":7200}`:   lark.Retry,
+		`{"code":0,"tenant_access_token":"","expire":7200}`:   lark.Retry,
+		`{"code":0,"tenant_access_token":"\n","expire":7200}`: lark.Retry,
 	} {
 		f := serve(t, func(w http.ResponseWriter, r request) {
 			if r.URL.Path != tenantPath {
@@ -172,6 +173,67 @@ func TestCardWithoutTenantToken(t *testing.T) {
 	}
 	if e := asError(t, operations["SendCard"](t.Context(), c)); e.Class != lark.Misconfigured || e.Outcome != lark.NotSent {
 		t.Errorf("without a secret: %v", e)
+	}
+}
+
+// A token whose life can't be read is used for as long as Lark's last.
+func TestTenantTokenWithOddLife(t *testing.T) {
+	f := serve(t, func(w http.ResponseWriter, r request) {
+		if r.URL.Path == tenantPath {
+			answer(w, 200, `{"code":0,"tenant_access_token":"t-1","expire":"odd"}`)
+			return
+		}
+		answer(w, 200, `{"code":0,"data":{"message_id":"om_1"}}`)
+	})
+	c := f.client(t)
+	for range 2 {
+		if err := operations["SendCard"](t.Context(), c); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(f.requests(tenantPath)); n != 1 {
+		t.Errorf("%d tokens for two calls", n)
+	}
+}
+
+// A tenant token that Lark refuses is replaced, and the call is made again, once.
+func TestCallsReplaceRefusedTenantToken(t *testing.T) {
+	for _, code := range []int{99991663, 99991665, 99991671} {
+		for _, op := range []string{"SendCard", "UpdateCard", "Users"} {
+			var issued atomic.Int32
+			f := serve(t, func(w http.ResponseWriter, r request) {
+				switch {
+				case r.URL.Path == tenantPath:
+					answer(w, 200, fmt.Sprintf(`{"code":0,"tenant_access_token":"t-%d","expire":7200}`, issued.Add(1)))
+				case r.Header.Get("Authorization") == "Bearer t-1":
+					answer(w, 400, fmt.Sprintf(`{"code":%d,"msg":"no"}`, code))
+				default:
+					answer(w, 200, `{"code":0,"data":{"message_id":"om_1","items":[]}}`)
+				}
+			})
+			if err := operations[op](t.Context(), f.client(t)); err != nil {
+				t.Errorf("%s after %d: %v", op, code, err)
+			}
+			if n := len(f.seen); n != 4 || issued.Load() != 2 {
+				t.Errorf("%s after %d: %d requests, %d of them for tokens", op, code, n, issued.Load())
+			}
+		}
+	}
+}
+
+// The same token again means that the refusal is not about this token: the
+// answer stands.
+func TestCallsStopAtSameTenantToken(t *testing.T) {
+	f := im(t, 400, `{"code":99991663,"msg":"Invalid access token"}`)
+	c := f.client(t)
+	for range 3 {
+		e := asError(t, operations["SendCard"](t.Context(), c))
+		if e.Code != 99991663 || e.Class != lark.Retry || e.Op != "send card" {
+			t.Error(e)
+		}
+	}
+	if tokens, sent := len(f.requests(tenantPath)), len(f.requests("/open-apis/im/v1/messages")); tokens != 2 || sent != 3 {
+		t.Errorf("%d tokens and %d messages for three calls, want 2 and 3", tokens, sent)
 	}
 }
 

@@ -2,7 +2,7 @@ package lark
 
 import (
 	"context"
-	"crypto/rand"
+	"errors"
 	"sync"
 
 	larkcore "github.com/larksuite/oapi-sdk-go/v3/core"
@@ -23,11 +23,6 @@ type sdk struct {
 type sdkHolder struct {
 	mu      sync.Mutex
 	current *sdk
-	// cacheKey keeps clients apart in the SDK's token cache, which is one for
-	// the whole process, keyed by app id, secret and tenant key, and knows
-	// nothing of base URLs. For a self-built app the tenant key goes nowhere
-	// else.
-	cacheKey string
 }
 
 func (c *Client) currentSDK() *sdk {
@@ -35,16 +30,13 @@ func (c *Client) currentSDK() *sdk {
 	secret := c.secret()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.cacheKey == "" {
-		h.cacheKey = rand.Text()
-	}
 	if h.current == nil || !h.current.secret.Equal(secret) {
 		config := &larkcore.Config{
 			BaseUrl:          c.openURL,
 			AppId:            c.appID,
 			AppSecret:        secret.Expose(),
 			AppType:          larkcore.AppTypeSelfBuilt,
-			EnableTokenCache: true,
+			EnableTokenCache: false, // see tenantToken
 			HttpClient:       c.http,
 			Logger:           discard{},
 			Serializable:     &larkcore.DefaultSerialization{},
@@ -54,18 +46,46 @@ func (c *Client) currentSDK() *sdk {
 	return h.current
 }
 
-// call runs one SDK operation and judges what went over the wire. The SDK's
-// own result is not used: its errors lack the status and quote whole answers,
-// and it fails where one member has an odd type.
-func (c *Client) call(ctx context.Context, op string, run func(context.Context, *sdk, ...larkcore.RequestOptionFunc) error) (*exchange, fields, error) {
-	s := c.currentSDK()
-	x := &exchange{op: op, limit: apiLimit, secrets: []session.Secret{s.secret}}
-	failed := run(withExchange(ctx, x), s, larkcore.WithTenantKey(c.sdk.cacheKey))
-	f, err := x.verdict(onApp)
-	if err == nil && x.path == tenantTokenPath && op != opTenantToken {
-		// The token's answer came, and the SDK made nothing of it.
-		err = x.unusable("tenant_access_token")
+// sdkCall makes one request by the SDK, with the given options.
+type sdkCall func(context.Context, *sdk, ...larkcore.RequestOptionFunc) error
+
+// call makes a request with the app's own token. If Lark refuses the token and
+// gives another one, the request is made once more.
+func (c *Client) call(ctx context.Context, op string, run sdkCall) (*exchange, fields, error) {
+	if err := ctx.Err(); err != nil {
+		return &exchange{op: op}, nil, &Error{Op: op, Class: Retry, Outcome: NotSent, Err: err}
 	}
+	token, err := c.TenantAccessToken(ctx)
+	if err != nil {
+		var e *Error
+		if errors.As(err, &e) {
+			// A copy, since TenantAccessToken returns the same error to others.
+			named := *e
+			named.Op = op + ": " + e.Op
+			err = &named
+		}
+		return &exchange{op: op}, nil, err
+	}
+	x, f, err := c.send(ctx, op, token, run)
+	var refusal *Error
+	if !errors.As(err, &refusal) || !tenantTokenRefused(refusal.Code) {
+		return x, f, err
+	}
+	next, failed := c.ReplaceTenantAccessToken(ctx, token)
+	if failed != nil || next.Equal(token) {
+		return x, f, err
+	}
+	return c.send(ctx, op, next, run)
+}
+
+// send makes a request once, with token if there is one, and judges what went
+// over the wire. The SDK's own result is not used: its errors lack the status
+// and quote whole answers, and it fails where one member has an odd type.
+func (c *Client) send(ctx context.Context, op string, token session.Secret, run sdkCall) (*exchange, fields, error) {
+	s := c.currentSDK()
+	x := &exchange{op: op, limit: apiLimit, secrets: []session.Secret{s.secret, token}}
+	failed := run(withExchange(ctx, x), s, larkcore.WithTenantAccessToken(token.Expose()))
+	f, err := x.verdict(onApp)
 	if failed != nil && x.path == "" {
 		// It refused to send, for want of a secret for example.
 		err = &Error{Op: op, Class: Misconfigured, Outcome: NotSent, Err: opaqueCause(failed, x.secrets)}

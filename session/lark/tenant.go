@@ -22,67 +22,134 @@ const (
 	tenantFetch = 10 * time.Second
 	// tenantPause is the least time between a failed fetch and the next.
 	tenantPause = time.Second
+	// replacePause is the least time between two replacements. Lark refuses a
+	// good tenant token in the same words where it takes only user tokens.
+	replacePause = 30 * time.Second
 )
 
-// tenantToken is the app's own token, got once for everybody. It is not the
-// SDK's, which can't be read, has no single flight and gives nothing while it
-// renews.
+// tenantTokenRefused reports whether code is an API's answer to a tenant token
+// that is expired, revoked or malformed, or sent where only a user token helps.
+// Source: Lark "generic error codes", crawled 2026-05-24.
+func tenantTokenRefused(code int) bool {
+	return code == 99991663 || code == 99991665 || code == 99991671
+}
+
+// tenantToken is the app's own token, fetched once for everybody. The SDK's own
+// cache can't be read, fetches once for each caller, makes callers wait while it
+// renews, and keeps a token that Lark refuses.
 type tenantToken struct {
 	mu sync.Mutex
-	// secret is the app secret that all below belongs to.
+	// secret is the app secret that everything below belongs to.
 	secret             session.Secret
 	token              session.Secret
 	renewAt, expiresAt time.Time
-	// err is why the last fetch failed; the next may start at retryAt.
+	// replacedAt is when the last replacement came.
+	replacedAt time.Time
+	// err is why the last fetch failed; the next one may start at retryAt.
 	err     error
 	retryAt time.Time
-	// flight is closed when the running fetch is over; nil when none runs.
-	flight chan struct{}
+	// flight is the running fetch; nil when none runs.
+	flight *tenantFlight
+}
+
+// tenantFlight is one fetch of a tenant token.
+type tenantFlight struct {
+	done chan struct{}
+	// replaces says that the fetch began because Lark refused the token before.
+	replaces bool
 }
 
 // TenantAccessToken returns the app's own token, from memory while it is valid
-// and renewed behind the caller's back in its last minutes. Concurrent callers
-// share one request to Lark, which no caller's hanging up aborts. A failure is
+// and renewed in the background in its last minutes. Concurrent callers share
+// one request to Lark, which goes on when a caller hangs up. A failure is
 // remembered for a second, or as long as Lark asks.
 // Source: Lark "get custom app's tenant_access_token".
 func (c *Client) TenantAccessToken(ctx context.Context) (session.Secret, error) {
+	t := &c.tenant
 	for {
-		token, flight, err := c.tenantStep(ctx)
-		if flight == nil {
-			return token, err
+		t.mu.Lock()
+		now := t.follow(c.secret())
+		if !now.Before(t.renewAt) && !now.Before(t.retryAt) {
+			c.startFetch(ctx, false)
 		}
-		select {
-		case <-flight:
-		case <-ctx.Done():
-			return session.Secret{}, &Error{Op: opTenantToken, Class: Retry, Outcome: NotSent, Err: ctx.Err()}
+		token, valid, flight, err := t.token, now.Before(t.expiresAt), t.flight, t.err
+		t.mu.Unlock()
+		switch {
+		case valid:
+			return token, nil
+		case flight == nil:
+			return session.Secret{}, err
+		}
+		if err := flight.wait(ctx); err != nil {
+			return session.Secret{}, err
 		}
 	}
 }
 
-// tenantStep returns a token, the error of late, or a fetch to wait for.
-func (c *Client) tenantStep(ctx context.Context) (session.Secret, <-chan struct{}, error) {
+// ReplaceTenantAccessToken returns the token to use instead of refused, which
+// an API of Lark's has just refused. It returns the same token when Lark issues
+// no other one: then the token is good, and the API takes only user tokens.
+// Replacements are at least 30 s apart; within that time too it returns the same
+// token. Until another token comes, [Client.TenantAccessToken] returns the one
+// before, since most APIs may still take it.
+func (c *Client) ReplaceTenantAccessToken(ctx context.Context, refused session.Secret) (session.Secret, error) {
 	t := &c.tenant
-	secret, now := c.secret(), time.Now()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	now := t.follow(c.secret())
+	if !t.token.Equal(refused) {
+		t.mu.Unlock()
+		return c.TenantAccessToken(ctx) // somebody else has replaced it
+	}
+	if !now.Before(t.replacedAt.Add(replacePause)) && !now.Before(t.retryAt) {
+		c.startFetch(ctx, true)
+	}
+	flight, err := t.flight, t.err
+	t.mu.Unlock()
+	switch {
+	case flight == nil && err != nil:
+		return session.Secret{}, err
+	case flight == nil:
+		return refused, nil
+	}
+	if err := flight.wait(ctx); err != nil {
+		return session.Secret{}, err
+	}
+	t.mu.Lock()
+	err = t.err
+	t.mu.Unlock()
+	if err != nil {
+		return session.Secret{}, err
+	}
+	return c.TenantAccessToken(ctx)
+}
+
+// follow forgets what belongs to another secret, and returns the time. t.mu is
+// held.
+func (t *tenantToken) follow(secret session.Secret) time.Time {
 	if !t.secret.Equal(secret) {
 		t.secret, t.token, t.err = secret, session.Secret{}, nil
-		t.renewAt, t.expiresAt, t.retryAt = time.Time{}, time.Time{}, time.Time{}
+		t.renewAt, t.expiresAt, t.replacedAt, t.retryAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	}
-	if now.Before(t.renewAt) {
-		return t.token, nil, nil
+	return time.Now()
+}
+
+// startFetch begins a fetch unless one runs. t.mu is held.
+func (c *Client) startFetch(ctx context.Context, replaces bool) {
+	t := &c.tenant
+	if t.flight == nil {
+		t.flight = &tenantFlight{make(chan struct{}), replaces}
+		go c.fetchTenant(context.WithoutCancel(ctx), t.secret)
 	}
-	if t.flight == nil && !now.Before(t.retryAt) {
-		t.flight = make(chan struct{})
-		go c.fetchTenant(context.WithoutCancel(ctx), secret)
+}
+
+// wait returns nil when the fetch is over, and an error when ctx ends before.
+func (f *tenantFlight) wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		return &Error{Op: opTenantToken, Class: Retry, Outcome: NotSent, Err: ctx.Err()}
 	}
-	if now.Before(t.expiresAt) {
-		return t.token, nil, nil
-	}
-	if t.flight != nil {
-		return session.Secret{}, t.flight, nil
-	}
-	return session.Secret{}, nil, t.err
 }
 
 func (c *Client) fetchTenant(ctx context.Context, secret session.Secret) {
@@ -94,14 +161,18 @@ func (c *Client) fetchTenant(ctx context.Context, secret session.Secret) {
 	t := &c.tenant
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	close(t.flight)
+	flight := t.flight
+	close(flight.done)
 	t.flight = nil
 	if !t.secret.Equal(secret) {
-		return // rotated meanwhile
+		return // it belongs to the secret before
 	}
 	if err != nil {
 		t.err, t.retryAt = err, now.Add(max(tenantPause, asked(err)))
 		return
+	}
+	if flight.replaces {
+		t.replacedAt = now
 	}
 	t.token, t.err, t.retryAt = token, nil, time.Time{}
 	t.expiresAt = now.Add(life)
@@ -118,7 +189,7 @@ func asked(err error) time.Duration {
 }
 
 func (c *Client) requestTenant(ctx context.Context) (session.Secret, time.Duration, error) {
-	x, f, err := c.call(ctx, opTenantToken, func(ctx context.Context, s *sdk, _ ...larkcore.RequestOptionFunc) error {
+	x, f, err := c.send(ctx, opTenantToken, session.Secret{}, func(ctx context.Context, s *sdk, _ ...larkcore.RequestOptionFunc) error {
 		_, err := larkcore.Request(ctx, &larkcore.ApiReq{
 			HttpMethod:                http.MethodPost,
 			ApiPath:                   tenantTokenPath,

@@ -169,3 +169,97 @@ func TestTenantAccessTokenSurvivesItsCaller(t *testing.T) {
 		}
 	})
 }
+
+// refuse says that Lark refused a token and checks which one comes instead.
+func refuse(t *testing.T, c *lark.Client, refused, want string) {
+	t.Helper()
+	got, err := c.ReplaceTenantAccessToken(t.Context(), session.NewSecret(refused))
+	if err != nil || got.Expose() != want {
+		t.Errorf("instead of %s: %q, %v; want %s", refused, got.Expose(), err, want)
+	}
+}
+
+func TestReplaceTenantAccessToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &tokens{delay: time.Second, life: 7200, secret: "s1"}
+		c := k.client(t)
+		expect(t, c, "t-1")
+		for range 50 { // one request for all
+			go refuse(t, c, "t-1", "t-2")
+		}
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		expect(t, c, "t-2")
+		refuse(t, c, "t-1", "t-2") // it is replaced already
+		refuse(t, c, "t-2", "t-2") // once in 30 s
+		if k.n != 2 {
+			t.Errorf("%d requests, want 2", k.n)
+		}
+		time.Sleep(30 * time.Second)
+		refuse(t, c, "t-2", "t-3")
+		expect(t, c, "t-3")
+	})
+}
+
+// Lark gives the token that it gave before while more than half an hour of its
+// life is left: then the route is what refuses it.
+func TestReplaceTenantAccessTokenBySameOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &tokens{secret: "s1", failing: `{"code":0,"tenant_access_token":"t-same","expire":7200}`}
+		c := k.client(t)
+		expect(t, c, "t-same")
+		for range 1000 {
+			refuse(t, c, "t-same", "t-same")
+			time.Sleep(100 * time.Millisecond)
+		}
+		if k.n != 5 {
+			t.Errorf("%d requests in 100 s, want the first and four more", k.n)
+		}
+		k.set(func() { k.secret = "s2" }) // another secret's token is another token
+		k.set(func() { k.failing, k.life = "", 7200 })
+		refuse(t, c, "t-same", "t-6")
+	})
+}
+
+// A token that can't be replaced for the moment is kept: on most routes it may
+// be as good as before.
+func TestReplaceTenantAccessTokenFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &tokens{life: 7200, secret: "s1"}
+		c := k.client(t)
+		expect(t, c, "t-1")
+		k.set(func() { k.failing = `{"code":99991400}` })
+		for range 100 {
+			_, err := c.ReplaceTenantAccessToken(t.Context(), session.NewSecret("t-1"))
+			if e := asError(t, err); e.Class != lark.Retry {
+				t.Fatal(e)
+			}
+			expect(t, c, "t-1")
+			time.Sleep(10 * time.Millisecond)
+		}
+		if k.n != 2 {
+			t.Errorf("%d requests in a second, want the first and one more", k.n)
+		}
+		k.set(func() { k.failing = "" })
+		refuse(t, c, "t-1", "t-3") // a failure doesn't begin the 30 s
+	})
+}
+
+// Who reported the refusal goes away; the token is fetched all the same.
+func TestReplaceTenantAccessTokenSurvivesItsCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &tokens{delay: 5 * time.Second, life: 7200, secret: "s1"}
+		c := k.client(t)
+		expect(t, c, "t-1")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := c.ReplaceTenantAccessToken(ctx, session.NewSecret("t-1")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the first caller got %v", err)
+		}
+		expect(t, c, "t-1") // until the other one is there
+		refuse(t, c, "t-1", "t-2")
+		if k.n != 2 {
+			t.Errorf("%d requests, want 2", k.n)
+		}
+	})
+}
