@@ -52,7 +52,7 @@ func (p *proxy) authz(x *exchange, rest string) error {
 		return err
 	}
 	if x.credential == nothing {
-		if err := x.allowed.path(x.path); err != nil {
+		if err := x.allowed.request(x.method, x.path); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,9 @@ type CallerLimit struct {
 	// without, in the form of [Config.InjectPaths]. nil: all. The calls by which
 	// SDKs fetch a placeholder for the app's token are answered all the same.
 	Paths []string
+	// Methods are the only ones that the caller may use, with the same exception.
+	// nil: all.
+	Methods []string
 	// Requests are admitted in any Period on average, and as many at once after
 	// a rest. 0: no limit.
 	Requests int
@@ -33,6 +36,9 @@ func (l CallerLimit) check() error {
 	var problems []error
 	if l.Users != nil && len(l.Users) == 0 || slices.Contains(l.Users, "") {
 		problems = append(problems, errors.New("users: want at least one, none empty"))
+	}
+	if l.Methods != nil && len(l.Methods) == 0 || slices.Contains(l.Methods, "") {
+		problems = append(problems, errors.New("methods: want at least one, none empty"))
 	}
 	for _, path := range l.Paths {
 		problems = append(problems, checkPath(path))
@@ -52,13 +58,14 @@ func checkPath(path string) error {
 
 // allowance is a CallerLimit at work. A nil one admits everything.
 type allowance struct {
-	users map[string]bool // nil: all
-	paths []string        // nil: all
-	rate  *rate.Limiter   // nil: no limit
+	users   map[string]bool // nil: all
+	paths   []string        // nil: all
+	methods []string        // nil: all
+	rate    *rate.Limiter   // nil: no limit
 }
 
 func newAllowance(l CallerLimit) *allowance {
-	a := &allowance{paths: l.Paths}
+	a := &allowance{paths: l.Paths, methods: l.Methods}
 	if l.Users != nil {
 		a.users = make(map[string]bool, len(l.Users))
 		for _, id := range l.Users {
@@ -79,12 +86,17 @@ func (a *allowance) take() error {
 	return takeOne(a.rate)
 }
 
-// path says whether the caller may ask for a canonical path.
-func (a *allowance) path(path string) error {
-	if a == nil || a.paths == nil || matchAny(a.paths, path) >= 0 {
+// request says whether the caller may use the method on a canonical path.
+func (a *allowance) request(method, path string) error {
+	switch {
+	case a == nil:
 		return nil
+	case a.paths != nil && matchAny(a.paths, path) < 0:
+		return callerNotAllowed
+	case a.methods != nil && !slices.Contains(a.methods, method):
+		return callerNotAllowed
 	}
-	return callerNotAllowed
+	return nil
 }
 
 // user says whether the caller may ask for the user with this open_id whom it

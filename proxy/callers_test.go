@@ -124,6 +124,46 @@ func TestCallerPaths(t *testing.T) {
 	b.lark.none(t)
 }
 
+// A caller that may only read changes nothing, on whatever route. The method that
+// counts is the original one of a mesh.
+func TestCallerMethods(t *testing.T) {
+	b := limited(t, proxy.CallerLimit{Methods: []string{"GET", "HEAD"}})
+	for _, tc := range []struct {
+		sentence, method, path string
+		header                 []string
+		ok                     bool
+	}{
+		{"reading as a user", "GET", table, []string{"X-Lark-User-Id: ou_1"}, true},
+		{"the head alone", "HEAD", table, []string{"X-Lark-User-Id: ou_1"}, true},
+		{"writing as a user", "DELETE", table, []string{"X-Lark-User-Id: ou_1"}, false},
+		{"in other letters", "get", table, []string{"X-Lark-User-Id: ou_1"}, false},
+		{"writing with the tenant's token", "PUT", pathIM, nil, false},
+		{"writing with a token of its own", "PATCH", mail, []string{"Authorization: Bearer t-its-own"}, false},
+	} {
+		b.lark.reset()
+		a := b.raw(append([]string{tc.method + " " + tc.path + " HTTP/1.1", web}, tc.header...)...)
+		if tc.ok != (a.StatusCode == 200) || !tc.ok && a.Header.Get("X-Larkside-Error") != "caller_not_allowed" {
+			t.Errorf("%s: %d %s", tc.sentence, a.StatusCode, a.body)
+		}
+		if !tc.ok {
+			b.lark.none(t)
+		}
+		a = b.bare("/-/larkside/authz"+tc.path, append(tc.header, web, "X-Forwarded-Method: "+tc.method)...)
+		if tc.ok != (a.StatusCode == 200) || !tc.ok && a.Header.Get("X-Larkside-Error") != "caller_not_allowed" {
+			t.Errorf("%s, asked by a mesh: %d %s", tc.sentence, a.StatusCode, a.body)
+		}
+	}
+
+	// As with paths, an SDK's call for its token is answered, and not passed on.
+	fetch := "/open-apis/auth/v3/tenant_access_token/internal"
+	b.lark.reset()
+	if a := b.call(fetch, "larkside", web); a.StatusCode != 200 || !strings.Contains(a.body, "t-larkside") {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	b.call(fetch, "real", web).isError(t, 403, "caller_not_allowed")
+	b.lark.none(t)
+}
+
 // Each caller has its own budget, refused requests count, and Retry-After says
 // when the next is admitted.
 func TestCallerRate(t *testing.T) {
@@ -184,6 +224,8 @@ func TestCallerLimitsAreChecked(t *testing.T) {
 		"no user at all":         {keys, proxy.CallerLimit{Users: []string{}}, "at least one"},
 		"an empty user":          {keys, proxy.CallerLimit{Users: []string{""}}, "none empty"},
 		"a path with dots":       {keys, proxy.CallerLimit{Paths: []string{"/a/../b"}}, `path "/a/../b"`},
+		"no method at all":       {keys, proxy.CallerLimit{Methods: []string{}}, "methods: want at least one"},
+		"an empty method":        {keys, proxy.CallerLimit{Methods: []string{"GET", ""}}, "methods: want at least one"},
 		"a rate without period":  {keys, proxy.CallerLimit{Requests: 1}, "a number and a period"},
 		"a rate of less than no": {keys, proxy.CallerLimit{Requests: -1, Period: 1}, "a number and a period"},
 	} {

@@ -123,7 +123,7 @@ func (p *proxy) serve(x *exchange) error {
 		if answered, err := p.answerTokenCall(x); answered || err != nil {
 			return err
 		}
-		if err := x.allowed.path(x.path); err != nil {
+		if err := x.allowed.request(x.method, x.path); err != nil {
 			return err
 		}
 	}
@@ -149,7 +149,7 @@ func (p *proxy) admit(x *exchange) error {
 		x.outcome = PassedThrough
 		return nil
 	}
-	if err := x.allowed.path(x.path); err != nil {
+	if err := x.allowed.request(x.method, x.path); err != nil {
 		return err
 	}
 	switch {

@@ -134,10 +134,10 @@
 //	    that CALLER_KEYS_FILE names
 //	LARKSIDE_CALLER_LIMITS (default: none)
 //	    what callers may do,
-//	    name:users=ou_a|ou_b;paths=/open-apis/apaas/;rate=10/1s,…, each field
-//	    optional: users by open_id or the name that is sent (and then no tenant
-//	    token), paths as in INJECT_PATHS, requests per time; a caller without an
-//	    entry may do everything
+//	    name:users=ou_a|ou_b;paths=/open-apis/apaas/;methods=GET|HEAD;rate=10/1s,…,
+//	    each field optional: users by open_id or the name that is sent (and then
+//	    no tenant token), paths as in INJECT_PATHS, methods, requests per time;
+//	    a caller without an entry may do everything
 //	LARKSIDE_ADMIN_KEY (default: none)
 //	    bearer key of the admin API and console; at least 16 characters; an
 //	    empty one stops the start; or from the file that ADMIN_KEY_FILE names

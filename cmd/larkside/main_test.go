@@ -84,7 +84,7 @@ func TestCommandDocumentation(t *testing.T) {
 
 // What the settings take, the proxy takes.
 func TestCallerLimitsFitTheProxy(t *testing.T) {
-	c, err := settings.Parse([]string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=x", "LARKSIDE_CALLER_KEYS=web:key-of-web-one", "LARKSIDE_CALLER_LIMITS=web:users=ou_a;paths=/a/|/b;rate=1/1h"})
+	c, err := settings.Parse([]string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=x", "LARKSIDE_CALLER_KEYS=web:key-of-web-one", "LARKSIDE_CALLER_LIMITS=web:users=ou_a;paths=/a/|/b;methods=GET|HEAD;rate=1/1h"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 //	users=ou_a|ou_b   only for these users, by open_id or the name that is sent;
 //	                  and no tenant token. *: all users, and the tenant
 //	paths=/a/|/b      only for these paths, as in INJECT_PATHS
+//	methods=GET|HEAD  only these methods
 //	rate=10/1s        at most so many requests in any such time, on average
 //
 // White space around commas, semicolons and bars is ignored.
@@ -25,6 +26,7 @@ type CallerLimits map[string]CallerLimit
 type CallerLimit struct {
 	Users    []string // nil: all users, and the tenant
 	Paths    []string // nil: all paths
+	Methods  []string // nil: all methods
 	Requests int      // in any Period on average; 0: no limit
 	Period   time.Duration
 }
@@ -38,7 +40,7 @@ func parseCallerLimits(v string) (CallerLimits, error) {
 		}
 		name, fields, ok := strings.Cut(entry, ":")
 		if !ok || !validName.MatchString(name) {
-			return nil, reason(fmt.Sprintf("%q is not name:users=…;paths=…;rate=…", entry))
+			return nil, reason(fmt.Sprintf("%q is not name:users=…;paths=…;methods=…;rate=…", entry))
 		}
 		if _, twice := all[name]; twice {
 			return nil, reason(fmt.Sprintf("%q is there twice", name))
@@ -57,7 +59,7 @@ func parseCallerLimit(fields string) (limit CallerLimit, err error) {
 	for field := range strings.SplitSeq(fields, ";") {
 		key, value, ok := strings.Cut(strings.TrimSpace(field), "=")
 		if !ok || seen[key] {
-			return limit, reason(fmt.Sprintf("%q is not users=, paths= or rate=, each once", field))
+			return limit, reason(fmt.Sprintf("%q is not users=, paths=, methods= or rate=, each once", field))
 		}
 		seen[key] = true
 		switch key {
@@ -65,10 +67,12 @@ func parseCallerLimit(fields string) (limit CallerLimit, err error) {
 			limit.Users, err = parseLimitUsers(value)
 		case "paths":
 			limit.Paths, err = parseLimitPaths(value)
+		case "methods":
+			limit.Methods, err = parseLimitMethods(value)
 		case "rate":
 			limit.Requests, limit.Period, err = parseLimitRate(value)
 		default:
-			err = reason(fmt.Sprintf("%q: the nearest known field is %q", key, Nearest(key, []string{"users", "paths", "rate"})))
+			err = reason(fmt.Sprintf("%q: the nearest known field is %q", key, Nearest(key, []string{"users", "paths", "methods", "rate"})))
 		}
 		if err != nil {
 			return limit, err
@@ -114,6 +118,19 @@ func parseLimitPaths(v string) ([]string, error) {
 	}
 	if len(all) == 0 {
 		return nil, reason("paths= names none")
+	}
+	return all, nil
+}
+
+func parseLimitMethods(v string) ([]string, error) {
+	all := bars(v)
+	for _, method := range all {
+		if strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+			return nil, reason(fmt.Sprintf("%q is no method in capital letters", method))
+		}
+	}
+	if len(all) == 0 {
+		return nil, reason("methods= names none")
 	}
 	return all, nil
 }

@@ -9,9 +9,9 @@ import (
 
 func TestCallerLimits(t *testing.T) {
 	const keys = "LARKSIDE_CALLER_KEYS=web:key-of-web-1,web:key-of-web-2,job:key-of-job-3,all:key-of-all-4"
-	c := mustRead(t, keys, "LARKSIDE_CALLER_LIMITS= web:users=ou_a|on_b | jane@x ; paths=/open-apis/apaas/|/open-apis/im/v1/chats;rate=10/1s,\n job:rate=600/1m , all:users=*")
+	c := mustRead(t, keys, "LARKSIDE_CALLER_LIMITS= web:users=ou_a|on_b | jane@x ; paths=/open-apis/apaas/|/open-apis/im/v1/chats; methods=GET | HEAD;rate=10/1s,\n job:rate=600/1m , all:users=*")
 	want := CallerLimits{
-		"web": {Users: []string{"ou_a", "on_b", "jane@x"}, Paths: []string{"/open-apis/apaas/", "/open-apis/im/v1/chats"}, Requests: 10, Period: time.Second},
+		"web": {Users: []string{"ou_a", "on_b", "jane@x"}, Paths: []string{"/open-apis/apaas/", "/open-apis/im/v1/chats"}, Methods: []string{"GET", "HEAD"}, Requests: 10, Period: time.Second},
 		"job": {Requests: 600, Period: time.Minute},
 		"all": {},
 	}
@@ -19,8 +19,8 @@ func TestCallerLimits(t *testing.T) {
 		t.Errorf("%+v", c.CallerLimits)
 	}
 	for value, says := range map[string]string{
-		"web":                           `"web" is not name:users=…;paths=…;rate=…`,
-		"web:":                          `"" is not users=, paths= or rate=`,
+		"web":                           `"web" is not name:users=…;paths=…;methods=…;rate=…`,
+		"web:":                          `"" is not users=, paths=, methods= or rate=`,
 		"we b:rate=1/1s":                `is not name:`,
 		"web:rate=1/1s,web:rate=2/1s":   `"web" is there twice`,
 		"web:rate=1/1s;rate=2/1s":       `each once`,
@@ -31,6 +31,10 @@ func TestCallerLimits(t *testing.T) {
 		"web:paths=open-apis/":          `"open-apis/" is no path in plain form`,
 		"web:paths=/a/../b":             `is no path in plain form`,
 		"web:paths=/a/*":                `"/a/*": a path that ends in / is a prefix, so write "/a/"`,
+		"web:methods=":                  `methods= names none`,
+		"web:methods=GET|get":           `"get" is no method in capital letters`,
+		"web:methods=GET,POST":          `"POST" is not name:`,
+		"web:method=GET":                `"method": the nearest known field is "methods"`,
 		"web:paths=|":                   `paths= names none`,
 		"web:rate=10":                   `"10" is not count/duration`,
 		"web:rate=0/1s":                 `"0/1s" is not count/duration`,

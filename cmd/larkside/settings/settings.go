@@ -135,7 +135,7 @@ type Settings struct {
 	CallerKeys NamedSecrets `env:"CALLER_KEYS" file:"true" takes:"name:key, comma separated, keys of at least 12 characters, none under two names" meaning:"‘name:key,…’: every proxied request must prove itself with ‘X-Larkside-Key’; a key has at least 12 characters and belongs to one name; a name may stand twice while its key is changed"`
 
 	// CallerLimits are of callers in CallerKeys.
-	CallerLimits CallerLimits `env:"CALLER_LIMITS" takes:"name:users=ou_a|ou_b;paths=/prefix/|/path;rate=10/1s, comma separated, each field optional, names of CALLER_KEYS" meaning:"what callers may do, ‘name:users=ou_a|ou_b;paths=/open-apis/apaas/;rate=10/1s,…’, each field optional: users by open_id or the name that is sent (and then no tenant token), paths as in ‘INJECT_PATHS’, requests per time; a caller without an entry may do everything"`
+	CallerLimits CallerLimits `env:"CALLER_LIMITS" takes:"name:users=ou_a|ou_b;paths=/prefix/|/path;methods=GET|HEAD;rate=10/1s, comma separated, each field optional, names of CALLER_KEYS" meaning:"what callers may do, ‘name:users=ou_a|ou_b;paths=/open-apis/apaas/;methods=GET|HEAD;rate=10/1s,…’, each field optional: users by open_id or the name that is sent (and then no tenant token), paths as in ‘INJECT_PATHS’, methods, requests per time; a caller without an entry may do everything"`
 
 	AdminKey session.Secret `env:"ADMIN_KEY" file:"true" blank:"refused" takes:"a key of at least 16 characters" meaning:"bearer key of the admin API and console; at least 16 characters; an empty one stops the start"`
 
