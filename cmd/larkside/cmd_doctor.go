@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -183,23 +182,6 @@ func (d *doctor) settings(ctx context.Context) bool {
 	return true
 }
 
-// instance asks whether one runs here, for a database that can't be looked at
-// beside it.
-func (d *doctor) instance(ctx context.Context) (ready bool, says string) {
-	client, err := operate.NewClient(d.in, d.where)
-	if err != nil {
-		return false, err.Error()
-	}
-	status, body, err := client.Get(ctx, "/readyz")
-	switch {
-	case err != nil:
-		return false, "its admin listener can't be asked: " + err.Error()
-	case status != http.StatusOK:
-		return false, "it says that it is not ready: " + operate.NotReady(status, body)
-	}
-	return true, "it says at " + client.Base + "/readyz that it is ready"
-}
-
 func (d *doctor) database(ctx context.Context) bool {
 	kind := "SQLite"
 	if d.cfg.Postgres() {
@@ -213,7 +195,7 @@ func (d *doctor) database(ctx context.Context) bool {
 	e, err := session.Examine(ctx, session.Config{URL: d.secrets.DatabaseURL.Get(), Keys: ring})
 	switch {
 	case errors.Is(err, session.ErrInUse):
-		ready, says := d.instance(ctx)
+		ready, says := operate.AskReady(ctx, d.in, d.where)
 		if ready {
 			d.ok("database", kind+", open in a running instance, which was asked instead: "+says)
 		} else {

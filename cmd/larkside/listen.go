@@ -78,8 +78,8 @@ func removeStaleSocket(ctx context.Context, path string) error {
 // and size of an answer are not limited.
 const writePatience = 5 * time.Minute
 
-// patientListener ends connections whose client does not read: a write that
-// waits longer than patience fails.
+// patientListener ends the connections of clients that do not read: a write
+// that waits longer than patience fails.
 type patientListener struct {
 	net.Listener
 	patience time.Duration

@@ -1,8 +1,11 @@
 package operate
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,29 +14,29 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"larkside/cmd/larkside/settings"
 	"larkside/session"
 )
 
 const (
+	// apiTimeout bounds one request to the API; some wait for Lark.
+	apiTimeout = time.Minute
 	// adminTimeout bounds one question for health or readiness.
 	adminTimeout = 5 * time.Second
 	// maxAdminAnswer is more than any answer of the admin listener.
 	maxAdminAnswer = 16 << 20
 )
 
-// Client speaks to the admin listener of a running instance.
-type Client struct {
-	Base string // without trailing slash
+// adminClient speaks to the admin listener of a running instance.
+type adminClient struct {
+	base string // without trailing slash
 	http *http.Client
 	key  session.Secret // for the API; may be empty
 }
 
-// NewClient speaks to where, "http(s)://host:port" or "unix:/path.sock", or
+// newAdminClient speaks to where, "http(s)://host:port" or "unix:/path.sock", or
 // to ADMIN_LISTEN of the environment when where is empty.
-func NewClient(in Invocation, where string) (*Client, error) {
+func newAdminClient(in Invocation, where string) (*adminClient, error) {
 	if where == "" {
 		a, err := settings.AdminAddress(in.Environ)
 		if err != nil {
@@ -55,27 +58,26 @@ func NewClient(in Invocation, where string) (*Client, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, UsageError("--admin takes http://host:port or unix:/path.sock")
 	}
-	return &Client{Base: strings.TrimRight(where, "/"), http: newHTTPClient(nil)}, nil
+	return &adminClient{base: strings.TrimRight(where, "/"), http: newHTTPClient(nil)}, nil
 }
 
 // clientFor speaks to a listener of this machine.
-func clientFor(a settings.Address) *Client {
+func clientFor(a settings.Address) *adminClient {
 	if a.Network == "unix" {
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", a.Addr)
 		}
-		return &Client{Base: "http://localhost", http: newHTTPClient(dial)}
+		return &adminClient{base: "http://localhost", http: newHTTPClient(dial)}
 	}
 	host, port, _ := net.SplitHostPort(a.Addr) // was parsed before
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost" // listens on every address, so on this one
 	}
-	return &Client{Base: "http://" + net.JoinHostPort(host, port), http: newHTTPClient(nil)}
+	return &adminClient{base: "http://" + net.JoinHostPort(host, port), http: newHTTPClient(nil)}
 }
 
-// newHTTPClient never goes through a proxy of the environment: the admin
-// listener is near, and its answers are nobody else's business. Nor does it
-// follow redirects, which would take the key along.
+// newHTTPClient ignores the environment's proxy, since the admin listener is
+// near. It follows no redirect, since the key would go along.
 func newHTTPClient(dial func(context.Context, string, string) (net.Conn, error)) *http.Client {
 	return &http.Client{
 		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
@@ -83,11 +85,11 @@ func newHTTPClient(dial func(context.Context, string, string) (net.Conn, error))
 	}
 }
 
-// Get returns the status and body of one request, within adminTimeout.
-func (c *Client) Get(ctx context.Context, path string) (int, []byte, error) {
+// get returns the status and body of one request, within adminTimeout.
+func (c *adminClient) get(ctx context.Context, path string) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Base+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -100,107 +102,150 @@ func (c *Client) Get(ctx context.Context, path string) (int, []byte, error) {
 	return resp.StatusCode, body, err
 }
 
-func newHealthcheck(in Invocation) *cobra.Command {
-	var where string
-	c := &cobra.Command{
-		Use:   "healthcheck",
-		Short: "Ask the running instance whether it lives; exit 1 if not",
-		Long: `Ask GET /healthz of the admin listener (LARKSIDE_ADMIN_LISTEN, or --admin). For
-the HEALTHCHECK of a container; Kubernetes asks by HTTP itself.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := NewClient(in, where)
-			if err != nil {
-				return err
-			}
-			status, _, err := client.Get(c.Context(), "/healthz")
-			if err == nil && status != http.StatusOK {
-				err = fmt.Errorf("GET %s/healthz: status %d", client.Base, status)
-			}
-			return err
-		},
+// apiError is a failure that the API has answered.
+type apiError struct {
+	status    int
+	name, msg string // name is error.type
+	reason    string
+}
+
+func (e *apiError) Error() string {
+	switch {
+	case e.name == "":
+		return fmt.Sprintf("status %d, which no admin listener of Larkside answers; is that the right address?", e.status)
+	case e.reason != "":
+		return fmt.Sprintf("%s (%s: %s)", e.msg, e.name, e.reason)
 	}
-	AdminFlag(c, &where)
-	return c
+	return fmt.Sprintf("%s (%s)", e.msg, e.name)
 }
 
-// AdminFlag adds --admin.
-func AdminFlag(c *cobra.Command, where *string) {
-	c.Flags().StringVar(where, "admin", "", "admin listener, http://host:port or unix:/path.sock (default: LARKSIDE_ADMIN_LISTEN)")
+// notFound reports whether the API knows no such thing.
+func notFound(err error) bool {
+	var e *apiError
+	return errors.As(err, &e) && e.name == "not_found"
 }
 
-// waitPoll is the time between two questions of "larkside wait".
-const waitPoll = 200 * time.Millisecond
-
-func newWait(in Invocation) *cobra.Command {
-	var where string
-	var timeout time.Duration
-	c := &cobra.Command{
-		Use:   "wait",
-		Short: "Wait until the running instance is ready; exit 1 if it is not in time",
-		Long: `Wait until GET /readyz of the admin listener says ready. For the entrypoint of
-the app beside it:
-
-    larkside wait && exec my-app`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := NewClient(in, where)
-			if err != nil {
-				return err
-			}
-			ctx := c.Context()
-			if timeout > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, timeout)
-				defer cancel()
-			}
-			return client.waitReady(ctx)
-		},
+// parseAPIError returns nil if content is no error's envelope.
+func parseAPIError(status int, content []byte) *apiError {
+	var envelope struct {
+		Code  int
+		Msg   string
+		Error struct{ Type, Reason string }
 	}
-	AdminFlag(c, &where)
-	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait; 0: for ever")
-	return c
+	if json.Unmarshal(content, &envelope) != nil || envelope.Code == 0 || envelope.Error.Type == "" {
+		return nil
+	}
+	return &apiError{status, envelope.Error.Type, envelope.Msg, envelope.Error.Reason}
 }
 
-// waitReady asks until the instance is ready. When ctx ends first, the error
-// says what was missing last.
-func (c *Client) waitReady(ctx context.Context) error {
-	ticker := time.NewTicker(waitPoll)
-	defer ticker.Stop()
-	last := "nothing was asked"
+// call sends one request and decodes the answer into v, if that is not nil. An
+// error is an [*apiError], or the instance could not be asked.
+func (c *adminClient) call(ctx context.Context, method, path string, body, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, method, path, body, "application/json")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
+	if err != nil {
+		return fmt.Errorf("reading the answer of %s: %w", c.base, err)
+	}
+	if v == nil {
+		return nil
+	}
+	if err := json.Unmarshal(content, v); err != nil {
+		return &apiError{status: resp.StatusCode}
+	}
+	return nil
+}
+
+// send returns an answer of success, whose body is the caller's to close.
+func (c *adminClient) send(ctx context.Context, method, path string, body any, accept string) (*http.Response, error) {
+	var content []byte
+	if body != nil {
+		var err error
+		if content, err = json.Marshal(body); err != nil {
+			return nil, err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(content))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", accept)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if !c.key.Empty() {
+		req.Header.Set("Authorization", "Bearer "+c.key.Expose())
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var inURL *url.Error
+		if errors.As(err, &inURL) {
+			err = inURL.Err
+		}
+		return nil, fmt.Errorf("can't ask a running instance at %s (LARKSIDE_ADMIN_LISTEN or --admin names it): %w", c.base, err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
+	if e := parseAPIError(resp.StatusCode, answer); e != nil {
+		return nil, e
+	}
+	return nil, &apiError{status: resp.StatusCode}
+}
+
+// pages calls each with every item of a list, over all pages.
+func (c *adminClient) pages(ctx context.Context, path string, query url.Values, each func(json.RawMessage) error) error {
+	query.Set("limit", "500")
 	for {
-		status, body, err := c.Get(ctx, "/readyz")
-		switch {
-		case err == nil && status == http.StatusOK:
+		var page struct {
+			Items []json.RawMessage
+			Next  string
+		}
+		if err := c.call(ctx, http.MethodGet, path+"?"+query.Encode(), nil, &page); err != nil {
+			return err
+		}
+		for _, item := range page.Items {
+			if err := each(item); err != nil {
+				return err
+			}
+		}
+		if page.Next == "" {
 			return nil
-		case err == nil:
-			last = NotReady(status, body)
-		case ctx.Err() == nil:
-			last = err.Error()
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("not ready (%s): %w", last, ctx.Err())
-		case <-ticker.C:
-		}
+		query.Set("cursor", page.Next)
 	}
 }
 
-// NotReady names the checks that fail in an answer of /readyz.
-func NotReady(status int, body []byte) string {
-	var answer struct {
-		Checks []struct {
-			Name, Detail string
-			OK           bool
-		}
+// work has long work done. Its reports go to progress, its result into v.
+func (c *adminClient) work(ctx context.Context, path string, v any, progress func(json.RawMessage)) error {
+	resp, err := c.send(ctx, http.MethodPost, path, nil, "application/x-ndjson")
+	if err != nil {
+		return err
 	}
-	failing := []string{fmt.Sprintf("status %d", status)}
-	if json.Unmarshal(body, &answer) == nil {
-		for _, check := range answer.Checks {
-			if !check.OK {
-				failing = append(failing, strings.TrimSuffix(check.Name+": "+check.Detail, ": "))
-			}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if e := parseAPIError(resp.StatusCode, lines.Bytes()); e != nil {
+			return e
 		}
+		var report struct{ Done *bool }
+		switch err := json.Unmarshal(lines.Bytes(), &report); {
+		case err != nil || report.Done == nil:
+			return &apiError{status: resp.StatusCode}
+		case *report.Done:
+			return json.Unmarshal(lines.Bytes(), v)
+		}
+		progress(lines.Bytes())
 	}
-	return strings.Join(failing, "; ")
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("the instance broke off before it was done; run this again: %w", err)
+	}
+	return errors.New("the instance broke off before it was done; run this again")
 }

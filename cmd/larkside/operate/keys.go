@@ -33,8 +33,9 @@ all open. "larkside keys rotate" then makes the old ones superfluous.`,
 	}
 }
 
-// NewKey returns one entry of ENCRYPTION_KEYS. Dates in ids tell an operator
-// which key is the old one; the random digits keep two of a day apart.
+// NewKey returns one entry of ENCRYPTION_KEYS. The date in its id tells an
+// operator which key is the old one. The random digits keep two keys of one day
+// apart.
 func NewKey(now time.Time) string {
 	random := make([]byte, 2)
 	rand.Read(random) // never fails

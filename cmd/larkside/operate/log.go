@@ -9,7 +9,7 @@ import (
 	"larkside/telemetry"
 )
 
-// NewLog returns the process's log, in LOG_FORMAT or else in text on a terminal
+// NewLog returns the process's log. Without LOG_FORMAT it is text on a terminal
 // and JSON anywhere else.
 func NewLog(cfg *settings.Settings, w io.Writer) (*slog.Logger, error) {
 	format := cfg.LogFormat

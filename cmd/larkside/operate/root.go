@@ -1,3 +1,12 @@
+// Package operate is larkside's command line: the tree of commands and the
+// operator's commands.
+//
+// sessions, consent, users and keys rotate ask the admin listener of a running
+// instance; so do healthcheck and wait. That way they work on SQLite too, which
+// one process has to itself. migrate opens the database. env, version and keys
+// new need nothing.
+//
+// [Execute] runs one command line. Commands of other packages are given to it.
 package operate
 
 import (
@@ -24,19 +33,20 @@ type Invocation struct {
 	Environ []string // NAME=value
 	Out     io.Writer
 	ErrOut  io.Writer
-	Build   Build
+	Build   Build // for "larkside version"
 }
 
-// UsageError is a command line that can't be meant.
+// UsageError is a command line that makes no sense.
 type UsageError string
 
 func (e UsageError) Error() string { return string(e) }
 
-// ErrLogged is a failure that is in the log already.
+// ErrLogged is a failure that the command has reported already. Nothing is added.
 var ErrLogged = errors.New("see the log")
 
-// Execute runs the command of the command line and returns the exit status.
-// Without one it runs serve. more are commands beside those of this package.
+// Execute runs the command that in names and returns the exit status. A command
+// line without a command runs serve. more are commands beside serve and those of
+// this package.
 func Execute(ctx context.Context, in Invocation, serve *cobra.Command, more ...*cobra.Command) int {
 	err := newRoot(in, serve, more).ExecuteContext(ctx)
 	var wrong settings.Error
@@ -92,7 +102,7 @@ lists them. The app's id and secret are all that it needs to start:
 	return root
 }
 
-// checkArguments makes wrong arguments of every command a [usageError].
+// checkArguments makes wrong arguments of every command a [UsageError].
 func checkArguments(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
@@ -107,8 +117,8 @@ func checkArguments(c *cobra.Command) {
 	}
 }
 
-// knownCommand is the Args of a command that only has other commands: what is
-// left over is a command that does not exist.
+// knownCommand is the Args of a command that only has other commands. An
+// argument that is left over is a command that does not exist.
 func knownCommand(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

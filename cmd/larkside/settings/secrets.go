@@ -22,8 +22,8 @@ import (
 
 const (
 	// secretPoll is the time between two looks at the files. A new content is
-	// taken when two looks in a row saw the same, so that a file that is being
-	// written in place is not taken half.
+	// taken when two looks in a row have seen it, so that half of a file that is
+	// being written is not taken.
 	secretPoll = time.Second
 	// maxSecretFile is more than any secret or list of secrets needs.
 	maxSecretFile = 1 << 20
@@ -35,8 +35,8 @@ const (
 type secretFile struct{ path, content string }
 
 // Secrets are the present values of the secret settings. A value that came from
-// a file changes when the file does; [Secrets.Run] watches. Everything here is
-// safe for concurrent use.
+// a file changes when the file does, while [Secrets.Run] runs. Everything here
+// is safe for concurrent use.
 type Secrets struct {
 	AppSecret         *Live[session.Secret]
 	Apps              *Live[NamedSecrets] // always the app ids of the start
@@ -59,48 +59,43 @@ type watched interface {
 	poll(ctx context.Context, now bool, log *slog.Logger)
 }
 
-// NewSecrets takes the values that c was parsed with, and runs
+// NewSecrets takes the values that cfg was parsed with, and runs
 // ENCRYPTION_KEYS_COMMAND when there is one.
-func NewSecrets(ctx context.Context, c *Settings, log *slog.Logger) (*Secrets, error) {
-	keys := newLive(c, "ENCRYPTION_KEYS", c.EncryptionKeys, parseKeys)
-	if c.EncryptionKeysCommand != "" {
-		keys.command = strings.Fields(c.EncryptionKeysCommand)
-		output, err := keys.read(ctx)
-		if err == nil {
-			err = keys.take(output)
-		}
-		if err != nil {
+func NewSecrets(ctx context.Context, cfg *Settings, log *slog.Logger) (*Secrets, error) {
+	s := &Secrets{
+		AppSecret:         newLive(cfg, "APP_SECRET", cfg.AppSecret, parseSecret),
+		Apps:              newLive(cfg, "APPS", cfg.Apps, cfg.parseSameApps),
+		DatabaseURL:       newLive(cfg, "DATABASE_URL", cfg.DatabaseURL, cfg.parseSameDatabase),
+		DatabaseListenURL: newLive(cfg, "DATABASE_LISTEN_URL", cfg.DatabaseListenURL, cfg.parseListenURL),
+		EncryptionKeys:    newLive(cfg, "ENCRYPTION_KEYS", cfg.EncryptionKeys, parseKeys),
+		CallerKeys:        newLive(cfg, "CALLER_KEYS", cfg.CallerKeys, cfg.parseCallers),
+		AdminKey:          newLive(cfg, "ADMIN_KEY", cfg.AdminKey, parseAdminKey),
+		EventToken:        newLive(cfg, "EVENT_TOKEN", cfg.EventToken, parseSecret),
+		EventEncryptKey:   newLive(cfg, "EVENT_ENCRYPT_KEY", cfg.EventEncryptKey, parseSecret),
+		appID:             cfg.AppID,
+		log:               log,
+	}
+	s.all = []watched{s.AppSecret, s.Apps, s.DatabaseURL, s.DatabaseListenURL, s.EncryptionKeys,
+		s.CallerKeys, s.AdminKey, s.EventToken, s.EventEncryptKey}
+	if cfg.EncryptionKeysCommand != "" {
+		if err := s.EncryptionKeys.runCommand(ctx, cfg.EncryptionKeysCommand); err != nil {
 			return nil, fmt.Errorf("%sENCRYPTION_KEYS_COMMAND: %w", Prefix, err)
 		}
 	}
-	ids := c.AppIDs()
-	s := &Secrets{
-		AppSecret:         newLive(c, "APP_SECRET", c.AppSecret, parseSecret),
-		Apps:              newLive(c, "APPS", c.Apps, func(v string) (NamedSecrets, error) { return parseSameApps(v, ids) }),
-		DatabaseURL:       newLive(c, "DATABASE_URL", c.DatabaseURL, c.parseSameDatabase),
-		DatabaseListenURL: newLive(c, "DATABASE_LISTEN_URL", c.DatabaseListenURL, parseListenURL),
-		EncryptionKeys:    keys,
-		CallerKeys:        newLive(c, "CALLER_KEYS", c.CallerKeys, c.parseCallers),
-		AdminKey:          newLive(c, "ADMIN_KEY", c.AdminKey, parseAdminKey),
-		EventToken:        newLive(c, "EVENT_TOKEN", c.EventToken, parseSecret),
-		EventEncryptKey:   newLive(c, "EVENT_ENCRYPT_KEY", c.EventEncryptKey, parseSecret),
-		appID:             c.AppID,
-		log:               log,
-	}
-	s.CallerKeys.OnChange(warnOfUnlimited(c, log))
-	s.all = []watched{s.AppSecret, s.Apps, s.DatabaseURL, s.DatabaseListenURL, s.EncryptionKeys,
-		s.CallerKeys, s.AdminKey, s.EventToken, s.EventEncryptKey}
+	s.CallerKeys.OnChange(warnOfUnlimited(cfg, log))
 	return s, nil
 }
 
-// warnOfUnlimited returns what tells of a caller that is new in the file and has
-// no entry in CALLER_LIMITS although there are some: it may do everything.
-func warnOfUnlimited(c *Settings, log *slog.Logger) func(NamedSecrets) {
-	known := c.CallerKeys.names()
+// warnOfUnlimited returns a function that takes each new list of keys. While
+// CALLER_LIMITS has entries, it warns about a new caller that has none: that
+// caller may do everything.
+func warnOfUnlimited(cfg *Settings, log *slog.Logger) func(NamedSecrets) {
+	known := cfg.CallerKeys.names()
 	return func(keys NamedSecrets) {
 		now := keys.names()
 		for _, name := range now {
-			if _, limited := c.CallerLimits[name]; !limited && len(c.CallerLimits) > 0 && !slices.Contains(known, name) {
+			_, limited := cfg.CallerLimits[name]
+			if len(cfg.CallerLimits) > 0 && !limited && !slices.Contains(known, name) {
 				log.Warn("a new caller has no entry in CALLER_LIMITS and may do everything", "variable", Prefix+"CALLER_KEYS", "caller", name)
 			}
 		}
@@ -117,8 +112,8 @@ func (s *Secrets) App(appID string) session.Secret {
 }
 
 // Run follows the files until ctx ends, and reads them at once on SIGHUP. A
-// changed file counts within three seconds. Content that is not valid is logged
-// once and the value before it stays. Run returns nil.
+// changed file counts within three seconds. What the start would refuse is
+// logged once, and the value before stays. Run returns nil.
 func (s *Secrets) Run(ctx context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -149,12 +144,12 @@ func (s *Secrets) poll(ctx context.Context, now bool) {
 	}
 }
 
-// Live is one setting's present value.
+// Live is the present value of one setting.
 type Live[T any] struct {
 	name    string // without LARKSIDE_
 	path    string // empty: the value does not come from a file
 	command []string
-	parse   func(string) (T, error) // errors are fit for the log
+	parse   func(string) (T, error) // its errors hold no secret
 
 	value atomic.Pointer[T]
 
@@ -162,80 +157,91 @@ type Live[T any] struct {
 	onChange []func(T) // guarded by mu
 
 	// What follows belongs to the goroutine that polls.
-	taken   string // what value was made of
-	seen    string // what the last look saw
-	refused string // the last complaint, so as not to repeat it
+	taken   string // the content that value was made of
+	seen    string // the content at the last look
+	refused string // the last error that was logged, so that it is not repeated
 }
 
-func newLive[T any](c *Settings, name string, value T, parse func(string) (T, error)) *Live[T] {
-	file := c.files[name]
-	s := &Live[T]{name: name, path: file.path, parse: parse, taken: file.content}
-	s.value.Store(&value)
-	return s
+func newLive[T any](cfg *Settings, name string, value T, parse func(string) (T, error)) *Live[T] {
+	file := cfg.files[name]
+	l := &Live[T]{name: name, path: file.path, parse: parse, taken: file.content}
+	l.value.Store(&value)
+	return l
 }
 
 // Get returns the present value.
-func (s *Live[T]) Get() T { return *s.value.Load() }
+func (l *Live[T]) Get() T { return *l.value.Load() }
 
 // OnChange calls f with each new value from now on, one call at a time, from
 // [Secrets.Run].
-func (s *Live[T]) OnChange(f func(T)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.onChange = append(s.onChange, f)
+func (l *Live[T]) OnChange(f func(T)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.onChange = append(l.onChange, f)
 }
 
-func (s *Live[T]) changed() {
-	s.mu.Lock()
-	all := slices.Clone(s.onChange)
-	s.mu.Unlock()
+func (l *Live[T]) changed() {
+	l.mu.Lock()
+	all := slices.Clone(l.onChange)
+	l.mu.Unlock()
 	for _, f := range all {
-		f(s.Get())
+		f(l.Get())
 	}
 }
 
-func (s *Live[T]) poll(ctx context.Context, now bool, log *slog.Logger) {
-	if s.path == "" && (s.command == nil || !now) {
+func (l *Live[T]) poll(ctx context.Context, now bool, log *slog.Logger) {
+	if l.path == "" && (l.command == nil || !now) {
 		return
 	}
-	content, err := s.read(ctx)
-	settled := now || content == s.seen
-	s.seen = content
-	if err == nil && (content == s.taken || !settled) {
-		s.refused = ""
+	content, err := l.read(ctx)
+	settled := now || content == l.seen
+	l.seen = content
+	if err == nil && (content == l.taken || !settled) {
+		l.refused = ""
 		return
 	}
 	if err == nil {
-		err = s.take(content)
+		err = l.take(content)
 	}
 	if err != nil {
-		if settled && s.refused != err.Error() {
-			log.Error("a secret could not be read again; the value before stays", "variable", Prefix+s.name, "file", s.path, "error", err)
-			s.refused = err.Error()
+		if settled && l.refused != err.Error() {
+			log.Error("a secret could not be read again; the value before stays", "variable", Prefix+l.name, "file", l.path, "error", err)
+			l.refused = err.Error()
 		}
 		return
 	}
-	s.refused = ""
-	log.Info("a secret has changed", "variable", Prefix+s.name, "file", s.path)
-	s.changed()
+	l.refused = ""
+	log.Info("a secret has changed", "variable", Prefix+l.name, "file", l.path)
+	l.changed()
 }
 
-// take makes content the value.
-func (s *Live[T]) take(content string) error {
-	value, err := s.parse(content)
+// runCommand takes the value from a command's output, now and at each poll that
+// is to read at once.
+func (l *Live[T]) runCommand(ctx context.Context, command string) error {
+	l.command = strings.Fields(command)
+	output, err := l.read(ctx)
 	if err != nil {
 		return err
 	}
-	s.value.Store(&value)
-	s.taken = content
+	return l.take(output)
+}
+
+// take makes content the value.
+func (l *Live[T]) take(content string) error {
+	value, err := l.parse(content)
+	if err != nil {
+		return err
+	}
+	l.value.Store(&value)
+	l.taken = content
 	return nil
 }
 
-func (s *Live[T]) read(ctx context.Context) (string, error) {
-	if s.command != nil {
-		return runKeysCommand(ctx, s.command)
+func (l *Live[T]) read(ctx context.Context) (string, error) {
+	if l.command != nil {
+		return runKeysCommand(ctx, l.command)
 	}
-	return readBounded(s.path)
+	return readBounded(l.path)
 }
 
 // readBounded returns a file's content, at most maxSecretFile, without
@@ -261,8 +267,8 @@ func readBounded(path string) (string, error) {
 	return string(value), nil
 }
 
-// runKeysCommand returns the standard output of a command. What it writes to
-// standard error is not passed on: it may hold anything.
+// runKeysCommand returns the standard output of a command. It drops standard
+// error, which may hold a secret.
 func runKeysCommand(ctx context.Context, command []string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, keysCommandTimeout)
 	defer cancel()
@@ -278,6 +284,9 @@ func runKeysCommand(ctx context.Context, command []string) (string, error) {
 	return string(bytes.TrimSpace(output)), nil
 }
 
+// The functions below parse what stands in a changed file. They refuse what the
+// start refuses.
+
 func parseSecret(v string) (session.Secret, error) { return session.NewSecret(v), nil }
 
 func parseKeys(v string) (session.Secret, error) {
@@ -291,41 +300,48 @@ func parseAdminKey(v string) (session.Secret, error) {
 	return key, checkAdminKey(key)
 }
 
-// parseSameDatabase takes another password or host, not another kind: the store
-// is opened once.
-func (c *Settings) parseSameDatabase(v string) (session.Secret, error) {
+// parseCallers takes keys that fit CALLER_LIMITS.
+func (s *Settings) parseCallers(v string) (NamedSecrets, error) {
+	keys, err := parseNamedSecrets(v)
+	if err != nil {
+		return nil, err
+	}
+	return keys, errors.Join(checkCallerKeys(keys), s.CallerLimits.checkCallers(keys))
+}
+
+// parseSameDatabase takes another password or host. Another kind of database
+// needs a restart, since the store is opened once.
+func (s *Settings) parseSameDatabase(v string) (session.Secret, error) {
 	if err := checkDatabaseURL(v); err != nil {
 		return session.Secret{}, err
 	}
-	if isPostgres(v) != c.Postgres() {
+	if isPostgres(v) != s.Postgres() {
 		return session.Secret{}, errors.New("another kind of database needs a restart")
 	}
 	return session.NewSecret(v), nil
 }
 
-// parseCallers takes keys that the limits of the start fit.
-func (c *Settings) parseCallers(v string) (NamedSecrets, error) {
-	keys, err := parseNamedSecrets(v)
-	if err != nil {
-		return nil, err
+func (s *Settings) parseListenURL(v string) (session.Secret, error) {
+	if err := checkListenURL(v); err != nil {
+		return session.Secret{}, err
 	}
-	return keys, errors.Join(checkCallerKeys(keys), c.CallerLimits.checkCallers(keys))
+	if isPostgres(v) && !s.Postgres() {
+		return session.Secret{}, errors.New("a PostgreSQL URL although " + Prefix + "DATABASE_URL is SQLite")
+	}
+	return session.NewSecret(v), nil
 }
 
-func parseListenURL(v string) (session.Secret, error) {
-	return session.NewSecret(v), checkListenURL(v)
-}
-
-// parseSameApps takes new secrets, not other apps: each app has parts of its
-// own, which are made at the start.
-func parseSameApps(v string, ids []string) (NamedSecrets, error) {
+// parseSameApps takes new secrets of the same apps. Another app needs a restart,
+// since each has parts of its own that are made at the start.
+func (s *Settings) parseSameApps(v string) (NamedSecrets, error) {
 	apps, err := parseNamedSecrets(v)
 	if err != nil {
 		return nil, err
 	}
-	now := (&Settings{AppID: ids[0], Apps: apps}).AppIDs()
+	before, now := s.AppIDs(), (&Settings{AppID: s.AppID, Apps: apps}).AppIDs()
+	slices.Sort(before)
 	slices.Sort(now)
-	if !slices.Equal(now, slices.Sorted(slices.Values(ids))) {
+	if !slices.Equal(before, now) {
 		return nil, errors.New("the apps are not those of the start; other apps need a restart")
 	}
 	return apps, nil

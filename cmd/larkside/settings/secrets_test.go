@@ -227,6 +227,7 @@ func TestChangesAreCheckedAsTheStartIs(t *testing.T) {
 		{"another kind of database", "DATABASE_URL", "sqlite:x.db", "postgres://u:canary@h/d", "another kind of database needs a restart", nil},
 		{"LISTEN on SQLite", "DATABASE_LISTEN_URL", "postgres://u:p@h/d", "sqlite:canary", "neither postgres://… nor off",
 			[]string{"LARKSIDE_DATABASE_URL=postgres://u:p@h/d", "LARKSIDE_ENCRYPTION_KEYS=" + aKey}},
+		{"LISTEN on PostgreSQL with SQLite", "DATABASE_LISTEN_URL", "off", "postgres://u:canary@h/d", "DATABASE_URL is SQLite", nil},
 	} {
 		t.Run(tc.sentence, func(t *testing.T) {
 			path := writeFile(t, tc.before)
