@@ -17,12 +17,14 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/otlptranslator"
+	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
@@ -85,12 +87,12 @@ func Start(ctx context.Context, cfg Config) (stop func(context.Context) error, m
 	}
 	stopTraces, err := startTraces(ctx, res)
 	if err != nil {
-		return nil, nil, fmt.Errorf("trace exporter (OTEL_TRACES_EXPORTER=%q and OTEL_EXPORTER_OTLP_*): %w", os.Getenv("OTEL_TRACES_EXPORTER"), err)
+		return nil, nil, fmt.Errorf("trace exporter (%s): %w", asked("TRACES"), err)
 	}
 	stopMetrics, metrics, err := startMetrics(ctx, cfg, res)
 	if err != nil {
 		return nil, nil, errors.Join(
-			fmt.Errorf("metric exporter (OTEL_METRICS_EXPORTER=%q and OTEL_EXPORTER_OTLP_*): %w", os.Getenv("OTEL_METRICS_EXPORTER"), err),
+			fmt.Errorf("metric exporter (%s): %w", asked("METRICS"), err),
 			stopTraces(ctx))
 	}
 	stop = func(ctx context.Context) error { return errors.Join(stopTraces(ctx), stopMetrics(ctx)) }
@@ -114,11 +116,11 @@ func newResource(ctx context.Context, cfg Config) (*resource.Resource, error) {
 }
 
 func startTraces(ctx context.Context, res *resource.Resource) (func(context.Context) error, error) {
-	if !exporting(traces) {
+	if !exporting("TRACES") {
 		otel.SetTracerProvider(noop.NewTracerProvider())
 		return func(context.Context) error { return nil }, nil
 	}
-	exporter, err := newSpanExporter(ctx)
+	exporter, err := autoexport.NewSpanExporter(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +151,14 @@ func startMetrics(ctx context.Context, cfg Config, res *resource.Resource) (func
 	options := []sdkmetric.Option{
 		sdkmetric.WithReader(exporter), sdkmetric.WithResource(res), sdkmetric.WithCardinalityLimit(limit),
 	}
-	// "prometheus" is what /metrics does already.
-	if exporting(metrics) && os.Getenv("OTEL_METRICS_EXPORTER") != "prometheus" {
-		exporter, err := newMetricExporter(ctx)
+	// "prometheus" is what /metrics does already; autoexport would open another
+	// listener for it.
+	if exporting("METRICS") && os.Getenv("OTEL_METRICS_EXPORTER") != "prometheus" {
+		reader, err := autoexport.NewMetricReader(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
-		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter)))
+		options = append(options, sdkmetric.WithReader(reader))
 	}
 	provider := sdkmetric.NewMeterProvider(options...)
 	otel.SetMeterProvider(provider)
@@ -178,4 +181,31 @@ func buildInfo(meter metric.Meter, cfg Config) error {
 			return nil
 		}))
 	return err
+}
+
+// exporting reports whether the environment asks for signal, TRACES or METRICS,
+// to be sent somewhere. The specification's default is an OTLP exporter to
+// localhost; sending there unasked would only fill the log.
+func exporting(signal string) bool {
+	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
+		return false
+	}
+	switch os.Getenv("OTEL_" + signal + "_EXPORTER") {
+	case "none":
+		return false
+	case "":
+		return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
+	}
+	return true
+}
+
+// asked names the variables that chose the exporter of signal, with their values.
+func asked(signal string) string {
+	var set []string
+	for _, name := range []string{"OTEL_" + signal + "_EXPORTER", "OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"} {
+		if value := os.Getenv(name); value != "" {
+			set = append(set, fmt.Sprintf("%s=%q", name, value))
+		}
+	}
+	return strings.Join(set, ", ")
 }
