@@ -227,7 +227,7 @@ func (p *proxy) askForScope(x *exchange, alternatives []string) string {
 	c, err := p.cfg.Asker.Ask(x, x.key, MissingScope, alternatives)
 	if err != nil {
 		// Lark's answer says what is missing; it is passed on all the same.
-		p.complaints.Log(x, slog.LevelWarn, "asking for a missing scope failed", "", "scopes", alternatives, "error", err)
+		p.complaints.Log(x, slog.LevelWarn, "asking for a missing scope failed", "", "scope", strings.Join(alternatives, " "), "error", err)
 		return ""
 	}
 	return c.AuthorizeURL

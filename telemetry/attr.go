@@ -76,8 +76,8 @@ const (
 // handler trace_id and span_id.
 func LogKeys() []string {
 	return []string{
-		"absent", "action", "actor", "address", "app_id", "apps", "caller", "class", "consent", "disabled",
-		"duration_seconds", "error", "failure", "failures", "file", "from", "grace", "listener", "method", "msg",
+		"absent", "action", "actor", "address", "app_id", "apps", "caller", "class", "consent", "disabled", "do",
+		"duration_seconds", "endpoint", "error", "failure", "failures", "file", "from", "grace", "listener", "method", "msg", "next",
 		"outcome", "page", "read", "reason", "repeated", "result", "retry_in", "route", "scope", "setting", "span_id",
 		"state", "status", "table", "to", "token", "trace_id", "user", "variable", "version", "warning", "what", "work",
 	}

@@ -57,7 +57,7 @@ func refusalOf(e *lark.Error) (consentRefusal, bool) {
 // refuse ends p for what Lark said about it, and tells the operator what to do.
 func (f *Flow) refuse(ctx context.Context, p *session.Pending, r consentRefusal, cause error) {
 	f.complaints.Log(ctx, slog.LevelError, "Lark refused a consent", r.reason, "reason", r.reason, "do", r.remedy,
-		"app_id", p.AppID, f.users.Log(p.OpenID), "scopes", p.Scopes, "error", cause)
+		"app_id", p.AppID, f.users.Log(p.OpenID), "scope", p.Scopes, "error", cause)
 	f.end(ctx, p, session.ConsentFailed, r.reason)
 }
 

@@ -116,10 +116,10 @@ func (c *Client) askGrants(ctx context.Context, ask func(to string) (Token, erro
 	t, err := ask(to)
 	switch next, news := c.endpoints.note(to, err); {
 	case news && next != to:
-		c.log.WarnContext(ctx, "Lark's token endpoint can't make this kind of grant; the other version is asked from now on. Set LARKSIDE_TOKEN_URL to it.",
-			"app_id", c.appID, "refused_by", to, "next", next, "error", err)
+		c.log.WarnContext(ctx, "Lark's token endpoint can't make this kind of grant; the other version is asked from now on",
+			"app_id", c.appID, "endpoint", to, "next", next, "do", "set LARKSIDE_TOKEN_URL to the next", "error", err)
 	case news:
-		c.log.ErrorContext(ctx, "both versions of Lark's token endpoint refuse this kind of grant", "app_id", c.appID, "refused_by", to, "error", err)
+		c.log.ErrorContext(ctx, "both versions of Lark's token endpoint refuse this kind of grant", "app_id", c.appID, "endpoint", to, "error", err)
 	}
 	return t, err
 }
