@@ -45,7 +45,13 @@ type Resolver interface {
 
 // Tenant has the apps' own tokens.
 type Tenant interface {
+	// TenantAccessToken returns the tenant_access_token of the app. Errors:
+	// session.ErrAppMisconfigured, ErrRefreshUnavailable. It may block for a
+	// fetch, and returns when ctx ends without ending the fetch.
 	TenantAccessToken(ctx context.Context, appID string) (session.Secret, error)
+	// ReplaceTenantAccessToken is told that Lark refused the token and returns
+	// the one to use instead, which is the same one if there is no other.
+	ReplaceTenantAccessToken(ctx context.Context, appID string, refused session.Secret) (session.Secret, error)
 }
 
 // Waiter waits for a consent.

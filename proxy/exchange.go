@@ -17,7 +17,8 @@ type Outcome string
 const (
 	// Proxied: forwarded with the user's token, answered by Lark.
 	Proxied Outcome = "proxied"
-	// RefreshedReplayed: Lark refused the token, its successor was accepted.
+	// RefreshedReplayed: Lark refused the user's or tenant's token, its
+	// successor was accepted.
 	RefreshedReplayed Outcome = "refreshed_replayed"
 	// RefreshedNotReplayed: the token was renewed, but the body was too large
 	// to be sent again.
@@ -51,6 +52,9 @@ const (
 	tenantToken
 	userToken
 )
+
+// injected reports whether Larkside added the credential, and so can renew it.
+func (c credential) injected() bool { return c == tenantToken || c == userToken }
 
 // exchange is everything that belongs to one request. It is the request's
 // context at the same time, so that the hooks of ReverseProxy find it without

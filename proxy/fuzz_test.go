@@ -166,7 +166,7 @@ func FuzzUpstreamErrorBody(f *testing.F) {
 		var want struct {
 			Code json.RawMessage `json:"code"`
 		}
-		if found.verdict() == refused && json.Unmarshal(content, &want) == nil {
+		if found.verdict(userToken) == refused && json.Unmarshal(content, &want) == nil {
 			if code := strings.TrimSpace(string(want.Code)); !regexp.MustCompile(`^-?[0-9]+$`).MatchString(code) {
 				t.Fatalf("refused by the code %s in %q", code, content)
 			}

@@ -265,7 +265,7 @@ func (p *proxy) takeBody(x *exchange) bool {
 
 // keepLimit is how much of a body is kept: none of one that is never replayed.
 func (p *proxy) keepLimit(x *exchange) int {
-	if x.credential != userToken {
+	if !x.credential.injected() {
 		return 0
 	}
 	return p.cfg.ReplayBuffer

@@ -56,6 +56,22 @@ var tokenCodes = map[int]verdict{
 	99991672: appScopeMissing,
 }
 
+// tenantTokenCodes are those that say that a tenant token is no good, or that
+// the API takes only user tokens.
+var tenantTokenCodes = map[int]verdict{
+	99991663: refused,
+	99991665: refused,
+	99991671: refused,
+}
+
+// codesOf returns the codes that are about a token of kind c.
+func codesOf(c credential) map[int]verdict {
+	if c == tenantToken {
+		return tenantTokenCodes
+	}
+	return tokenCodes
+}
+
 // notSupported is the msg of the second meaning of 99991668.
 const notSupported = "user access token not support"
 
@@ -70,9 +86,10 @@ type larkError struct {
 	} `json:"error"`
 }
 
-func (e *larkError) verdict() verdict {
-	v := tokenCodes[e.Code]
-	if e.Code == 99991668 && strings.Contains(strings.ToLower(e.Msg), notSupported) {
+// verdict returns what e says about a token of kind c.
+func (e *larkError) verdict(c credential) verdict {
+	v := codesOf(c)[e.Code]
+	if v == refused && e.Code == 99991668 && strings.Contains(strings.ToLower(e.Msg), notSupported) {
 		return wrongKind
 	}
 	return v
@@ -151,7 +168,7 @@ func (p *proxy) inspect(x *exchange, res *http.Response) larkError {
 		return larkError{}
 	}
 	x.borrow(&p.peeks)
-	data, found := readEnvelope(res, *x.peek, limit)
+	data, found := readEnvelope(res, *x.peek, limit, codesOf(x.credential))
 	*x.peek = data[:0]
 	x.answerBody = peeked{data, res.Body}
 	res.Body = &x.answerBody
@@ -161,7 +178,7 @@ func (p *proxy) inspect(x *exchange, res *http.Response) larkError {
 // readEnvelope reads res.Body into buf until the envelope's code is known, and
 // all of it, up to limit, when the code is about the token. An error ends the
 // look; whoever reads on meets it again.
-func readEnvelope(res *http.Response, buf []byte, limit int) (data []byte, found larkError) {
+func readEnvelope(res *http.Response, buf []byte, limit int, codes map[int]verdict) (data []byte, found larkError) {
 	var err error
 	encoded := res.Header.Get("Content-Encoding") != "" && !strings.EqualFold(res.Header.Get("Content-Encoding"), "identity")
 	scan := 0 // when data is this long it is worth looking again
@@ -175,7 +192,7 @@ func readEnvelope(res *http.Response, buf []byte, limit int) (data []byte, found
 		if encoded || len(data) < scan {
 			continue
 		}
-		if code, known := envelopeCode(data); known && tokenCodes[code] == fine {
+		if code, known := envelopeCode(data); known && codes[code] == fine {
 			return data, larkError{Code: code}
 		}
 		scan = len(data) + len(data)/8 // byte by byte must not cost the square

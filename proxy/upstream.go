@@ -58,8 +58,10 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.Trailer = nil // an app could put an Authorization there
 	stripRequest(out.Header)
-	if x.credential == userToken {
+	if x.credential.injected() {
 		acceptReadable(out.Header)
+	}
+	if x.credential == userToken {
 		takeWait(out.Header)
 	}
 }
@@ -133,14 +135,18 @@ func servable(a *session.Access, key session.Key, now time.Time) error {
 	return nil
 }
 
-// RoundTrip sends out, and once more if Lark refuses the user's token: then it
-// is renewed and the request replayed. It is the Transport of the ReverseProxy.
+// RoundTrip sends out, and once more if Lark refuses the token that was added:
+// then it is renewed and the request replayed. It is the Transport of the
+// ReverseProxy.
 func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	x := exchangeOf(out.Context())
 	res, found, err := p.attempt(x, out, 0)
-	if err != nil || found.verdict() != refused {
+	switch {
+	case err != nil || found.verdict(x.credential) != refused:
 		p.remark(x, found)
 		return res, err
+	case x.credential == tenantToken:
+		return p.replaceTenantToken(x, out, res)
 	}
 	renewed, err := p.cfg.Tokens.Refused(x, x.key, x.access.Version)
 	if err != nil {
@@ -155,11 +161,37 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	res.Body.Close()
 	x.access, x.outcome = renewed, RefreshedReplayed
 	res, found, err = p.attempt(x, next, 1)
-	if err == nil && found.verdict() == refused {
+	if err == nil && found.verdict(x.credential) == refused {
 		res.Body.Close()
 		return nil, &session.ConsentRequiredError{Reason: session.TokenRefused}
 	}
 	p.remark(x, found)
+	return res, err
+}
+
+// replaceTenantToken sends out once more with another tenant token than the one
+// that Lark refused in res, if there is another. Else res is passed on: a route
+// that takes only user tokens refuses every tenant token.
+func (p *proxy) replaceTenantToken(x *exchange, out *http.Request, res *http.Response) (*http.Response, error) {
+	other, err := p.cfg.Tenant.ReplaceTenantAccessToken(x, x.app, x.tenant)
+	if err != nil {
+		p.complaints.Log(x, slog.LevelWarn, "replacing a refused tenant token failed", x.app, "app_id", x.app, "error", err)
+		return res, nil
+	}
+	if other.Equal(x.tenant) {
+		return res, nil
+	}
+	next, ok := x.again(out)
+	if !ok {
+		x.hint, x.outcome = hintNotReplayed, RefreshedNotReplayed
+		return res, nil
+	}
+	res.Body.Close()
+	x.tenant = other
+	res, found, err := p.attempt(x, next, 1)
+	if err == nil && found.verdict(x.credential) != refused {
+		x.outcome = RefreshedReplayed
+	}
 	return res, err
 }
 
@@ -199,7 +231,7 @@ func (p *proxy) attempt(x *exchange, out *http.Request, resend int) (res *http.R
 		res.Request = out
 	}
 	stripAnswer(res.Header)
-	if x.credential == userToken {
+	if x.credential.injected() {
 		found = p.inspect(x, res)
 	}
 	return res, found, nil
@@ -207,7 +239,7 @@ func (p *proxy) attempt(x *exchange, out *http.Request, resend int) (res *http.R
 
 // remark keeps what an answer that is passed on says beside its content.
 func (p *proxy) remark(x *exchange, found larkError) {
-	switch found.verdict() {
+	switch found.verdict(x.credential) {
 	case wrongKind:
 		x.hint, x.outcome = hintTenantOnly, WrongTokenKind
 	case appScopeMissing:

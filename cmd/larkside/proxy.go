@@ -150,11 +150,19 @@ func (w consentWaiter) Wait(ctx context.Context, key session.Key) error {
 type tenantTokens struct{ s *server }
 
 func (t tenantTokens) TenantAccessToken(ctx context.Context, appID string) (session.Secret, error) {
+	return t.get(appID, func(c *lark.Client) (session.Secret, error) { return c.TenantAccessToken(ctx) })
+}
+
+func (t tenantTokens) ReplaceTenantAccessToken(ctx context.Context, appID string, refused session.Secret) (session.Secret, error) {
+	return t.get(appID, func(c *lark.Client) (session.Secret, error) { return c.ReplaceTenantAccessToken(ctx, refused) })
+}
+
+func (t tenantTokens) get(appID string, from func(*lark.Client) (session.Secret, error)) (session.Secret, error) {
 	client, ok := t.s.clients[appID]
 	if !ok {
 		return session.Secret{}, fmt.Errorf("app %q is not configured", appID)
 	}
-	token, err := client.TenantAccessToken(ctx)
+	token, err := from(client)
 	if p := t.s.parts.Load(); p != nil {
 		p.source.Report(appID, err)
 	}
