@@ -170,6 +170,29 @@ func TestTrailersOfTheRequestStayHere(t *testing.T) {
 	}
 }
 
+// Contract 4.6: on every request, with a user or without.
+func TestAmbiguousForEveryRequest(t *testing.T) {
+	b := start(t, nil)
+	for name, header := range map[string]string{
+		"user": "X-Lark-User-Id: ou_1", "own token": "Authorization: Bearer own", "placeholder": "Authorization: Bearer larkside", "nothing": "Accept: */*",
+		"user without a session": "X-Lark-User-Id: ou_new", "unknown app": "X-Lark-App-Id: cli_none",
+	} {
+		for _, target := range []string{
+			"/open-apis/apaas/../im/v1/chats", "/open-apis/im/%252e%252e/contact", "/open-apis//im/v1/chats", "/anything/./else",
+			"/open-apis/auth/v3/../v3/tenant_access_token/internal", "/-/larkside/../open-apis/im/v1/chats",
+		} {
+			for _, method := range []string{"GET", "POST", "OPTIONS"} {
+				t.Run(name+" "+method+" "+target, func(t *testing.T) {
+					b.raw(method+" "+target+" HTTP/1.1", header).isError(t, 400, "ambiguous_path")
+				})
+			}
+		}
+	}
+	if b.lark.none(t); len(b.asker.all()) != 0 {
+		t.Error("somebody was asked")
+	}
+}
+
 // Matrix 4.2 of the paths, S13 to S16. "" is: forwarded, byte by byte.
 func TestPathMatrix(t *testing.T) {
 	const ambiguous, denied, plainHTTP = "ambiguous_path", "path_not_allowed", "net/http"
