@@ -118,6 +118,11 @@ func retryAfter(row *Failure, err error) time.Duration {
 	return 0
 }
 
+// requestIDHeader stands on each of Larkside's own answers, but for the 200 of
+// authz, whose headers a mesh may copy. The log lines and the span of the request
+// have the same id.
+const requestIDHeader = "X-Larkside-Request-Id"
+
 // body is Lark's envelope.
 type body struct {
 	Code  int       `json:"code"`
@@ -127,6 +132,7 @@ type body struct {
 
 type bodyError struct {
 	Type         string             `json:"type"`
+	RequestID    string             `json:"request_id"`
 	Reason       session.Reason     `json:"reason,omitempty"`
 	AuthorizeURL string             `json:"authorize_url,omitempty"`
 	ExpiresIn    *int64             `json:"expires_in,omitempty"`
@@ -142,6 +148,7 @@ func (x *exchange) answer(f *failure) {
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Larkside-Error", f.Name)
+	h.Set(requestIDHeader, x.requestID())
 	x.noteWait(h)
 	if f.retryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(max(1, seconds(f.retryAfter)), 10))
@@ -159,7 +166,7 @@ func (x *exchange) answer(f *failure) {
 	case draining:
 		h.Set("Connection", "close")
 	}
-	content := envelope(f)
+	content := envelope(f, x.requestID())
 	h.Set("Content-Length", strconv.Itoa(len(content)))
 	x.w.WriteHeader(f.Status)
 	if x.in.Method != http.MethodHead {
@@ -167,8 +174,8 @@ func (x *exchange) answer(f *failure) {
 	}
 }
 
-func envelope(f *failure) []byte {
-	b := body{Code: f.Code, Msg: f.Message, Error: bodyError{Type: f.Name, Reason: f.reason}}
+func envelope(f *failure, requestID string) []byte {
+	b := body{Code: f.Code, Msg: f.Message, Error: bodyError{Type: f.Name, RequestID: requestID, Reason: f.reason}}
 	if f.detail != "" {
 		b.Msg = f.detail
 	}

@@ -3,11 +3,13 @@ package proxy
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"larkside/session"
+	"larkside/telemetry"
 )
 
 // Outcome says how a request ended. The set is closed: these, and the names of
@@ -64,6 +66,7 @@ type exchange struct {
 	w       writer
 	in      *http.Request // as received; its context is this exchange
 	started time.Time
+	id      atomic.Pointer[string] // of the request; nil until it is needed
 
 	caller string
 	// allowed is what the caller may do; nil: everything.
@@ -105,12 +108,28 @@ type exchange struct {
 // exchangeKey is the context key of an exchange.
 type exchangeKey struct{}
 
-// Value makes an exchange findable in the contexts derived from it.
+// Value makes an exchange and its request's id findable in the contexts derived
+// from it.
 func (x *exchange) Value(key any) any {
-	if key == (exchangeKey{}) {
+	switch key.(type) {
+	case exchangeKey:
 		return x
+	case telemetry.RequestIDKey:
+		return x.requestID()
 	}
 	return x.Context.Value(key)
+}
+
+// requestID returns the id of the request, which is made when it is first asked
+// for: most requests need none. Other goroutines may ask too, such as a refresh
+// that logs what the request has caused.
+func (x *exchange) requestID() string {
+	if id := x.id.Load(); id != nil {
+		return *id
+	}
+	id := telemetry.NewRequestID()
+	x.id.CompareAndSwap(nil, &id)
+	return *x.id.Load()
 }
 
 func exchangeOf(ctx context.Context) *exchange {

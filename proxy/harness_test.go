@@ -396,6 +396,9 @@ func (r reply) larkside(t testing.TB) (code int, name string, fields map[string]
 	if got := r.Header.Get("Content-Type"); got != "application/json; charset=utf-8" {
 		t.Errorf("Content-Type %q", got)
 	}
+	if id := r.Header.Get("X-Larkside-Request-Id"); len(id) != 16 || e.Error["request_id"] != id {
+		t.Errorf("X-Larkside-Request-Id %q, error.request_id %v", id, e.Error["request_id"])
+	}
 	if got := r.Header.Get("Cache-Control"); got != "no-store" {
 		t.Errorf("Cache-Control %q", got)
 	}

@@ -121,6 +121,9 @@ func (p *proxy) end(x *exchange) {
 	}
 	l := labels{method(x.in.Method), p.route(x), status, x.outcome, x.caller}
 	took := time.Since(x.started)
+	if p.cfg.AccessLog {
+		x.requestID() // the span, which ends first, is to have it too
+	}
 	p.telemetry.latency.Record(x, took.Seconds(), p.telemetry.options(l)...)
 	p.telemetry.endServer(x, l)
 	if p.cfg.AccessLog {
@@ -208,6 +211,9 @@ func (t *instruments) endServer(x *exchange, l labels) {
 		all := append(make(attributes, 0, 12), telemetry.HTTPMethod.String(l.method), telemetry.HTTPRoute.String(l.route),
 			telemetry.HTTPStatus.Int(l.status), telemetry.RequestOutcome.String(string(l.outcome)))
 		all.add(telemetry.RequestCaller, l.caller)
+		if id := x.id.Load(); id != nil {
+			all.add(telemetry.SpanRequestID, *id)
+		}
 		all.add(telemetry.AppID, x.app)
 		all.add(telemetry.TokenLookup, string(x.lookup))
 		all.add(telemetry.Reason, string(x.reason))

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -27,6 +28,7 @@ import (
 	"larkside/proxy"
 	"larkside/session"
 	larkapi "larkside/session/lark"
+	"larkside/telemetry"
 )
 
 const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -325,6 +327,51 @@ func (l *lines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.Buffer.String()
+}
+
+// Contract section 5: what an app was told, the log lines and the span of one
+// request have the same id. Answers of Lark's have none.
+func TestRequestIDs(t *testing.T) {
+	spans, _ := record(t)
+	var log lines
+	handler, err := telemetry.NewHandler(&log, telemetry.FormatText, slog.LevelInfo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, func(c *proxy.Config) { c.AccessLog, c.Log = true, slog.New(handler) })
+	b.asker.err = errors.New("chat is down")
+	refused := b.raw("GET "+table+" HTTP/1.1", "X-Lark-User-Id: ou_new", "X-Larkside-Request-Id: FORGED")
+	refused.isError(t, 401, "authorization_required")
+	id := refused.Header.Get("X-Larkside-Request-Id")
+	other := b.raw("GET /-/larkside/authz/open-apis/x HTTP/1.1", "X-Lark-User-Id: ou_1")
+	other.isError(t, 403, "path_not_allowed")
+	placeholder := b.raw("POST /open-apis/auth/v3/tenant_access_token/internal HTTP/1.1", "Content-Length: 25\r\n\r\n"+`{"app_secret":"larkside"}`)
+	seen := []string{id, other.Header.Get("X-Larkside-Request-Id"), placeholder.Header.Get("X-Larkside-Request-Id")}
+	if slices.Sort(seen); seen[0] == "" || len(slices.Compact(seen)) != 3 {
+		t.Errorf("ids %q", seen)
+	}
+	if a := b.get(table); a.StatusCode != 200 || a.Header.Get("X-Larkside-Request-Id") != "" {
+		t.Errorf("answer %d of Lark's with id %q", a.StatusCode, a.Header.Get("X-Larkside-Request-Id"))
+	}
+	ended(t, spans, 4)
+	eventually(t, func() bool {
+		n := 0
+		for _, s := range spans.Ended() {
+			if strings.Contains(attributes(s.Attributes()), "larkside.request_id="+id) {
+				n++
+			}
+		}
+		return n == 1
+	})
+	eventually(t, func() bool { return strings.Count(log.String(), "\n") == 5 }) // four requests, one complaint
+	for line := range strings.Lines(log.String()) {
+		if !strings.Contains(line, "request_id=") || strings.Contains(line, "FORGED") {
+			t.Errorf("line %s", line)
+		}
+	}
+	if n := strings.Count(log.String(), "request_id="+id); n != 2 {
+		t.Errorf("%d lines of the request, want the complaint and the access log's:\n%s", n, log.String())
+	}
 }
 
 func TestAccessLog(t *testing.T) {

@@ -44,6 +44,7 @@ func (p *proxy) answerTokenCall(x *exchange) (answered bool, err error) {
 	h := x.w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
+	h.Set(requestIDHeader, x.requestID())
 	x.w.WriteHeader(http.StatusOK)
 	// As Lark answers: the app call brings both.
 	if x.path == tokenPrefix+"app_access_token/internal" {

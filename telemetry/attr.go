@@ -33,6 +33,7 @@ const (
 	LarkCode       = attribute.Key("lark.code")              // the code in Lark's envelope
 	LarkLogID      = attribute.Key("lark.log_id")            // X-Tt-Logid
 	RequestOutcome = attribute.Key("larkside.outcome")       // as Outcome
+	SpanRequestID  = attribute.Key("larkside.request_id")    // X-Larkside-Request-Id
 	RequestCaller  = attribute.Key("larkside.caller")        // as Caller
 	TokenLookup    = attribute.Key("larkside.token.lookup")  // as Result of a look-up
 	Reason         = attribute.Key("larkside.reason")        // why the user is asked: the 401's error.reason
@@ -71,14 +72,17 @@ const (
 	LogDuration = "duration_seconds"
 )
 
+// LogRequestID is the key of a request's id in log lines; see [RequestIDKey].
+const LogRequestID = "request_id"
+
 // LogKeys are the keys of all log lines, in alphabetical order: who searches
 // logs needs to know one word for one thing. [Users.Log] makes "user", the
-// handler trace_id and span_id.
+// handler trace_id, span_id and request_id.
 func LogKeys() []string {
 	return []string{
 		"absent", "action", "actor", "address", "app_id", "apps", "caller", "class", "consent", "disabled", "do",
 		"duration_seconds", "endpoint", "error", "failure", "failures", "file", "from", "grace", "listener", "method", "msg", "next",
-		"outcome", "page", "read", "reason", "repeated", "result", "retry_in", "route", "scope", "setting", "span_id",
+		"outcome", "page", "read", "reason", "repeated", "request_id", "result", "retry_in", "route", "scope", "setting", "span_id",
 		"state", "status", "table", "to", "token", "trace_id", "user", "variable", "version", "warning", "what", "work",
 	}
 }

@@ -53,10 +53,11 @@ func (c *Complaints) Log(ctx context.Context, level slog.Level, msg, about strin
 	known, again := c.kinds[k]
 	if again {
 		// Only the ids of ctx are kept: it may hold a whole request.
-		span := trace.SpanContextFromContext(ctx)
+		span, request := trace.SpanContextFromContext(ctx), RequestID(ctx)
 		known.repeated++
 		known.latest = func(repeated int) {
 			ctx := trace.ContextWithSpanContext(context.Background(), span)
+			ctx = context.WithValue(ctx, RequestIDKey{}, request)
 			c.log.Log(ctx, level, msg, append(args[:len(args):len(args)], "repeated", repeated)...)
 		}
 	} else {

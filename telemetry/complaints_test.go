@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -72,6 +73,27 @@ func repeated(line string) (n int) {
 		n = 10*n + int(c-'0')
 	}
 	return n
+}
+
+// The line that sums a minute up has the ids of the latest request.
+func TestComplaintsKeepRequestIDs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out syncBuffer
+		handler, err := telemetry.NewHandler(&out, telemetry.FormatText, slog.LevelInfo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := telemetry.NewComplaints(slog.New(handler))
+		for _, id := range []string{"FIRST", "SECOND", "THIRD"} {
+			c.Log(context.WithValue(inSpan(t), telemetry.RequestIDKey{}, id), slog.LevelWarn, "upstream did not answer", "")
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		got := out.lines()
+		if len(got) != 2 || !strings.Contains(got[0], "request_id=FIRST") || !strings.Contains(got[1], "request_id=THIRD") || !strings.Contains(got[1], "trace_id=") {
+			t.Errorf("lines %q", got)
+		}
+	})
 }
 
 // One app's trouble does not hide another's, and a line names what it is about

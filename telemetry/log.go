@@ -16,9 +16,10 @@ const (
 )
 
 // NewHandler returns a handler that writes each record to w as one line, in
-// format "json" or "text", and adds trace_id and span_id (hex) when the
-// record's context carries a span, so that a line and its trace find each
-// other. Inside [slog.Handler.WithGroup] they stand in the group.
+// format "json" or "text". It adds trace_id and span_id (hex) when the record's
+// context carries a span, so that a line and its trace find each other, and
+// request_id when the context has one ([RequestIDKey]), so that a line and an
+// answer do. Inside [slog.Handler.WithGroup] they stand in the group.
 //
 // Nothing is redacted here by name: what must not be seen has a type that
 // prints as REDACTED.
@@ -36,9 +37,12 @@ func NewHandler(w io.Writer, format string, level slog.Leveler) (slog.Handler, e
 type handler struct{ slog.Handler }
 
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
+	r = r.Clone() // the backing array is shared with other handlers
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		r = r.Clone() // the backing array is shared with other handlers
 		r.AddAttrs(slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
+	}
+	if id := RequestID(ctx); id != "" {
+		r.AddAttrs(slog.String(LogRequestID, id))
 	}
 	return h.Handler.Handle(ctx, r)
 }

@@ -48,6 +48,24 @@ func TestTraceIDs(t *testing.T) {
 	}
 }
 
+// The line that an operator looks for has the id that the app was told.
+func TestRequestIDs(t *testing.T) {
+	log, out := newLog(t, telemetry.FormatText)
+	id := telemetry.NewRequestID()
+	log.InfoContext(context.WithValue(inSpan(t), telemetry.RequestIDKey{}, id), "hello")
+	if !strings.Contains(out.String(), "request_id="+id) || !strings.Contains(out.String(), "trace_id=") {
+		t.Errorf("line %s", out)
+	}
+	out.Reset()
+	log.InfoContext(inSpan(t), "hello")
+	if strings.Contains(out.String(), "request_id") {
+		t.Errorf("without a request there is an id: %s", out)
+	}
+	if other := telemetry.NewRequestID(); other == id || len(other) != 16 {
+		t.Errorf("ids %q and %q", id, other)
+	}
+}
+
 func TestFormats(t *testing.T) {
 	log, out := newLog(t, telemetry.FormatText)
 	log.Debug("unseen")
