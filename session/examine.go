@@ -18,6 +18,9 @@ type Examination struct {
 	Schema, Knows int64
 	// Keys are the ids of the encryption keys in use.
 	Keys []string
+	// NotRenewable counts the active sessions without a refresh token: each of
+	// them ends with its access token.
+	NotRenewable int
 	// KeysErr says why the configured keys don't do, wrapping [ErrSetup]; nil if
 	// they do.
 	KeysErr error
@@ -69,6 +72,9 @@ func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, err
 	}
 	if err := c.db.SelectContext(ctx, &e.Keys, `SELECT id FROM encryption_keys ORDER BY id`); err != nil {
 		return nil, fmt.Errorf("reading the encryption keys in use: %w", err)
+	}
+	if err := c.db.GetContext(ctx, &e.NotRenewable, `SELECT count(*) FROM sessions WHERE state = 'active' AND refresh_token IS NULL`); err != nil {
+		return nil, fmt.Errorf("counting sessions without a refresh token: %w", err)
 	}
 	if cfg.Keys != nil || len(e.Keys) > 0 || c.dialect == dialectPostgres {
 		// With neither, SQLite's key file would be made.

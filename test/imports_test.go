@@ -16,7 +16,8 @@ import (
 // nothing of ours. What is below test may import all but the packages below
 // cmd.
 var mayImport = map[string][]string{
-	"cmd/larkside":          {"cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/socket", "refresh", "session", "session/consent", "session/lark", "telemetry"},
+	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/socket", "refresh", "session", "session/consent", "session/lark", "telemetry"},
+	"cmd/larkside/doctor":   {"session", "session/lark"},
 	"cmd/larkside/operate":  {"cmd/larkside/settings", "proxy/admin", "session", "telemetry"},
 	"cmd/larkside/settings": {"session"},
 	"cmd/demo":              {"test/larktest"},

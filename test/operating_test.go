@@ -65,9 +65,9 @@ func TestOperatingNamesNothingElse(t *testing.T) {
 
 // What the doctor says of a code of Lark's is in the table too.
 func TestOperatingCodes(t *testing.T) {
-	_, table, ok := strings.Cut(read(t, "cmd/larkside/cmd_doctor.go"), "var switches = ")
+	_, table, ok := strings.Cut(read(t, "cmd/larkside/doctor/remedies.go"), "var remedies = ")
 	if !ok {
-		t.Fatal("cmd_doctor.go has no table of codes")
+		t.Fatal("remedies.go has no table of codes")
 	}
 	codes := regexp.MustCompile(`(\d{5,}): `).FindAllStringSubmatch(table, -1)
 	if len(codes) < 20 {
@@ -126,9 +126,11 @@ func named(t *testing.T, file, pattern string) (names []string) {
 // checks are the names of the doctor's lines, without the app that some are
 // about.
 func checks(t *testing.T) []string {
-	names := named(t, "cmd/larkside/cmd_doctor.go", `d\.(?:ok|warn|fail)\("([\w ]+)"`)
-	for _, name := range named(t, "cmd/larkside/cmd_doctor.go", `name(?:, \w+)? := "([\w ]+)"`) {
-		names = append(names, strings.TrimSpace(name))
+	var names []string
+	for _, file := range []string{"doctor.go", "examine.go"} {
+		for _, name := range named(t, "cmd/larkside/doctor/"+file, `(?:\.(?:ok|warn|fail)\(|name := )"([\w ]+)"`) {
+			names = append(names, strings.TrimSpace(name))
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

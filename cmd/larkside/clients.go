@@ -18,23 +18,26 @@ func newClients(cfg *settings.Settings, secrets *settings.Secrets, log *slog.Log
 	if err != nil {
 		return nil, err
 	}
-	return newClientsOver(transport, cfg, secrets, log)
-}
-
-func newClientsOver(transport http.RoundTripper, cfg *settings.Settings, secrets *settings.Secrets, log *slog.Logger) (map[string]*lark.Client, error) {
 	clients := make(map[string]*lark.Client)
-	var err error
-	for _, id := range cfg.AppIDs() {
-		clients[id], err = lark.New(lark.Config{
-			AppID: id, Secret: func() session.Secret { return secrets.App(id) },
-			OpenURL: string(cfg.OpenURL), AccountsURL: string(cfg.AccountsURL), TokenURL: string(cfg.TokenURL),
-			Transport: transport, Log: log,
-		})
-		if err != nil {
+	for _, c := range larkConfigs(cfg, secrets, transport, log) {
+		if clients[c.AppID], err = lark.New(c); err != nil {
 			return nil, err
 		}
 	}
 	return clients, nil
+}
+
+// larkConfigs says how Larkside speaks to Lark for each app, the main one first.
+func larkConfigs(cfg *settings.Settings, secrets *settings.Secrets, transport http.RoundTripper, log *slog.Logger) []lark.Config {
+	var all []lark.Config
+	for _, id := range cfg.AppIDs() {
+		all = append(all, lark.Config{
+			AppID: id, Secret: func() session.Secret { return secrets.App(id) },
+			OpenURL: string(cfg.OpenURL), AccountsURL: string(cfg.AccountsURL), TokenURL: string(cfg.TokenURL),
+			Transport: transport, Log: log,
+		})
+	}
+	return all
 }
 
 // newTransport goes to Lark as the settings say: with extra roots, and through a

@@ -75,7 +75,8 @@
 //	    of its own gets the app's tenant_access_token, so that an app needs no
 //	    secret at all
 //	LARKSIDE_SCOPES (default: offline_access)
-//	    scopes asked of the user; offline_access is always added
+//	    scopes asked of the user; offline_access is always added; at most 200 in
+//	    the redirect flow, and more than 50 may be too many for a device flow
 //	LARKSIDE_CACHE_SIZE (default: 100000)
 //	    users' access tokens in the in-process LRU
 //	LARKSIDE_CACHE_TTL (default: 60s)

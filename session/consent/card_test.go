@@ -75,7 +75,7 @@ func TestCards(t *testing.T) {
 	}
 }
 
-// Lark refuses more than 30 KB, and fifty long scopes must not get there.
+// Lark refuses more than 30 KB, and many long scopes must not get there.
 func TestCardSize(t *testing.T) {
 	p := pending()
 	var many []string

@@ -16,6 +16,8 @@ type AppInfo struct {
 	Scopes []AppScope
 	// RedirectURLs are those that are registered.
 	RedirectURLs []string
+	// Unpublished: no version is online, so that nothing above counts yet.
+	Unpublished bool
 }
 
 // AppScope is a scope that is enabled on the app, and for whose tokens. A user
@@ -30,17 +32,25 @@ func (a AppInfo) ForUsers(scope string) bool {
 	return slices.ContainsFunc(a.Scopes, func(s AppScope) bool { return s.Name == scope && s.User })
 }
 
+// ForTenant reports whether the app itself may use scope.
+func (a AppInfo) ForTenant(scope string) bool {
+	return slices.ContainsFunc(a.Scopes, func(s AppScope) bool { return s.Name == scope && s.Tenant })
+}
+
 // App reads the app's own configuration. It needs the scope
 // application:application:self_manage; without it the error is class
 // Misconfigured (99991672) or has a code of 2105xx.
 // Source: Lark "get application information", [D]: scopes[].token_types is
 // "tenant" or "user".
 func (c *Client) App(ctx context.Context) (AppInfo, error) {
-	f, err := c.read(ctx, "read the app", "/open-apis/application/v6/applications/"+url.PathEscape(c.appID), "lang", "en_us")
+	x, f, err := c.read(ctx, "read the app", "/open-apis/application/v6/applications/"+url.PathEscape(c.appID), "lang", "en_us")
 	if err != nil {
 		return AppInfo{}, err
 	}
 	app := f.object("data").object("app")
+	if app["scopes"] == nil {
+		return AppInfo{}, x.unusable("scopes")
+	}
 	var scopes []struct {
 		Scope      string   `json:"scope"`
 		TokenTypes []string `json:"token_types"`
@@ -49,6 +59,7 @@ func (c *Client) App(ctx context.Context) (AppInfo, error) {
 	// What has another form is as good as not there.
 	json.Unmarshal(app["scopes"], &scopes)
 	json.Unmarshal(app["redirect_urls"], &info.RedirectURLs)
+	info.Unpublished = string(app["online_version_id"]) == `""`
 	for _, s := range scopes {
 		// An answer without token types, as it was documented before, is taken
 		// to mean both.
@@ -71,26 +82,33 @@ type Bot struct {
 	Status int
 }
 
-// Bot reads the app's bot. An app without one gets an error.
+// NoBot is Lark's code for an app without a bot.
+const NoBot = 11205
+
+// Bot reads the app's bot. The error of an app that has none has the code
+// [NoBot]; every other error says nothing about the bot.
 // Source: Lark "get bot information" (/open-apis/bot/v3/info), which needs no
 // scope.
 func (c *Client) Bot(ctx context.Context) (Bot, error) {
-	f, err := c.read(ctx, "read the bot", "/open-apis/bot/v3/info")
+	x, f, err := c.read(ctx, "read the bot", "/open-apis/bot/v3/info")
 	if err != nil {
 		return Bot{}, err
 	}
 	bot := f.object("bot")
-	status, _ := bot.number("activate_status")
+	status, ok := bot.number("activate_status")
+	if !ok {
+		return Bot{}, x.unusable("activate_status")
+	}
 	return Bot{Name: scrub(bot.text("app_name"), nil), Status: int(status)}, nil
 }
 
 // read gets path with the app's own token and a query of name, value pairs.
-func (c *Client) read(ctx context.Context, op, path string, query ...string) (fields, error) {
+func (c *Client) read(ctx context.Context, op, path string, query ...string) (*exchange, fields, error) {
 	params := larkcore.QueryParams{}
 	for i := 0; i+1 < len(query); i += 2 {
 		params.Set(query[i], query[i+1])
 	}
-	_, f, err := c.call(ctx, op, func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
+	return c.call(ctx, op, func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
 		_, err := larkcore.Request(ctx, &larkcore.ApiReq{
 			HttpMethod:                http.MethodGet,
 			ApiPath:                   path,
@@ -99,5 +117,4 @@ func (c *Client) read(ctx context.Context, op, path string, query ...string) (fi
 		}, s.config, options...)
 		return err
 	})
-	return f, err
 }

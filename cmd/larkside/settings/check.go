@@ -102,6 +102,9 @@ func (p *parser) sameAddress(name string, a Address, other string, b Address) {
 }
 
 func (p *parser) consentContradictions(s *Settings) {
+	if n := len(s.Scopes); s.Redirects() && n > maxRedirectScopes && !p.bad("SCOPES", "CONSENT_FLOW", "PUBLIC_URL") {
+		p.add("SCOPES", fmt.Sprintf("got %d scopes with offline_access although consent goes by redirect, takes at most %d then", n, maxRedirectScopes))
+	}
 	if s.Redirects() && !p.bad("CONSENT_FLOW", "PUBLIC_URL", "CONSENT_LISTEN") {
 		if s.PublicURL == "" {
 			p.add("CONSENT_FLOW", `got "redirect" without `+Prefix+"PUBLIC_URL, takes redirect only with it")
@@ -137,6 +140,9 @@ func warnings(s *Settings) []string {
 		if strings.HasPrefix(string(u.url), "http://") && !u.url.loopback() {
 			w = append(w, fmt.Sprintf("%s%s is plain http: tokens can be read on the way", Prefix, u.name))
 		}
+	}
+	if n := len(s.Scopes); !s.Redirects() && n > sureDeviceScopes {
+		w = append(w, fmt.Sprintf("%sSCOPES has %d scopes with offline_access: Lark's device flow takes %d, and may take no more", Prefix, n, sureDeviceScopes))
 	}
 	if s.Events == "websocket" {
 		w = append(w, Prefix+"EVENTS=websocket takes events away from any other long connection of the app: Lark hands each event to one of them")

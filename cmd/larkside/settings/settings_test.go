@@ -241,12 +241,16 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+// numbered is n scopes.
+func numbered(n int) (scopes []string) {
+	for i := range n {
+		scopes = append(scopes, fmt.Sprintf("s:%d", i))
+	}
+	return scopes
+}
+
 // Each of these stops the start with one line that begins with the variable.
 func TestProblems(t *testing.T) {
-	tooManyScopes := make([]string, 50)
-	for i := range tooManyScopes {
-		tooManyScopes[i] = fmt.Sprintf("s:%d", i)
-	}
 	for _, tc := range []struct {
 		sentence string
 		vars     []string
@@ -293,7 +297,8 @@ func TestProblems(t *testing.T) {
 		{"a wildcard in the middle", []string{"TENANT_PATHS=/a/*/b"}, `LARKSIDE_TENANT_PATHS: got "/a/*/b" ("/a/*/b": there are no wildcards), takes paths`},
 		{"an encoded path", []string{"TENANT_PATHS=/a%2fb"}, `LARKSIDE_TENANT_PATHS: got "/a%2fb"`},
 		{"a path with a query", []string{"TENANT_PATHS=/a?x"}, `LARKSIDE_TENANT_PATHS: got "/a?x"`},
-		{"more scopes than Lark takes", []string{"SCOPES=" + strings.Join(tooManyScopes, " ")}, `LARKSIDE_SCOPES: got "s:0 `},
+		{"more scopes than the authorize page takes", []string{"PUBLIC_URL=https://x.example", "CONSENT_LISTEN=127.0.0.1:8082", "SCOPES=" + strings.Join(numbered(200), " ")},
+			`LARKSIDE_SCOPES: got 201 scopes with offline_access although consent goes by redirect, takes at most 200 then`},
 		{"no cache", []string{"CACHE_SIZE=0"}, `LARKSIDE_CACHE_SIZE: got "0", takes a whole number of at least 1`},
 		{"a cache of words", []string{"CACHE_SIZE=big"}, `LARKSIDE_CACHE_SIZE: got "big", takes a whole number`},
 		{"a duration without unit", []string{"CACHE_TTL=60"}, `LARKSIDE_CACHE_TTL: got "60", takes a duration above 0`},
@@ -475,6 +480,8 @@ func TestWarnings(t *testing.T) {
 		{"a path that begins alike", "INJECT_PATHS=/open-apis/authority/", false},
 		{"tokens in clear over a network", "OPEN_URL=http://open.example", true},
 		{"an emulator", "OPEN_URL=http://127.0.0.1:9000", false},
+		{"more scopes than a device flow takes for sure", "SCOPES=" + strings.Join(numbered(50), " "), true},
+		{"as many as it takes", "SCOPES=" + strings.Join(numbered(49), " "), false},
 	} {
 		t.Run(tc.sentence, func(t *testing.T) {
 			if c := mustRead(t, Prefix+tc.variable); len(c.Warnings) > 0 != tc.warns {

@@ -204,8 +204,13 @@ func canonical(path string) bool {
 // Scopes are what a user is asked for, offline_access included.
 type Scopes []string
 
-// maxScopes is what Lark's authorize page takes at once (page dated 2026-03-19).
-const maxScopes = 50
+const (
+	// maxRedirectScopes is what Lark's authorize page takes at once. Source:
+	// Lark "obtain OAuth code", as of 2026-09.
+	maxRedirectScopes = 200
+	// sureDeviceScopes is what a device flow takes for sure. Lark names no limit.
+	sureDeviceScopes = 50
+)
 
 func parseScopes(v string) (Scopes, error) {
 	var all Scopes
@@ -213,9 +218,6 @@ func parseScopes(v string) (Scopes, error) {
 		if !slices.Contains(all, scope) {
 			all = append(all, scope)
 		}
-	}
-	if len(all) > maxScopes {
-		return nil, reason(fmt.Sprintf("%d scopes with offline_access", len(all)))
 	}
 	return all, nil
 }

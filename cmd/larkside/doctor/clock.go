@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"net/http"
@@ -11,7 +11,8 @@ type dateRecorder struct {
 	base http.RoundTripper
 
 	mu   sync.Mutex
-	skew time.Duration // Lark's clock minus ours, at the last answer
+	any  bool          // an answer came
+	skew time.Duration // Lark's clock minus ours, at the last answer with a date
 	seen bool
 }
 
@@ -21,10 +22,11 @@ func (d *dateRecorder) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	middle := asked.Add(time.Since(asked) / 2)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.any = true
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		middle := asked.Add(time.Since(asked) / 2)
-		d.mu.Lock()
-		defer d.mu.Unlock()
 		d.skew, d.seen = date.Add(500*time.Millisecond).Sub(middle), true // Date has whole seconds
 	}
 	return resp, nil
@@ -34,4 +36,10 @@ func (d *dateRecorder) last() (skew time.Duration, seen bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.skew, d.seen
+}
+
+func (d *dateRecorder) answered() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.any
 }
