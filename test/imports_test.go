@@ -17,7 +17,7 @@ import (
 // cmd.
 var mayImport = map[string][]string{
 	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/socket", "refresh", "session", "session/consent", "session/lark", "telemetry"},
-	"cmd/larkside/doctor":   {"session", "session/lark"},
+	"cmd/larkside/doctor":   {"proxy", "session", "session/consent", "session/lark"},
 	"cmd/larkside/operate":  {"cmd/larkside/settings", "proxy/admin", "session", "telemetry"},
 	"cmd/larkside/settings": {"session"},
 	"cmd/demo":              {"test/larktest"},

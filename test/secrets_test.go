@@ -39,6 +39,8 @@ var mayExpose = map[string]string{
 	"session/examine.go":                "the path of a SQLite database",
 	"session/reseal.go":                 "sealing anew under another key",
 	"cmd/larkside/doctor/examine.go":    "which kind of database it is",
+	"cmd/larkside/doctor/consent.go":    "polls in an encoding of the doctor's own",
+	"cmd/larkside/doctor/scrub.go":      "taking secrets out of a recording",
 	"cmd/larkside/operate/client.go":    "the admin key, in a request to the admin listener",
 	"cmd/larkside/operate/keys.go":      "printing a new key, once, for its owner",
 	"cmd/larkside/clients.go":           "the upstream proxy's URL",

@@ -157,7 +157,7 @@ func New(c Config) (*Flow, error) {
 		users: c.Users, now: c.Now, log: c.Log, wakeUp: make(chan struct{}, 1),
 		tracer: otel.Tracer("larkside/session/consent"),
 	}
-	f.cards = &cards{title: c.CardTitle, message: c.CardMessage, privacy: c.PrivacyURL, appLink: c.AppLink, events: c.Events}
+	f.cards = newCards(c)
 	f.cookie = cookieFor(c.PublicURL)
 	if f.flow == "" {
 		f.flow = session.DeviceFlow

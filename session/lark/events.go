@@ -51,6 +51,9 @@ type Event struct {
 	Challenge  string
 	Click      *CardClick
 	Revocation *Revocation
+	// Raw is the whole message as Lark sent it, decrypted. It holds the app's
+	// Verification Token and who the event is about.
+	Raw json.RawMessage
 }
 
 // CardClick is card.action.trigger: somebody pressed a button of one of the
@@ -172,10 +175,12 @@ type eventMessage struct {
 		AppID      string `json:"app_id"`
 	} `json:"header"`
 	Event json.RawMessage `json:"event"`
+
+	raw json.RawMessage // all of it
 }
 
 func parseEvent(plain []byte) (*eventMessage, error) {
-	m := &eventMessage{}
+	m := &eventMessage{raw: plain}
 	if json.Unmarshal(plain, m) != nil { // its text would quote the content
 		return nil, fmt.Errorf("not the documented JSON: %w", ErrEventMalformed)
 	}
@@ -193,7 +198,7 @@ func (m *eventMessage) event() (*Event, error) {
 	if m.Type == typeURLVerification {
 		return &Event{Type: m.Type, Challenge: m.Challenge}, nil
 	}
-	e := &Event{ID: m.Header.EventID, Type: m.Header.EventType, AppID: m.Header.AppID}
+	e := &Event{ID: m.Header.EventID, Type: m.Header.EventType, AppID: m.Header.AppID, Raw: m.raw}
 	var err error
 	if e.CreatedAt, err = eventTime(m.Header.CreateTime); err != nil {
 		return nil, err

@@ -9,6 +9,11 @@
 // out: an app whose secret is wrong has no line about its bot. An answer that is
 // not Lark's own (a 404, a page of HTML) is never read as one of Lark's: then the
 // line says that this could not be checked.
+//
+// [Live] goes the whole way with a real person at hand, from the credentials to
+// the revocation, and writes down what Lark answers at each step: most of what
+// Larkside believes about Lark was read, not seen. A [Recording] of it is what
+// the emulator can be compared with.
 package doctor
 
 import (
