@@ -161,6 +161,7 @@ func TestDeadlineTakenBack(t *testing.T) {
 // A client that reads nothing is let go of; one that reads slowly, and in all
 // for much longer, is not.
 func TestClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	const patience = 300 * time.Millisecond
 	for _, reads := range []bool{false, true} {
 		ended := make(chan error, 1)

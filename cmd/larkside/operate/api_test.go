@@ -1,0 +1,140 @@
+package operate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"larkside/proxy/admin"
+	"larkside/session"
+	"larkside/test/dbtest"
+)
+
+// canary stands in every secret of these tests; nothing may show it.
+const canary = "canary-7d1f-of-the-operator"
+
+// A list goes on over all pages.
+func TestSessionsListPages(t *testing.T) {
+	keys, err := session.ParseKeyring(session.NewKey("k"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := session.Open(t.Context(), session.Config{URL: session.NewSecret("sqlite:" + filepath.Join(dbtest.TempDir(t), "x.db")), Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	const users = 1001
+	for i := range users {
+		_, err := store.Put(t.Context(), session.Session{Key: session.Key{AppID: "cli_a1", OpenID: fmt.Sprintf("ou_%04d", i)},
+			Profile: session.Profile{Name: "张\x1b[31m三\n"}, TokenType: "Bearer", AccessToken: session.NewSecret("u"), IssuedAt: time.Now(), ExpiresAt: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	url := serveAdmin(t, admin.Config{Apps: []string{"cli_a1"}, Sessions: store})
+	var sessions []apiSession
+	if err := json.Unmarshal([]byte(larkside(t, nil, "sessions", "list", "--admin", url, "-o", "json").out), &sessions); err != nil || len(sessions) != users {
+		t.Fatalf("%v, %d sessions", err, len(sessions))
+	}
+	// What a person calls themselves does not steer the terminal.
+	text := larkside(t, nil, "sessions", "list", "--admin", url)
+	if strings.Count(text.out, "\n") != users+1 || strings.Contains(text.out, "\x1b") || !strings.Contains(text.out, "张[31m三\n") {
+		t.Errorf("%d lines", strings.Count(text.out, "\n"))
+	}
+}
+
+func TestOperatingOverUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(admin.New(admin.Config{Key: func() session.Secret { return session.NewSecret(canary) },
+		RotateKeys: func(_ context.Context, progress func(session.Resealed), _ admin.Actor) (session.Resealed, error) {
+			progress(session.Resealed{})
+			return session.Resealed{Key: "k2", Sealed: 3, Retired: []string{"k1", "k0"}}, nil
+		}}))
+	server.Listener.Close()
+	server.Listener = l
+	server.Start()
+	t.Cleanup(server.Close)
+	keyFile := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(keyFile, []byte(canary+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := "everything is sealed under k2 (3 rows were sealed anew); seals nothing any more and may leave LARKSIDE_ENCRYPTION_KEYS: k1, k0\n"
+	if got := larkside(t, []string{"LARKSIDE_ADMIN_KEY_FILE=" + keyFile}, "keys", "rotate", "--admin", "unix:"+path); got != (result{out: want}) {
+		t.Errorf("%+v", got)
+	}
+	got := larkside(t, []string{"LARKSIDE_ADMIN_KEY=wrong"}, "keys", "rotate", "--admin", "unix:"+path)
+	if got.status != ExitFailed || !strings.Contains(got.err, "LARKSIDE_ADMIN_KEY. (admin_unauthenticated)") {
+		t.Errorf("%+v", got)
+	}
+	if got := larkside(t, []string{"LARKSIDE_ADMIN_KEY_FILE=/none"}, "keys", "rotate"); got.status != ExitUsage || !strings.HasPrefix(got.err, "LARKSIDE_ADMIN_KEY_FILE: ") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Whoever answers nonsense, nothing or half is not taken for success.
+func TestOperatingFailures(t *testing.T) {
+	for sentence, tc := range map[string]struct {
+		answer http.HandlerFunc
+		says   string
+	}{
+		"another server": {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("<html>")) }, "which no admin listener of Larkside answers"},
+		"a redirect":     {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://x/", http.StatusFound) }, "status 302"},
+		"half an answer": {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"done":false}` + "\n")) }, "broke off before it was done"},
+		"a late failure": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Write([]byte(`{"done":false}` + "\n" + `{"code":18503001,"msg":"Down.","error":{"type":"store_unavailable"}}` + "\n"))
+		}, "Down. (store_unavailable)"},
+	} {
+		server := httptest.NewServer(tc.answer)
+		got := larkside(t, nil, "keys", "rotate", "--admin", server.URL)
+		if got.status != ExitFailed || !strings.Contains(got.err, tc.says) || got.out != "" {
+			t.Errorf("%s: %+v", sentence, got)
+		}
+		server.Close()
+	}
+	got := larkside(t, nil, "sessions", "list", "--admin", "http://127.0.0.1:1")
+	if got.status != ExitFailed || !strings.Contains(got.err, "can't ask a running instance at http://127.0.0.1:1 (LARKSIDE_ADMIN_LISTEN or --admin names it)") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestRelative(t *testing.T) {
+	now := time.Now()
+	for want, d := range map[string]time.Duration{"in 3d": 80 * time.Hour, "in 47h": 47 * time.Hour, "in 119m": 119*time.Minute + time.Second, "90s ago": -90 * time.Second, "0s ago": 0} {
+		at := now.Add(d)
+		if got := relative(&at, now); got != want {
+			t.Errorf("%s is %q, want %q", d, got, want)
+		}
+	}
+	if got := relative(nil, now); got != "-" {
+		t.Error(got)
+	}
+}
+
+func TestTypos(t *testing.T) {
+	for _, tc := range [][2]string{
+		{"sessions lst", `the nearest known one is "larkside sessions list"`},
+		{"sessions list --state actve", `--state "actve": the nearest known one is "active"`},
+		{"sessions", `"larkside sessions" needs a command`},
+		{"sessions show", "accepts 1 arg(s), received 0"},
+		{"consent sned ou_1", `"larkside consent send"`},
+		{"users snyc", `"larkside users sync"`},
+		{"keys rotate -o yaml", `output format "yaml": want text or json`},
+	} {
+		if got := larkside(t, nil, strings.Fields(tc[0])...); got.status != ExitUsage || !strings.Contains(got.err, tc[1]) {
+			t.Errorf("%s: %+v", tc[0], got)
+		}
+	}
+}
