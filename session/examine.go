@@ -43,6 +43,25 @@ func Examine(ctx context.Context, cfg Config) (*Examination, error) {
 	return e, errors.Join(err, c.close())
 }
 
+// HasSession reports whether key has an active session in a database, without
+// changing anything. Errors as for [Examine].
+func HasSession(ctx context.Context, cfg Config, key Key) (bool, error) {
+	e, err := Examine(ctx, cfg)
+	if err != nil || e.Absent {
+		return false, err
+	}
+	c, err := connect(ctx, cfg)
+	if err != nil {
+		return false, err
+	}
+	var n int
+	err = c.db.GetContext(ctx, &n, `SELECT count(*) FROM sessions WHERE app_id = $1 AND open_id = $2 AND state = 'active'`, key.AppID, key.OpenID)
+	if err != nil {
+		err = fmt.Errorf("looking for a session: %w", err)
+	}
+	return n > 0, errors.Join(err, c.close())
+}
+
 func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, error) {
 	e := &Examination{}
 	sources, err := fs.ReadDir(migrations, "migrations/"+c.dialect)

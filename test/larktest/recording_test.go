@@ -23,7 +23,8 @@ import (
 
 var recordingFile = flag.String("recording", "testdata/emulator-recording.json", `what "larkside doctor --live USER --record FILE" wrote, of a real tenant or of this emulator`)
 
-// recording is the file, as far as it matters here.
+// recording is the file, as far as it matters here. The one in testdata is of the
+// emulator itself; go test ./cmd/larkside/doctor -run 'TestLive$' -update makes it.
 type recording struct {
 	AppID   string   `json:"app_id"`
 	User    string   `json:"user"`

@@ -220,20 +220,15 @@ func TestLive(t *testing.T) {
 	}
 	nothingLeft(t, a.lark)
 
-	// The emulator's own tests hold the emulator against it.
-	const golden = "../../../test/larktest/testdata/emulator-recording.json"
 	if *update {
-		if err := os.WriteFile(golden, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile("../../../test/larktest/testdata/emulator-recording.json", []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if kept, err := os.ReadFile(golden); err != nil || string(kept) != text {
-		t.Errorf("the recording in the repository is another one (%v); go test ./cmd/larkside/doctor -run 'TestLive$' -update makes it anew", err)
-	}
 }
 
-// update keeps the recording of the emulator in the repository.
-var update = flag.Bool("update", false, "write the recording of the emulator anew")
+// update is for go test ./cmd/larkside/doctor -run 'TestLive$' -update.
+var update = flag.Bool("update", false, "write the recording against which the emulator's tests hold the emulator")
 
 // nothingLeft fails if a token of Alice's that was not spent is still good.
 func nothingLeft(t *testing.T, p *larktest.Platform) {

@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"larkside/cmd/larkside/settings"
+	"larkside/session"
 )
 
 // userHelp is for commands that take a USER.
@@ -229,4 +231,22 @@ are revoked at Lark. The user is asked again at the next request. ` + userHelp,
 			return err
 		})
 	})
+}
+
+// AskSession asks the instance whose admin listener --admin names, or else
+// ADMIN_LISTEN, whether key has an active session.
+func AskSession(ctx context.Context, in Invocation, where string, key session.Key) (bool, error) {
+	client, err := newAdminClient(in, where)
+	if err != nil {
+		return false, err
+	}
+	if client.key, err = settings.AdminKey(in.Environ); err != nil {
+		return false, err
+	}
+	var found apiSession
+	err = client.call(ctx, http.MethodGet, "/api/v1/sessions/"+url.PathEscape(key.AppID)+"/"+url.PathEscape(key.OpenID), nil, &found)
+	if notFound(err) {
+		return false, nil
+	}
+	return found.State == string(session.Active), err
 }
