@@ -29,7 +29,7 @@ type child struct {
 
 // spawn starts cmd. It dies with this process, whatever becomes of that.
 func spawn(cmd *exec.Cmd) (*child, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	dieWithParent(cmd)
 	c := &child{cmd: cmd, stderr: &tail{}, ended: make(chan struct{})}
 	if cmd.Stderr == nil {
 		cmd.Stderr = c.stderr
@@ -119,7 +119,7 @@ func (b *bench) drive(ctx context.Context, j job) (*outcome, error) {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, b.self, "-as", "client")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	dieWithParent(cmd)
 	cmd.Stdin = bytes.NewReader(in)
 	var stderr tail
 	cmd.Stderr = &stderr
