@@ -147,9 +147,6 @@ func (r *uploadReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Held is for package http1, which then sends the body with the header.
-func (r *uploadReader) Held() bool { return r.u.held() }
-
 // Close does nothing: a transport that gives up early must not drain the
 // caller's connection, see httputil's noopCloseReader.
 func (r *uploadReader) Close() error { return nil }

@@ -74,7 +74,7 @@ type Config struct {
 	// Upstream is the Open Platform: scheme and host, and a path to put before
 	// every request's, usually none. Nothing is ever sent elsewhere.
 	Upstream *url.URL
-	// Transport speaks to Upstream; nil: NewUpstream with UpstreamTimeout.
+	// Transport speaks to Upstream; nil: NewTransport with UpstreamTimeout.
 	// It must not decompress, follow redirects or read the environment.
 	Transport http.RoundTripper
 	// UpstreamTimeout is the time from the last byte of a request to the
@@ -168,7 +168,7 @@ func (c Config) withDefaults() Config {
 		c.Draining = func() bool { return false }
 	}
 	if c.Transport == nil {
-		c.Transport = NewUpstream(c.Upstream, TransportConfig{ResponseHeaderTimeout: c.UpstreamTimeout})
+		c.Transport = NewTransport(TransportConfig{ResponseHeaderTimeout: c.UpstreamTimeout})
 	}
 	return c
 }

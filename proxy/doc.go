@@ -38,6 +38,5 @@
 // request's context, so that ReverseProxy's hooks find it. That, the request
 // that carries it, and what a span needs are the at most six allocations more
 // than a bare ReverseProxy makes; TestAllocations counts them, with metrics and
-// without. The connection to Lark is package http1's, on the request's own
-// goroutine, and its bytes are package socket's.
+// without. The connection to Lark is net/http's ([Transport]).
 package proxy

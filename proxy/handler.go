@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
@@ -59,9 +60,17 @@ func New(c Config) (http.Handler, error) {
 		ModifyResponse: p.modify,
 		ErrorHandler:   func(_ http.ResponseWriter, out *http.Request, err error) { exchangeOf(out.Context()).err = err },
 		BufferPool:     new(buffers),
-		ErrorLog:       slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug),
+		ErrorLog:       log.New(reverseLog{c.Log}, "", 0),
 	}
 	return p, nil
+}
+
+// reverseLog takes ReverseProxy's lines, such as why an answer broke off.
+type reverseLog struct{ log *slog.Logger }
+
+func (l reverseLog) Write(line []byte) (int, error) {
+	l.log.Debug(withoutQuotes(string(line)))
+	return len(line), nil
 }
 
 func originOf(c Config) origin {
@@ -69,7 +78,7 @@ func originOf(c Config) origin {
 	if path := strings.Trim(c.Upstream.EscapedPath(), "/"); path != "" {
 		o.prefix = "/" + path
 	}
-	if t, ok := c.Transport.(*http.Transport); ok && t.Proxy != nil && o.scheme == "http" {
+	if t, ok := c.Transport.(*Transport); ok && t.outbound() && o.scheme == "http" {
 		// An outbound proxy gets the absolute form, and net/http doesn't make
 		// it out of an Opaque; for https it opens a tunnel.
 		o.prefix = "//" + o.host + o.prefix

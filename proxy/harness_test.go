@@ -4,14 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -299,31 +297,6 @@ type bed struct {
 	asker  *asker
 }
 
-// standard makes [start] use net/http's transport, which is what an outbound
-// proxy or an upstream without HTTP/1.1 gets.
-var standard bool
-
-// Everything holds over either transport.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if code == 0 && !working() {
-		standard = true
-		fmt.Println("once more, over net/http's transport:")
-		code = m.Run()
-	}
-	os.Exit(code)
-}
-
-// working reports whether this run is a benchmark's or a fuzzer's.
-func working() bool {
-	for _, name := range []string{"test.bench", "test.fuzz", "test.fuzzworker", "test.list"} {
-		if f := flag.Lookup(name); f != nil && f.Value.String() != f.DefValue {
-			return true
-		}
-	}
-	return false
-}
-
 // start runs a proxy in front of a lark; change, if any, alters its settings.
 // User ou_1 has a token.
 func start(t testing.TB, change func(*proxy.Config)) *bed {
@@ -345,9 +318,6 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 	if change != nil {
 		change(&c)
 	}
-	if c.Transport == nil && standard {
-		c.Transport = proxy.NewTransport(proxy.TransportConfig{ResponseHeaderTimeout: c.UpstreamTimeout})
-	}
 	h, err := proxy.New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -364,12 +334,10 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 }
 
 // trusting is a transport to upstream, whose certificate it trusts.
-func trusting(upstream *httptest.Server) http.RoundTripper {
-	c := proxy.TransportConfig{RootCAs: upstream.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
-	if standard {
-		return proxy.NewTransport(c)
-	}
-	return proxy.NewUpstream(mustURL(upstream.URL), c)
+func trusting(upstream *httptest.Server) *proxy.Transport {
+	return proxy.NewTransport(proxy.TransportConfig{
+		RootCAs: upstream.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
+	})
 }
 
 // reply is an answer, read to its end.

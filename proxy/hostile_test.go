@@ -716,8 +716,7 @@ func TestUpstreamFailures(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer ln.Close()
-		tr := proxy.NewTransport(proxy.TransportConfig{})
-		tr.TLSHandshakeTimeout = 50 * time.Millisecond
+		tr := &http.Transport{TLSHandshakeTimeout: 50 * time.Millisecond}
 		b := start(t, func(c *proxy.Config) { c.Upstream, c.Transport = mustURL("https://"+ln.Addr().String()), tr })
 		b.get(table).isError(t, 502, "upstream_unreachable")
 	})

@@ -16,14 +16,12 @@ import (
 // nothing of ours. What is below test may import all but the packages below
 // cmd.
 var mayImport = map[string][]string{
-	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/socket", "refresh", "session", "session/consent", "session/lark", "telemetry"},
+	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "refresh", "session", "session/consent", "session/lark", "telemetry"},
 	"cmd/larkside/doctor":   {"proxy", "session", "session/consent", "session/lark"},
 	"cmd/larkside/operate":  {"cmd/larkside/settings", "proxy/admin", "session", "telemetry"},
 	"cmd/larkside/settings": {"session"},
 	"cmd/demo":              {"test/larktest"},
-	"proxy":                 {"proxy/http1", "session", "telemetry"},
-	"proxy/http1":           {"proxy/socket"},
-	"proxy/socket":          {},
+	"proxy":                 {"session", "telemetry"},
 	"proxy/admin":           {"session", "telemetry"},
 	"proxy/console":         {"session", "telemetry"},
 	"refresh":               {"session", "session/lark", "telemetry"},

@@ -47,7 +47,7 @@ func newTransport(cfg *settings.Settings) (*http.Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	return proxy.NewTransport(c), nil
+	return c.Standard(), nil
 }
 
 func transportConfig(cfg *settings.Settings) (proxy.TransportConfig, error) {

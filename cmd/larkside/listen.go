@@ -15,7 +15,6 @@ import (
 
 	"larkside/cmd/larkside/settings"
 	"larkside/proxy"
-	"larkside/proxy/socket"
 )
 
 // socketMode lets the owner and the group of the process connect.
@@ -90,7 +89,7 @@ func (l patientListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &patientConn{Conn: socket.New(conn), patience: l.patience}, nil
+	return &patientConn{Conn: conn, patience: l.patience}, nil
 }
 
 // patientConn renews its deadline at each write; the server writes at most a
@@ -102,8 +101,6 @@ type patientConn struct {
 	mu sync.Mutex
 	// set is the deadline that was asked for; zero: none.
 	set time.Time
-	// until is the one that the connection has.
-	until time.Time
 }
 
 func (c *patientConn) Write(b []byte) (int, error) {
@@ -116,17 +113,12 @@ func (c *patientConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// renew sets the deadline of a write that begins now. Patience's own may be
-// hardly earlier than that: to look costs less than to set it. c.mu is held.
+// renew sets the deadline of a write that begins now. c.mu is held.
 func (c *patientConn) renew() error {
 	deadline := time.Now().Add(c.patience)
-	switch late := deadline.Sub(c.until); {
-	case !c.set.IsZero() && c.set.Before(deadline):
+	if !c.set.IsZero() && c.set.Before(deadline) {
 		deadline = c.set
-	case late >= 0 && late < c.patience/32:
-		return nil
 	}
-	c.until = deadline
 	return c.Conn.SetWriteDeadline(deadline)
 }
 

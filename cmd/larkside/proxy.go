@@ -27,7 +27,7 @@ func (s *server) newProxy() (http.Handler, error) {
 	}
 	routes := lark.NewRoutes()
 	return proxy.New(proxy.Config{
-		Upstream: upstream, Transport: proxy.NewUpstream(upstream, transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
+		Upstream: upstream, Transport: proxy.NewTransport(transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
 		Apps: s.cfg.AppIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
 		Tokens: userTokens{s}, Asker: asker{s}, Resolver: userNames{s}, Tenant: tenantTokens{s}, Waiter: consentWaiter{s},
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,

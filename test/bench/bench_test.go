@@ -161,22 +161,15 @@ func processorTime(b *testing.B) time.Duration {
 func alwaysUserZero() string { return "ou_user0" }
 
 // BenchmarkHit is the hot path through sockets: the session is in the cache.
-// What proxy=bare costs with transport=standard is the measure.
+// What proxy=bare costs is the measure.
 func BenchmarkHit(b *testing.B) {
 	to := upstream(b)
-	for _, t := range []struct {
-		name string
-		rt   http.RoundTripper
-	}{
-		{"standard", proxy.NewTransport(proxy.TransportConfig{})},
-		{"http1", proxy.NewUpstream(to, proxy.TransportConfig{})},
-	} {
-		b.Run("transport="+t.name+"/proxy=bare", func(b *testing.B) { drive(b, bare(to, t.rt), alwaysUserZero) })
-		b.Run("transport="+t.name+"/proxy=larkside", func(b *testing.B) {
-			src := source(b, stored(b, dbtest.SQLite(b), 1), idleLark{})
-			drive(b, larkside(b, to, src, t.rt), alwaysUserZero)
-		})
-	}
+	rt := proxy.NewTransport(proxy.TransportConfig{})
+	b.Run("proxy=bare", func(b *testing.B) { drive(b, bare(to, rt), alwaysUserZero) })
+	b.Run("proxy=larkside", func(b *testing.B) {
+		src := source(b, stored(b, dbtest.SQLite(b), 1), idleLark{})
+		drive(b, larkside(b, to, src, rt), alwaysUserZero)
+	})
 }
 
 // slowLark holds every refresh until the benchmark is over.

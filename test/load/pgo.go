@@ -198,7 +198,7 @@ func wired(target string, source *refresh.Source, users telemetry.Users, log *sl
 	}
 	routes := lark.NewRoutes()
 	return proxy.New(proxy.Config{
-		Upstream: upstream, Transport: proxy.NewUpstream(upstream, proxy.TransportConfig{RootCAs: rootsFromEnv()}),
+		Upstream: upstream, Transport: proxy.NewTransport(proxy.TransportConfig{RootCAs: rootsFromEnv()}),
 		UpstreamTimeout: 30 * time.Second, Apps: []string{appID}, InjectPaths: []string{"/open-apis/apaas/", "/open-apis/spark/"},
 		Tokens: source, ReplayBuffer: 64 << 10,
 		Route: func(method, path string) string {
