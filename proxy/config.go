@@ -84,6 +84,10 @@ type Config struct {
 	// BodyPatience is how long a caller may let each KiB of its request's body
 	// be waited for; 0: 30 s. A body that moves may take hours.
 	BodyPatience time.Duration
+	// HalfClosePatience is how long a request goes on whose caller has closed
+	// its sending side, while nothing of the answer comes; 0: 5 s. Such a caller
+	// may have hung up, or wait for its answer. It takes a server of NewServer.
+	HalfClosePatience time.Duration
 
 	// Apps are the ids that X-Lark-App-Id may name. The first is the default.
 	Apps []string
@@ -155,6 +159,9 @@ func (c Config) withDefaults() Config {
 	if c.BodyPatience == 0 {
 		c.BodyPatience = bodyPatience
 	}
+	if c.HalfClosePatience == 0 {
+		c.HalfClosePatience = halfClosePatience
+	}
 	if c.MaxWait == 0 {
 		c.MaxWait = time.Minute
 	}
@@ -205,7 +212,7 @@ func (c Config) check() error {
 			fail("limits of caller %q: %w", name, err)
 		}
 	}
-	if c.ReplayBuffer < 0 || c.MaxWait < 0 || c.MaxWaiters < 0 || c.UpstreamTimeout < 0 || c.BodyPatience < 0 {
+	if c.ReplayBuffer < 0 || c.MaxWait < 0 || c.MaxWaiters < 0 || c.UpstreamTimeout < 0 || c.BodyPatience < 0 || c.HalfClosePatience < 0 {
 		fail("sizes and times must not be negative")
 	}
 	return errors.Join(problems...)

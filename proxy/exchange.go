@@ -64,6 +64,7 @@ func (c credential) injected() bool { return c == tenantToken || c == userToken 
 type exchange struct {
 	context.Context
 	w       writer
+	half    halfClose
 	in      *http.Request // as received; its context is this exchange
 	started time.Time
 	id      atomic.Pointer[string] // of the request; nil until it is needed
@@ -151,6 +152,7 @@ type writer struct {
 	status int
 	// left is how much of a body of known length is still to come.
 	left int64
+	half *halfClose
 }
 
 // Unwrap is for http.ResponseController.
@@ -177,6 +179,7 @@ func (w *writer) WriteHeader(status int) {
 
 func (w *writer) Write(b []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(b)
+	w.half.moved()
 	if w.left -= int64(n); w.left > 0 && err == nil {
 		w.flush()
 	}

@@ -94,7 +94,8 @@ var (
 // begin makes the exchange of a request.
 func (p *proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{started: time.Now(), method: r.Method, w: writer{ResponseWriter: w}}
-	ctx := r.Context()
+	x.w.half = &x.half
+	ctx := x.half.outlive(r.Context(), p.cfg.HalfClosePatience)
 	if len(r.Header["Traceparent"]) > 0 {
 		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
 	}
@@ -111,6 +112,7 @@ func (p *proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 // end records how the request went. It runs also when the handler panics,
 // which is how net/http breaks off an answer.
 func (p *proxy) end(x *exchange) {
+	x.half.done()
 	x.upload.close()
 	if x.peek != nil {
 		p.peeks.put(x.peek)

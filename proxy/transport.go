@@ -190,7 +190,8 @@ func (t *Transport) outbound() bool { return t.shared.Proxy != nil }
 // NewServer returns a server with the limits that the proxy's listener needs:
 // a header in 10 s and within 64 KiB, an idle connection for two minutes, and
 // no limit on what streams; the handler of [New] sees to it that a body moves.
-// OPTIONS * reaches h.
+// OPTIONS * reaches h. A caller that closes its sending side gets its answer,
+// see [callerConn].
 func NewServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      h,
@@ -198,6 +199,7 @@ func NewServer(h http.Handler) *http.Server {
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               64 << 10,
 		DisableGeneralOptionsHandler: true,
+		ConnContext:                  withCaller,
 	}
 }
 
