@@ -48,6 +48,7 @@ func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *
 	// Telemetry. The console shows the log's last lines and the metrics' history.
 	history, recent := telemetry.NewHistory(webconsole.Tracked()...), telemetry.NewRecent()
 	log = slog.New(recent.Handler(log.Handler()))
+	takeStandardLog(log)
 	stopTelemetry, metrics, err := telemetry.Start(ctx, telemetry.Config{
 		Version: build.Version, Revision: build.Revision, GoVersion: build.Go, History: history, Log: log,
 	})
