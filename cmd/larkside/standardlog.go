@@ -22,6 +22,6 @@ func takeStandardLog(log *slog.Logger) {
 
 func (l standardLog) Write(line []byte) (int, error) {
 	text, _, _ := strings.Cut(string(line), `"`)
-	l.complaints.Log(context.Background(), slog.LevelWarn, "the standard library reports a problem", "", "problem", strings.TrimSpace(text))
+	l.complaints.Log(context.Background(), slog.LevelWarn, "the standard library reports a problem", "", "error", strings.TrimSpace(text))
 	return len(line), nil
 }

@@ -18,7 +18,7 @@ func TestStandardLogQuotesNothing(t *testing.T) {
 	var out bytes.Buffer
 	takeStandardLog(slog.New(slog.NewTextHandler(&out, nil)))
 	stdlog.Printf("Unsolicited response received on idle HTTP channel starting with %q; err=%v", "HTTP/1.1 200 OK\r\n\r\nu-canary", nil)
-	if got := out.String(); !strings.Contains(got, `problem="Unsolicited response received on idle HTTP channel starting with"`) || strings.Contains(got, "canary") {
+	if got := out.String(); !strings.Contains(got, `error="Unsolicited response received on idle HTTP channel starting with"`) || strings.Contains(got, "canary") {
 		t.Errorf("logged %s", got)
 	}
 }
