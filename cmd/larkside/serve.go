@@ -142,7 +142,7 @@ func (s *server) begin(ctx context.Context, work *errgroup.Group, p *parts) {
 	if s.cfg.Events == "websocket" {
 		s.listenForEvents(ctx, work, p.flow)
 	}
-	tuneCollector()
+	work.Go(func() error { limitHeap(ctx); return nil })
 }
 
 // stop lets accepted requests finish within SHUTDOWN_GRACE, and ends the parts in
