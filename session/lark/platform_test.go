@@ -82,6 +82,28 @@ func TestGrantOnPlatform(t *testing.T) {
 	}
 }
 
+// A grant that v3 issued goes on there, where v2 would refuse it, whatever the
+// configured endpoint is.
+func TestStoredGrantOfV3OnPlatform(t *testing.T) {
+	const v2, v3 = "/open-apis/authen/v2/oauth/token", "/oauth/v3/token"
+	p := larktest.Start(t, nil)
+	c := onPlatform(t, p, v2)
+	tokens, err := p.GrantV3(larktest.AppID, larktest.Alice, "offline_access")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Refresh(t.Context(), p.URL+v2, session.NewSecret(tokens.RefreshToken)); asError(t, err).Code != 20026 {
+		t.Errorf("at v2: %v", err)
+	}
+	next, err := c.Refresh(t.Context(), p.URL+v3, session.NewSecret(tokens.RefreshToken))
+	if err != nil || next.TokenURL != p.URL+v3 {
+		t.Fatal(next.TokenURL, err)
+	}
+	if _, err := c.Refresh(t.Context(), next.TokenURL, next.RefreshToken); err != nil {
+		t.Error(err)
+	}
+}
+
 // Lost after the rotation and lost before it look the same from here.
 func TestLostOnPlatform(t *testing.T) {
 	p := larktest.Start(t, nil)
