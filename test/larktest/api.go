@@ -24,8 +24,8 @@ var platformRoutes = []route{
 	{method: "POST", pattern: "/open-apis/auth/v3/:kind/internal", endpoint: TenantEndpoint, takes: takesNone, serve: serveTenant},
 	{method: "GET", pattern: "/open-apis/authen/v1/user_info", endpoint: UserInfo, takes: takesNone, serve: serveUserInfo},
 
-	{method: "GET", pattern: "/open-apis/bot/v3/info", takes: TakesTenant, serve: serveBot},
-	{method: "GET", pattern: "/open-apis/application/v6/applications/:app_id", takes: TakesTenant, scopes: applicationScopes, limit: []rate{perSecond(50)}, serve: serveApplication},
+	{method: "GET", pattern: "/open-apis/bot/v3/info", endpoint: AppEndpoint, takes: TakesTenant, serve: serveBot},
+	{method: "GET", pattern: "/open-apis/application/v6/applications/:app_id", endpoint: AppEndpoint, takes: TakesTenant, scopes: applicationScopes, limit: []rate{perSecond(50)}, serve: serveApplication},
 
 	{method: "GET", pattern: "/open-apis/contact/v3/users/batch", endpoint: ContactEndpoint, scopes: contactScopes, limit: tier(50), serve: serveUserBatch},
 	{method: "POST", pattern: "/open-apis/contact/v3/users/basic_batch", endpoint: ContactEndpoint, scopes: []string{"contact:user.basic_profile:readonly"}, limit: []rate{perSecond(5)}, serve: serveBasicBatch},

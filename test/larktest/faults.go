@@ -23,6 +23,7 @@ const (
 	MessageSend     Endpoint = "messages"       // create and reply
 	MessageUpdate   Endpoint = "message_update" // PATCH
 	ContactEndpoint Endpoint = "contact"
+	AppEndpoint     Endpoint = "app" // bot/v3/info, application/v6/applications/:app_id
 	API             Endpoint = "api" // every other /open-apis/ route
 	Unknown         Endpoint = "unknown"
 	Any             Endpoint = "" // in a Fault: each of them

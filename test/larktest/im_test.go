@@ -236,6 +236,17 @@ func TestChatPage(t *testing.T) {
 	}
 }
 
+// The chat is the client: what an AppLink opens there, it opens.
+func TestChatOpensAppLinks(t *testing.T) {
+	p, _ := startAt(t, Config{})
+	applink := "https://applink.feishu.cn/client/web_url/open?mode=sidebar-semi&url=https%3A%2F%2Fexample.com%2Fgo%3Fa%3D1%26b%3D2"
+	messageID(t, post(t, p, tenant(t, p), Alice, strings.ReplaceAll(authCard, "https://example.com/go?a=1&b=2", applink), ""))
+	_, _, page := visit(t, browser(t), p.URL+"/chat?user="+Alice)
+	if !strings.Contains(page, `href="https://example.com/go?a=1&amp;b=2"`) || strings.Contains(page, "applink") {
+		t.Errorf("page: %s", page)
+	}
+}
+
 // The page's long poll answers when a card comes or changes.
 func TestChatChanges(t *testing.T) {
 	p, _ := startAt(t, Config{})

@@ -59,7 +59,7 @@ type view struct {
 func newTemplates() *template.Template {
 	return template.Must(template.New("").Funcs(template.FuncMap{
 		"words": scopeWords, "initial": initial, "clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
-		"join": strings.Join, "hue": hue, "scene": newScene,
+		"join": strings.Join, "hue": hue, "scene": newScene, "inClient": InClient,
 	}).ParseFS(pageFiles, "pages/*.html"))
 }
 

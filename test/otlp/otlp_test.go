@@ -240,7 +240,7 @@ func (s *stage) asked() {
 	if a.Status != 401 || a.Envelope.Error.Card != "sent" {
 		s.Fatalf("%d %s", a.Status, a.Body)
 	}
-	root := s.await(s.T, id, 10)
+	root := s.await(s.T, id, 11)
 	s.check(root, "401: the user has to authorize", `GET {} (server)
   identify (internal)
   token.lookup (internal)
@@ -250,6 +250,7 @@ func (s *stage) asked() {
     SELECT sessions (client)
     POST /oauth/v1/device_authorization (client)
     POST /open-apis/auth/v3/tenant_access_token/internal (client)
+    GET /open-apis/bot/v3/info (client)
     POST /open-apis/im/v1/messages (client)
 `)
 	root.has(s.T, "http.response.status_code", "401", "larkside.outcome", "authorization_required", "larkside.reason", "no_session")
