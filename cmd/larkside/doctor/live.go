@@ -75,6 +75,8 @@ func Live(ctx context.Context, c LiveConfig) (err error) {
 			return err
 		}
 	}
+	ctx, stopListening := context.WithCancel(ctx)
+	defer stopListening()
 	defer func() {
 		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 		defer cancel()
