@@ -41,10 +41,10 @@ const (
 	probeEvery = 30 * time.Second
 )
 
-func newApp(id string, client Lark, store *session.Store, rates []session.Limit, now func() time.Time, log *slog.Logger) *app {
+func newApp(id string, client Lark, g *governor, now func() time.Time, log *slog.Logger) *app {
 	return &app{
 		id: id, client: client, now: now, log: log.With("app_id", id),
-		governor: newGovernor(id, store, rates),
+		governor: g,
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			Name: id, MaxRequests: 1, Timeout: breakFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },

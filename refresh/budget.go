@@ -13,8 +13,8 @@ func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Lim
 	if !ok {
 		return nil, nil, nil
 	}
-	used, err = a.governor.store.RateUsed(ctx, a.governor.name(), a.governor.rates)
-	return a.governor.rates, used, err
+	used, err = a.governor.rates.Used(ctx, a.governor.name(), a.governor.limits)
+	return a.governor.limits, used, err
 }
 
 // Resting says why this replica leaves app's token endpoint alone now: Lark

@@ -6,15 +6,16 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
 // governor spreads an app's calls to the token endpoint so that all replicas
 // together stay under its rates. Calls for sessions that a request waits for go
 // first.
 type governor struct {
-	app   string
-	store *session.Store
-	rates []session.Limit
+	app    string
+	rates  *store.Rates
+	limits []session.Limit
 
 	mu      sync.Mutex
 	urgent  []*turn
@@ -37,8 +38,8 @@ type turn struct {
 	ready chan error
 }
 
-func newGovernor(app string, store *session.Store, rates []session.Limit) *governor {
-	return &governor{app: app, store: store, rates: rates, waiters: make(map[string]int), news: make(chan struct{}, 1)}
+func newGovernor(app string, rates *store.Rates, limits []session.Limit) *governor {
+	return &governor{app: app, rates: rates, limits: limits, waiters: make(map[string]int), news: make(chan struct{}, 1)}
 }
 
 // admissionBatch is how many admissions are taken from the database at a time,
@@ -134,7 +135,7 @@ func (g *governor) dispatch() {
 		if n == 0 {
 			return
 		}
-		admitted, rest, err := g.store.TakeRate(context.Background(), g.name(), g.limits(urgent), min(n, admissionBatch))
+		admitted, rest, err := g.rates.Take(context.Background(), g.name(), g.limitsFor(urgent), min(n, admissionBatch))
 		switch {
 		case err != nil:
 			g.call(n, err)
@@ -175,14 +176,14 @@ func (g *governor) waiting() (n int, urgent bool) {
 	return len(g.idle), false
 }
 
-// limits leaves half of the rate to those who wait, on this replica or another,
+// limitsFor leaves half of the rate to those who wait, on this replica or another,
 // when the work is not urgent.
-func (g *governor) limits(urgent bool) []session.Limit {
+func (g *governor) limitsFor(urgent bool) []session.Limit {
 	if urgent {
-		return g.rates
+		return g.limits
 	}
-	halves := make([]session.Limit, len(g.rates))
-	for i, l := range g.rates {
+	halves := make([]session.Limit, len(g.limits))
+	for i, l := range g.limits {
 		halves[i] = session.Limit{N: max(1, l.N/2), Period: l.Period}
 	}
 	return halves

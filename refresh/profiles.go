@@ -28,7 +28,7 @@ func (s *Source) SyncUsers(ctx context.Context, appID string, before time.Time, 
 		return total, fmt.Errorf("app %q is not configured", appID)
 	}
 	for {
-		keys, err := s.store.DueForSync(ctx, appID, before, lark.MaxUsers)
+		keys, err := s.profiles.Due(ctx, appID, before, lark.MaxUsers)
 		if err != nil || len(keys) == 0 {
 			return total, err
 		}
@@ -88,17 +88,17 @@ func (s *Source) syncOne(ctx context.Context, key session.Key, found map[string]
 	u, ok := found[key.OpenID]
 	if !ok {
 		total.Absent++
-		return s.store.MarkSynced(ctx, key)
+		return s.profiles.MarkSynced(ctx, key)
 	}
-	if err := s.store.SetProfile(ctx, key, u.Profile, u.UnionID, u.UserID); err != nil {
+	if err := s.profiles.Set(ctx, key, u.Profile, u.UnionID, u.UserID); err != nil {
 		return err
 	}
 	if gone(u) {
 		total.Disabled++
-		return s.store.Disable(ctx, key, session.UserGone)
+		return s.sessions.Disable(ctx, key, session.UserGone)
 	}
 	total.Read++
-	return s.store.Enable(ctx, key, session.UserGone)
+	return s.sessions.Enable(ctx, key, session.UserGone)
 }
 
 // gone reports whether the directory says that u can't use the app any more.

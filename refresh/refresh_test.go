@@ -373,7 +373,7 @@ func TestShutdownStores(t *testing.T) {
 
 // What has not asked Lark yet when the process is told to stop, does not begin.
 func TestShutdownBeginsNothing(t *testing.T) {
-	slow := func(c *Config) { c.Rates = []session.Limit{{N: 1, Period: time.Minute}} }
+	slow := func(c *Config) { c.Limits = []session.Limit{{N: 1, Period: time.Minute}} }
 	inWorld(t, nil, slow, func(t *testing.T, w *world) {
 		keys := users(w, 5)
 		time.Sleep(3 * time.Hour)
@@ -492,7 +492,7 @@ func TestLeaseOfTheDeadIsTakenOver(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
-		if _, err := w.store.Claim(t.Context(), k, 1, 20*time.Second); err != nil {
+		if _, err := w.store.Leases.Claim(t.Context(), k, 1, 20*time.Second); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
@@ -573,7 +573,7 @@ func TestRevokedMeanwhile(t *testing.T) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
 		w.source.testingOnlyBeforeStore = func(session.Key) {
-			if _, err := w.store.Revoke(t.Context(), k, session.Revoked); err != nil {
+			if _, err := w.store.Sessions.Revoke(t.Context(), k, session.Revoked); err != nil {
 				t.Error(err)
 			}
 		}
@@ -663,7 +663,7 @@ func TestRefusedJoinsAFailingRenewal(t *testing.T) {
 // request before it, takes that renewal's place forward.
 func TestWaitingPromotes(t *testing.T) {
 	rates := []session.Limit{{N: 2, Period: time.Minute}} // the sweep may use half of it
-	inWorld(t, nil, func(c *Config) { c.Rates, c.Sweep = rates, time.Minute }, func(t *testing.T, w *world) {
+	inWorld(t, nil, func(c *Config) { c.Limits, c.Sweep = rates, time.Minute }, func(t *testing.T, w *world) {
 		keys := users(w, 8)
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
@@ -799,7 +799,7 @@ func TestCircuitOpens(t *testing.T) {
 func TestMassExpiry(t *testing.T) {
 	rates := []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
 	strict := func(c *larktest.Config) { c.TokenPerSecond, c.TokenPerMinute = 50, 1000 }
-	inWorld(t, strict, func(c *Config) { c.Rates = rates }, func(t *testing.T, w *world) {
+	inWorld(t, strict, func(c *Config) { c.Limits = rates }, func(t *testing.T, w *world) {
 		n := 5000
 		if raceDetector {
 			n = 1000 // test/run does all 5,000 without it
@@ -807,7 +807,7 @@ func TestMassExpiry(t *testing.T) {
 		keys := users(w, n)
 		sources := []*Source{w.source}
 		for range 2 {
-			_, s := w.replica(func(c *Config) { c.Rates = rates })
+			_, s := w.replica(func(c *Config) { c.Limits = rates })
 			sources = append(sources, s)
 		}
 		time.Sleep(3 * time.Hour)
@@ -834,12 +834,12 @@ func TestMassExpiry(t *testing.T) {
 // only.
 func TestAdmissionsAreNotWasted(t *testing.T) {
 	rates := []session.Limit{{N: 20, Period: time.Second}}
-	inWorld(t, nil, func(c *Config) { c.Rates = rates }, func(t *testing.T, w *world) {
+	inWorld(t, nil, func(c *Config) { c.Limits = rates }, func(t *testing.T, w *world) {
 		const n = 200
 		keys := users(w, n)
 		sources := []*Source{w.source}
 		for range 2 {
-			_, s := w.replica(func(c *Config) { c.Rates = rates })
+			_, s := w.replica(func(c *Config) { c.Limits = rates })
 			sources = append(sources, s)
 		}
 		time.Sleep(3 * time.Hour)
@@ -864,7 +864,7 @@ func TestAdmissionsAreNotWasted(t *testing.T) {
 // again and again, costs nobody their place in line.
 func TestNewsKeepsThePlaceInLine(t *testing.T) {
 	rates := []session.Limit{{N: 1, Period: 20 * time.Second}}
-	inWorld(t, nil, func(c *Config) { c.Rates = rates }, func(t *testing.T, w *world) {
+	inWorld(t, nil, func(c *Config) { c.Limits = rates }, func(t *testing.T, w *world) {
 		keys := users(w, 2)
 		time.Sleep(3 * time.Hour)
 		if _, _, err := w.token(keys[0]); err != nil {
@@ -878,11 +878,11 @@ func TestNewsKeepsThePlaceInLine(t *testing.T) {
 		for range 12 {
 			time.Sleep(time.Second)
 			// A consent that begins and ends changes the user, not the session.
-			p, _, err := w.store.BeginConsent(t.Context(), keys[1], session.DeviceFlow, "x", time.Second, time.Minute)
+			p, _, err := w.store.Consents.Begin(t.Context(), keys[1], session.DeviceFlow, "x", time.Second, time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := w.store.CloseConsent(t.Context(), p.ID, session.ConsentFailed, ""); err != nil {
+			if _, err := w.store.Consents.Close(t.Context(), p.ID, session.ConsentFailed, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -895,9 +895,9 @@ func TestNewsKeepsThePlaceInLine(t *testing.T) {
 // Who waits goes before the sweep, even from another replica.
 func TestUrgentGoesFirst(t *testing.T) {
 	rates := []session.Limit{{N: 10, Period: time.Minute}}
-	inWorld(t, nil, func(c *Config) { c.Rates, c.Sweep = rates, time.Minute }, func(t *testing.T, w *world) {
+	inWorld(t, nil, func(c *Config) { c.Limits, c.Sweep = rates, time.Minute }, func(t *testing.T, w *world) {
 		keys := users(w, 50)
-		_, other := w.replica(func(c *Config) { c.Rates = rates })
+		_, other := w.replica(func(c *Config) { c.Limits = rates })
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		time.Sleep(6 * 24 * time.Hour)
@@ -997,7 +997,7 @@ func TestUserSync(t *testing.T) {
 	inWorld(t, nil, func(c *Config) { c.Sync = time.Hour }, func(t *testing.T, w *world) {
 		keys := users(w, 120)
 		w.platform.UpdateUser(keys[7].OpenID, func(u *larktest.User) { u.Status = larktest.Resigned })
-		if _, err := w.store.Put(t.Context(), session.Session{Key: key("ou_unknown_to_lark"), TokenType: "Bearer", GrantedAt: time.Now(), SyncedAt: time.Now()}); err != nil {
+		if _, err := w.store.Sessions.Put(t.Context(), session.Session{Key: key("ou_unknown_to_lark"), TokenType: "Bearer", GrantedAt: time.Now(), SyncedAt: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Hour)

@@ -13,6 +13,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -61,10 +62,10 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 	if !ok {
 		return nil, Unconfigured, fmt.Errorf("app %q is not configured", key.AppID)
 	}
-	changed, stop := s.store.Watch(key)
+	changed, stop := s.changes.Watch(key)
 	defer stop()
 	for range leaseTries {
-		row, err := s.store.Load(ctx, key)
+		row, err := s.sessions.Load(ctx, key)
 		if errors.Is(err, session.ErrNotFound) {
 			return nil, NotRenewable, &session.ConsentRequiredError{Reason: session.NoSession}
 		}
@@ -107,7 +108,7 @@ func (s *Source) attempt(ctx context.Context, key session.Key, w want) (*session
 // when everything has expired at once, and a crowd of them in the database would
 // be felt by the requests that need no renewal. One that the database does not
 // answer holds nobody up for long.
-func (s *Source) claim(ctx context.Context, row *session.Session) (l *session.Lease, until time.Time, err error) {
+func (s *Source) claim(ctx context.Context, row *session.Session) (l *store.Lease, until time.Time, err error) {
 	patience := time.NewTimer(claimQueue)
 	defer patience.Stop()
 	select {
@@ -122,7 +123,7 @@ func (s *Source) claim(ctx context.Context, row *session.Session) (l *session.Le
 	// Counted from before the claim: a process that is stopped right after
 	// it must not wake up and send what another has taken over.
 	until = time.Now().Add(s.exchangeTimeout)
-	l, err = s.store.Claim(ctx, row.Key, row.Version, 2*s.exchangeTimeout)
+	l, err = s.leases.Claim(ctx, row.Key, row.Version, 2*s.exchangeTimeout)
 	return l, until, err
 }
 
@@ -141,7 +142,7 @@ func (s *Source) admission(ctx context.Context, app *app, row *session.Session, 
 			}
 			return nil, "", nil
 		case <-changed:
-			now, err := s.store.Load(ctx, row.Key)
+			now, err := s.sessions.Load(ctx, row.Key)
 			if err != nil {
 				continue // it decides nothing that is known
 			}
@@ -182,7 +183,7 @@ func (s *Source) settled(row *session.Session, w want) (*session.Access, Class, 
 // awaitOwner returns when another owner of the session's lease has come to a
 // result, or may have died.
 func (s *Source) awaitOwner(ctx context.Context, row *session.Session) {
-	changed, stop := s.store.Watch(row.Key)
+	changed, stop := s.changes.Watch(row.Key)
 	defer stop()
 	deadline := time.NewTimer(2 * s.exchangeTimeout)
 	defer deadline.Stop()
@@ -200,7 +201,7 @@ func (s *Source) awaitOwner(ctx context.Context, row *session.Session) {
 		case <-changed:
 		case <-look.C:
 		}
-		now, err := s.store.Load(ctx, row.Key)
+		now, err := s.sessions.Load(ctx, row.Key)
 		if err != nil || now.Version != row.Version || now.State != row.State || now.Failures != row.Failures {
 			return
 		}
@@ -208,10 +209,10 @@ func (s *Source) awaitOwner(ctx context.Context, row *session.Session) {
 }
 
 // exchange spends the lease's refresh token and settles what came of it.
-func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w want, until time.Time) (*session.Access, Class, error) {
+func (s *Source) exchange(ctx context.Context, app *app, l *store.Lease, w want, until time.Time) (*session.Access, Class, error) {
 	done, err := app.admit()
 	if err != nil {
-		s.store.Release(ctx, l, session.Failure{}) // else it runs out by itself
+		s.leases.Release(ctx, l, store.Failure{}) // else it runs out by itself
 		return nil, Rested, err
 	}
 	// The run's context has no cancellation of any caller's (session.Group);
@@ -236,8 +237,8 @@ func (s *Source) exchange(ctx context.Context, app *app, l *session.Lease, w wan
 	return s.keep(ctx, l, newTokens(l.Session, token, asked, w.refused))
 }
 
-func newTokens(old *session.Session, t lark.Token, asked time.Time, refused bool) session.Tokens {
-	n := session.Tokens{
+func newTokens(old *session.Session, t lark.Token, asked time.Time, refused bool) store.Tokens {
+	n := store.Tokens{
 		AfterRefusal: refused,
 		AccessToken:  t.AccessToken, RefreshToken: t.RefreshToken,
 		TokenType: t.TokenType, TokenURL: t.TokenURL, Scope: t.Scope,
@@ -259,7 +260,7 @@ func newTokens(old *session.Session, t lark.Token, asked time.Time, refused bool
 // keep stores a new pair. Until that has succeeded this process has the only
 // good copy of the grant, so a failing database is asked until it answers: at
 // first while the callers wait, then behind them.
-func (s *Source) keep(ctx context.Context, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
+func (s *Source) keep(ctx context.Context, l *store.Lease, t store.Tokens) (*session.Access, Class, error) {
 	quick, cancel := context.WithTimeout(ctx, storeQuickly)
 	defer cancel()
 	a, class, err := s.storeOnce(quick, l, t)
@@ -272,12 +273,12 @@ func (s *Source) keep(ctx context.Context, l *session.Lease, t session.Tokens) (
 	return nil, StoreFailed, retryLater(err)
 }
 
-func (s *Source) keepTrying(ctx context.Context, l *session.Lease, t session.Tokens) {
+func (s *Source) keepTrying(ctx context.Context, l *store.Lease, t store.Tokens) {
 	defer s.unstored.Delete(l.Session.Key)
 	for try := 0; ; try++ {
 		select {
 		case <-time.After(backoff(try, 100*time.Millisecond, 2*time.Second)):
-		case <-s.store.Closed():
+		case <-s.leases.Closed():
 			s.logFor(l.Session.Key).ErrorContext(ctx, "a renewed token could not be stored before the process ended; its session is lost")
 			return
 		}
@@ -291,8 +292,8 @@ func (s *Source) keepTrying(ctx context.Context, l *session.Lease, t session.Tok
 	}
 }
 
-func (s *Source) storeOnce(ctx context.Context, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
-	stored, err := s.store.Replace(ctx, l, t)
+func (s *Source) storeOnce(ctx context.Context, l *store.Lease, t store.Tokens) (*session.Access, Class, error) {
+	stored, err := s.leases.Replace(ctx, l, t)
 	switch {
 	case err == nil:
 		return session.NewAccess(stored), Renewed, nil
@@ -306,8 +307,8 @@ func (s *Source) storeOnce(ctx context.Context, l *session.Lease, t session.Toke
 // that grant counts, or has revoked, and then this pair must not live on. A pair
 // older than a new consent is not revoked at Lark: no page says whether that
 // would end the new grant too.
-func (s *Source) superseded(ctx context.Context, l *session.Lease, t session.Tokens) (*session.Access, Class, error) {
-	row, err := s.store.Load(ctx, l.Session.Key)
+func (s *Source) superseded(ctx context.Context, l *store.Lease, t store.Tokens) (*session.Access, Class, error) {
+	row, err := s.sessions.Load(ctx, l.Session.Key)
 	if err != nil && !errors.Is(err, session.ErrNotFound) {
 		return nil, StoreFailed, err
 	}
@@ -333,7 +334,7 @@ func (s *Source) found(row *session.Session, class Class) (*session.Access, Clas
 }
 
 // failed settles an error of the token endpoint (step 7).
-func (s *Source) failed(ctx context.Context, app *app, l *session.Lease, w want, cause error) (*session.Access, Class, error) {
+func (s *Source) failed(ctx context.Context, app *app, l *store.Lease, w want, cause error) (*session.Access, Class, error) {
 	var e *lark.Error
 	if !errors.As(cause, &e) {
 		e = &lark.Error{Class: lark.Unknown, Outcome: lark.Lost, Err: cause}
@@ -346,7 +347,7 @@ func (s *Source) failed(ctx context.Context, app *app, l *session.Lease, w want,
 		return s.dead(ctx, l, w, e)
 	case lark.UserDisabled:
 		if !e.Doubtful() || s.confirmed(ctx, app, l.Session) {
-			return s.end(ctx, l, session.Ending{State: session.Disabled, Reason: e.Reason, DropAccess: w.refused, Retry: userRetry}, UserDisabled, e)
+			return s.end(ctx, l, store.Ending{State: session.Disabled, Reason: e.Reason, DropAccess: w.refused, Retry: userRetry}, UserDisabled, e)
 		}
 	}
 	return s.later(ctx, l, w, e)
@@ -375,8 +376,8 @@ func (s *Source) confirmed(ctx context.Context, app *app, row *session.Session) 
 
 // dead settles Lark's word that the refresh token is spent, revoked, malformed
 // or too old.
-func (s *Source) dead(ctx context.Context, l *session.Lease, w want, e *lark.Error) (*session.Access, Class, error) {
-	row, err := s.store.Load(ctx, l.Session.Key)
+func (s *Source) dead(ctx context.Context, l *store.Lease, w want, e *lark.Error) (*session.Access, Class, error) {
+	row, err := s.sessions.Load(ctx, l.Session.Key)
 	if err == nil && row.Version != l.Session.Version {
 		return s.found(row, WonByOther)
 	}
@@ -387,15 +388,15 @@ func (s *Source) dead(ctx context.Context, l *session.Lease, w want, e *lark.Err
 			class = RotationLost
 		}
 	}
-	return s.end(ctx, l, session.Ending{State: session.ConsentRequired, Reason: e.Reason, DropAccess: w.refused}, class, e)
+	return s.end(ctx, l, store.Ending{State: session.ConsentRequired, Reason: e.Reason, DropAccess: w.refused}, class, e)
 }
 
 // end marks the session. While its access token lives, callers get that.
-func (s *Source) end(ctx context.Context, l *session.Lease, ending session.Ending, class Class, e *lark.Error) (*session.Access, Class, error) {
-	row, err := s.store.End(ctx, l, ending)
+func (s *Source) end(ctx context.Context, l *store.Lease, ending store.Ending, class Class, e *lark.Error) (*session.Access, Class, error) {
+	row, err := s.leases.End(ctx, l, ending)
 	switch {
 	case errors.Is(err, session.ErrConflict):
-		row, err = s.store.Load(ctx, l.Session.Key)
+		row, err = s.sessions.Load(ctx, l.Session.Key)
 		if err != nil {
 			return nil, StoreFailed, retryLater(err)
 		}
@@ -410,7 +411,7 @@ func (s *Source) end(ctx context.Context, l *session.Lease, ending session.Endin
 }
 
 // later keeps the session for another try.
-func (s *Source) later(ctx context.Context, l *session.Lease, w want, e *lark.Error) (*session.Access, Class, error) {
+func (s *Source) later(ctx context.Context, l *store.Lease, w want, e *lark.Error) (*session.Access, Class, error) {
 	class, answer := Transient, session.ErrRefreshUnavailable
 	rest := max(backoff(l.Session.Failures, time.Second, 30*time.Second), e.RetryAfter)
 	switch e.Class {
@@ -421,7 +422,7 @@ func (s *Source) later(ctx context.Context, l *session.Lease, w want, e *lark.Er
 		// A request that Lark can't use says nothing about other sessions.
 		class, answer = Misconfigured, session.ErrAppMisconfigured
 	}
-	row, err := s.store.Release(ctx, l, session.Failure{MaybeSpent: e.Outcome == lark.Lost, Retry: rest, Doubted: e.Doubtful()})
+	row, err := s.leases.Release(ctx, l, store.Failure{MaybeSpent: e.Outcome == lark.Lost, Retry: rest, Doubted: e.Doubtful()})
 	if err != nil {
 		row = l.Session // the lease runs out by itself
 	}

@@ -20,6 +20,8 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/seal"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -62,7 +64,7 @@ type sim struct {
 	t        *testing.T
 	rng      *rand.Rand
 	platform *larktest.Platform
-	ring     *session.Keyring
+	ring     *seal.Keyring
 	path     string
 	raw      *sql.DB
 	replicas []*simReplica
@@ -81,7 +83,7 @@ type simReplica struct {
 	name int
 	// dead cuts the way to Lark.
 	dead   atomic.Bool
-	store  *session.Store
+	store  *store.DB
 	source *Source
 	// skew is how far its clock is off; pause is how long it is stopped between
 	// Lark's answer and its store. Both in nanoseconds.
@@ -106,7 +108,7 @@ func simulate(t *testing.T, seed uint64) {
 		})
 		t.Cleanup(s.platform.Close)
 		var err error
-		if s.ring, err = session.ParseKeyring(session.NewKey("sim")); err != nil {
+		if s.ring, err = seal.ParseKeyring(seal.NewKey("sim")); err != nil {
 			t.Fatal(err)
 		}
 		for range simReplicas {
@@ -132,7 +134,7 @@ func simulate(t *testing.T, seed uint64) {
 func (s *sim) boot() *simReplica {
 	s.boots++
 	r := &simReplica{name: s.boots}
-	store, err := session.Open(s.t.Context(), session.Config{
+	db, err := store.Open(s.t.Context(), store.Config{
 		URL: session.NewSecret("sqlite:" + s.path), Keys: s.ring, TestingOnlyShared: true,
 		CacheTTL: 5 * time.Second, Now: r.now,
 	})
@@ -153,11 +155,11 @@ func (s *sim) boot() *simReplica {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r.store, r.stop = store, stop
-	r.source, err = New(Config{
-		Store: store, Apps: map[string]Lark{larktest.AppID: client}, Sweep: 20 * time.Minute,
-		Now: r.now, Log: slog.New(slog.NewTextHandler(&s.story, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	r.store, r.stop = db, stop
+	c := configOf(db)
+	c.Apps, c.Sweep = map[string]Lark{larktest.AppID: client}, 20*time.Minute
+	c.Now, c.Log = r.now, slog.New(slog.NewTextHandler(&s.story, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	r.source, err = New(c)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -165,7 +167,7 @@ func (s *sim) boot() *simReplica {
 	go r.source.Run(ctx)
 	s.t.Cleanup(func() {
 		stop()
-		store.Close()
+		db.Close()
 	})
 	return r
 }
@@ -181,7 +183,7 @@ func (s *sim) consent(openID string) session.Key {
 		s.t.Fatal(err)
 	}
 	now := time.Now()
-	_, err = s.replicas[0].store.Put(s.t.Context(), session.Session{
+	_, err = s.replicas[0].store.Sessions.Put(s.t.Context(), session.Session{
 		Key: key(openID), AccessToken: session.NewSecret(g.AccessToken), RefreshToken: session.NewSecret(g.RefreshToken),
 		TokenType: "Bearer", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token", Scope: g.Scope,
 		IssuedAt: now, ExpiresAt: now.Add(g.ExpiresIn), RefreshExpiresAt: now.Add(g.RefreshExpiresIn), GrantedAt: now, SyncedAt: now,
@@ -288,7 +290,7 @@ func (s *sim) crash(r *simReplica) {
 	// Looked at once it is dead: a statement that waits for the database when
 	// its process is killed may take the lease all the same.
 	for _, k := range s.keys {
-		row, err := s.replicas[i].store.Load(s.t.Context(), k)
+		row, err := s.replicas[i].store.Sessions.Load(s.t.Context(), k)
 		if err != nil {
 			s.t.Fatal(err)
 		}

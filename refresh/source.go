@@ -13,6 +13,8 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/singleflight"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -26,15 +28,22 @@ type Lark interface {
 
 // Config is what a [Source] needs. Zero values stand for the defaults named.
 type Config struct {
-	Store *session.Store
+	// Sessions, Leases, Profiles, Rates, Elections and Changes are those of one
+	// database; required.
+	Sessions  *store.Sessions
+	Leases    *store.Leases
+	Profiles  *store.Profiles
+	Rates     *store.Rates
+	Elections *store.Elections
+	Changes   *store.Changes
 	// Apps holds the client of each app by its id.
 	Apps map[string]Lark
 	// Threshold: a token with less than this fraction of its life left is
 	// renewed behind the requests that use it. 0: 0.1.
 	Threshold float64
-	// Rates bound the calls to the token endpoint per app over all replicas.
+	// Limits bound the calls to the token endpoint per app over all replicas.
 	// None: 40 in a second and 900 in a minute.
-	Rates []session.Limit
+	Limits []session.Limit
 	// Sweep is how often idle sessions are looked through. 0: never.
 	Sweep time.Duration
 	// Sync is how old a person's data may get. 0: it is never read again.
@@ -59,7 +68,11 @@ type Config struct {
 // Source finds access tokens and keeps them renewed. It is safe for concurrent
 // use.
 type Source struct {
-	store           *session.Store
+	sessions        *store.Sessions
+	leases          *store.Leases
+	profiles        *store.Profiles
+	elections       *store.Elections
+	changes         *store.Changes
 	apps            map[string]*app
 	threshold       float64
 	exchangeTimeout time.Duration
@@ -74,7 +87,7 @@ type Source struct {
 	tracer          trace.Tracer
 	metrics         metrics
 
-	runs session.Group[*session.Access]
+	runs singleflight.Group[session.Key, *session.Access]
 	// claiming holds an item while a run claims a lease. See claim.
 	claiming chan struct{}
 	// behind counts what a run leaves to do after its end.
@@ -104,11 +117,15 @@ const (
 
 // New returns a Source. Run [Source.Run] beside it for the sweep.
 func New(c Config) (*Source, error) {
-	if c.Store == nil || len(c.Apps) == 0 {
-		return nil, errors.New("refresh: a store and at least one app are needed")
+	if c.Sessions == nil || c.Leases == nil || c.Profiles == nil || c.Rates == nil || c.Elections == nil || c.Changes == nil {
+		return nil, errors.New("refresh: a part of the store is missing")
+	}
+	if len(c.Apps) == 0 {
+		return nil, errors.New("refresh: at least one app is required")
 	}
 	s := &Source{
-		store: c.Store, threshold: c.Threshold, exchangeTimeout: c.ExchangeTimeout,
+		sessions: c.Sessions, leases: c.Leases, profiles: c.Profiles, elections: c.Elections, changes: c.Changes,
+		threshold: c.Threshold, exchangeTimeout: c.ExchangeTimeout,
 		sweepEvery: c.Sweep, syncEvery: c.Sync, ended: c.Ended, discard: c.Discard, users: c.Users, now: c.Now, log: c.Log,
 		apps:     make(map[string]*app, len(c.Apps)),
 		tracer:   otel.Tracer("larkside/refresh"),
@@ -135,12 +152,12 @@ func New(c Config) (*Source, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.complaints = telemetry.NewComplaints(s.log)
-	rates := c.Rates
-	if len(rates) == 0 {
-		rates = []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
+	limits := c.Limits
+	if len(limits) == 0 {
+		limits = []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
 	}
 	for id, client := range c.Apps {
-		s.apps[id] = newApp(id, client, c.Store, rates, s.now, s.log)
+		s.apps[id] = newApp(id, client, newGovernor(id, c.Rates, limits), s.now, s.log)
 	}
 	var err error
 	s.metrics, err = newMetrics(s)
@@ -155,7 +172,7 @@ func New(c Config) (*Source, error) {
 // [session.ErrUnavailable] (each a [session.RetryError]), or are ctx's.
 func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error) {
 	now := s.now()
-	if a, checked := s.store.Cached(key); checked {
+	if a, checked := s.sessions.Cached(key); checked {
 		switch {
 		case a.Usable(now):
 			s.renewBehind(ctx, a, now)
@@ -166,7 +183,7 @@ func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, s
 		// Nobody is sent away, or asked to authorize, on the word of the cache:
 		// the user may just have done so on another replica.
 	}
-	a, err := s.store.Access(ctx, key)
+	a, err := s.sessions.Access(ctx, key)
 	switch {
 	case errors.Is(err, session.ErrNotFound):
 		return nil, session.Missing, &session.ConsentRequiredError{Reason: session.NoSession}
@@ -260,7 +277,7 @@ func (s *Source) await(ctx context.Context, key session.Key, w want) (a *session
 // Refresh renews key's session now, whether it needs it or not. When that fails
 // it is an error, whatever the token that there was is still good for.
 func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access, error) {
-	a, err := s.store.Access(ctx, key)
+	a, err := s.sessions.Access(ctx, key)
 	if errors.Is(err, session.ErrNotFound) {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func (s *Source) every(ctx context.Context, name string, period time.Duration, w
 			return nil
 		case <-timer.C:
 		}
-		leads, err := s.store.Lead(ctx, name, 2*period)
+		leads, err := s.elections.Lead(ctx, name, 2*period)
 		switch {
 		case err != nil:
 			s.log.DebugContext(ctx, "no lead without the database", "work", name, "error", err)
@@ -59,7 +59,7 @@ func (s *Source) every(ctx context.Context, name string, period time.Duration, w
 // sweep renews the sessions that nobody has used for most of their refresh
 // token's life. A session that fails keeps its own backoff and comes again.
 func (s *Source) sweep(ctx context.Context) {
-	due, err := s.store.DueForRefresh(ctx, sweepLimit)
+	due, err := s.leases.Due(ctx, sweepLimit)
 	if err != nil {
 		s.log.WarnContext(ctx, "idle sessions could not be looked through", "error", err)
 		return
@@ -79,7 +79,7 @@ func (s *Source) sweep(ctx context.Context) {
 }
 
 func (s *Source) sweepOne(ctx context.Context, key session.Key) {
-	row, err := s.store.Load(ctx, key)
+	row, err := s.sessions.Load(ctx, key)
 	if err != nil {
 		return
 	}

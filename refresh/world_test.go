@@ -11,6 +11,8 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/seal"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -20,10 +22,10 @@ import (
 type world struct {
 	t        *testing.T
 	platform *larktest.Platform
-	store    *session.Store
+	store    *store.DB
 	source   *Source
 	dbPath   string
-	ring     *session.Keyring
+	ring     *seal.Keyring
 }
 
 // inWorld runs f in a bubble. changeLark and change may be nil.
@@ -33,7 +35,7 @@ func inWorld(t *testing.T, changeLark func(*larktest.Config), change func(*Confi
 		if changeLark != nil {
 			changeLark(&lc)
 		}
-		ring, err := session.ParseKeyring(session.NewKey("test"))
+		ring, err := seal.ParseKeyring(seal.NewKey("test"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,15 +54,20 @@ func (w *world) shutdown() {
 	}
 }
 
+// configOf takes from db what a Source needs of it.
+func configOf(db *store.DB) Config {
+	return Config{Sessions: db.Sessions, Leases: db.Leases, Profiles: db.Profiles, Rates: db.Rates, Elections: db.Elections, Changes: db.Changes}
+}
+
 // replica opens another process's worth of Larkside on the same database.
-func (w *world) replica(change func(*Config)) (*session.Store, *Source) {
-	store, err := session.Open(w.t.Context(), session.Config{
+func (w *world) replica(change func(*Config)) (*store.DB, *Source) {
+	db, err := store.Open(w.t.Context(), store.Config{
 		URL: session.NewSecret("sqlite:" + w.dbPath), Keys: w.ring, TestingOnlyShared: true,
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { store.Close() })
+	w.t.Cleanup(func() { db.Close() })
 	client, err := lark.New(lark.Config{
 		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
 		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token",
@@ -69,7 +76,8 @@ func (w *world) replica(change func(*Config)) (*session.Store, *Source) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c := Config{Store: store, Apps: map[string]Lark{larktest.AppID: client}}
+	c := configOf(db)
+	c.Apps = map[string]Lark{larktest.AppID: client}
 	c.Discard = func(ctx context.Context, _ session.Key, access, refresh session.Secret) {
 		client.Revoke(ctx, refresh, "refresh_token")
 		client.Revoke(ctx, access, "access_token")
@@ -81,7 +89,7 @@ func (w *world) replica(change func(*Config)) (*session.Store, *Source) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return store, source
+	return db, source
 }
 
 func key(openID string) session.Key { return session.Key{AppID: larktest.AppID, OpenID: openID} }
@@ -94,7 +102,7 @@ func (w *world) consented(openID string) session.Key {
 		w.t.Fatal(err)
 	}
 	now := time.Now()
-	_, err = w.store.Put(w.t.Context(), session.Session{
+	_, err = w.store.Sessions.Put(w.t.Context(), session.Session{
 		Key: key(openID), AccessToken: session.NewSecret(g.AccessToken), RefreshToken: session.NewSecret(g.RefreshToken),
 		TokenType: "Bearer", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token", Scope: g.Scope,
 		IssuedAt: now, ExpiresAt: now.Add(g.ExpiresIn), RefreshExpiresAt: now.Add(g.RefreshExpiresIn), GrantedAt: now, SyncedAt: now,
@@ -107,7 +115,7 @@ func (w *world) consented(openID string) session.Key {
 
 func (w *world) row(k session.Key) *session.Session {
 	w.t.Helper()
-	row, err := w.store.Load(w.t.Context(), k)
+	row, err := w.store.Sessions.Load(w.t.Context(), k)
 	if err != nil {
 		w.t.Fatal(err)
 	}

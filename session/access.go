@@ -1,49 +1,85 @@
 package session
 
 import (
-	"context"
-	"errors"
+	"net/http"
+	"sync/atomic"
+	"time"
+	"unique"
 )
 
-// Only what an Access is made of is read and opened: this is the statement that
-// requests wait for.
-const queryAccess = `SELECT state, reason, access_token, token_type, issued_at, expires_at,
-		CASE WHEN refresh_token IS NULL THEN 0 ELSE 1 END AS renewable, version, retry_at
-	FROM sessions WHERE app_id = $1 AND open_id = $2`
+// Access is what a request needs of a session. It may be cached: an access token
+// stays valid until its own expiry when the pair is rotated (Lark, "refresh
+// user_access_token"). Values are shared between requests and are not changed
+// once another goroutine can see them.
+type Access struct {
+	Key     Key
+	State   State
+	Reason  Reason
+	Version int64
+	// Renewable reports whether the session has a refresh token that may still
+	// work.
+	Renewable bool
 
-type accessRow struct {
-	State       string `db:"state"`
-	Reason      string `db:"reason"`
-	AccessToken []byte `db:"access_token"`
-	TokenType   string `db:"token_type"`
-	IssuedAt    int64  `db:"issued_at"`
-	ExpiresAt   int64  `db:"expires_at"`
-	Renewable   int64  `db:"renewable"`
-	Version     int64  `db:"version"`
-	RetryAt     int64  `db:"retry_at"`
+	// issuedAt, expiresAt and retryAt are in Unix milliseconds, which take a third
+	// of the memory of a time.Time. The cache has an Access for each user, so its
+	// size is kept to 128 bytes.
+	issuedAt, expiresAt, retryAt int64
+	// header is the ready Authorization value. It is behind a pointer, so that no
+	// %v of this struct shows it.
+	header *[1]string
+	// renewing is in Unix nanoseconds; see [Access.ClaimRenewal].
+	renewing atomic.Int64
 }
 
-// load reads key's access token from its row into the cache.
-func (s *Store) load(ctx context.Context, key Key) (*Access, error) {
-	t := s.cache.ticket(key)
-	var r accessRow
-	err := s.db.get(ctx, &r, key.AppID, key.OpenID)
-	if err := noRows(err, ErrNotFound, "loading a session"); err != nil {
-		if errors.Is(err, ErrNotFound) {
-			s.cache.remove(key)
-		}
-		return nil, err
-	}
-	token, err := s.ring.open(r.AccessToken, accessPlace(key))
-	if err != nil {
-		return nil, unavailable(err, "opening a stored session")
-	}
+// NewAccess returns the cacheable part of s.
+func NewAccess(s *Session) *Access {
 	a := &Access{
-		Key: key, State: State(shared(r.State)), Reason: Reason(shared(r.Reason)), Version: r.Version,
-		issuedAt: r.IssuedAt, expiresAt: r.ExpiresAt, retryAt: r.RetryAt,
-		Renewable: r.Renewable != 0 && State(r.State) != ConsentRequired,
+		Key:   Key{AppID: shared(s.AppID), OpenID: s.OpenID},
+		State: shared(s.State), Reason: shared(s.Reason), Version: s.Version,
+		issuedAt: s.IssuedAt.UnixMilli(), expiresAt: s.ExpiresAt.UnixMilli(), retryAt: s.RetryAt.UnixMilli(),
+		Renewable: s.State != ConsentRequired && !s.RefreshToken.Empty(),
 	}
-	a.setToken(token, r.TokenType)
-	s.remember(a, t)
-	return a, nil
+	if !s.AccessToken.Empty() && s.TokenType == "Bearer" {
+		a.header = &[1]string{"Bearer " + s.AccessToken.Expose()}
+	}
+	return a
+}
+
+// shared returns s in memory that all equal strings share: most users have the
+// same app and state.
+func shared[S ~string](s S) S { return S(unique.Make(string(s)).Value()) }
+
+// Usable reports whether the token may be sent at now. It is false from the
+// token's expiry on, and for a disabled user.
+func (a *Access) Usable(now time.Time) bool {
+	return a.header != nil && a.State != Disabled && now.UnixMilli() < a.expiresAt
+}
+
+// RetryAt returns when a refresh may be tried again after one that failed. It is
+// zero if the last one did not fail.
+func (a *Access) RetryAt() time.Time { return time.UnixMilli(a.retryAt).UTC() }
+
+// RefreshAt returns when less than threshold, in (0,1), of the token's life is
+// left.
+func (a *Access) RefreshAt(threshold float64) time.Time {
+	life := float64(a.expiresAt - a.issuedAt)
+	return time.UnixMilli(a.expiresAt - int64(life*threshold)).UTC()
+}
+
+// Authorize sets the Authorization header of h to the token. Without a token it
+// removes the header. It does not allocate.
+func (a *Access) Authorize(h http.Header) {
+	if a.header == nil {
+		delete(h, "Authorization")
+		return
+	}
+	h["Authorization"] = a.header[:]
+}
+
+// ClaimRenewal returns true to one caller in every period. A request that finds
+// the token near its end calls it, and renews the token behind its back if it
+// returns true. It costs one atomic load.
+func (a *Access) ClaimRenewal(now time.Time, period time.Duration) bool {
+	until := a.renewing.Load()
+	return now.UnixNano() >= until && a.renewing.CompareAndSwap(until, now.Add(period).UnixNano())
 }

@@ -16,9 +16,9 @@ const (
 
 // Challenge is what a caller is told when only the user can help.
 type Challenge struct {
-	// AuthorizeURL is the link for the user; empty when none could be made.
+	// AuthorizeURL is the link for the user. It is empty when there is none.
 	AuthorizeURL string
-	// ExpiresIn is how long the link lives; zero without a link.
+	// ExpiresIn is how long the link works. It is zero without a link.
 	ExpiresIn time.Duration
 	Card      CardResult
 	// RetryAfter is when asking again may bring something new.
@@ -30,14 +30,20 @@ type Challenge struct {
 type Lookup string
 
 const (
-	// FromCache: a fresh entry of this process.
+	// FromCache: the token was in this process's cache.
 	FromCache Lookup = "cache"
-	// FromDatabase: the row.
+	// FromDatabase: the token was read from the database.
 	FromDatabase Lookup = "database"
-	// Refreshed: this call ran the refresh it needed.
+	// Refreshed: this call refreshed the token.
 	Refreshed Lookup = "refreshed"
-	// Waited: another call or another replica ran it.
+	// Waited: another call or another replica refreshed the token.
 	Waited Lookup = "waited"
-	// Missing: there is none to be had; the error says why.
+	// Missing: there is no token; the error says why.
 	Missing Lookup = "missing"
 )
+
+// Limit is a ceiling: at most N calls in any Period.
+type Limit struct {
+	N      int
+	Period time.Duration
+}

@@ -6,32 +6,32 @@ import (
 	"time"
 )
 
-// What callers decide on. Everything else is detail for the log.
+// The errors that callers make decisions by. What is wrapped in them is for the
+// log.
 var (
-	// ErrNotFound: there is no such row.
+	// ErrNotFound: the database answered that there is no such row.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: someone replaced it first; read it again.
-	ErrConflict = errors.New("replaced by another")
-	// ErrLeased: another replica holds the lease; wait for what it stores.
+	// ErrConflict: the row was changed since it was read. Read it again.
+	ErrConflict = errors.New("changed meanwhile")
+	// ErrLeased: another owner holds the lease. Wait for what it stores.
 	ErrLeased = errors.New("leased by another")
-	// ErrUnavailable: the database can't be asked now. Nothing is known.
+	// ErrUnavailable: the database did not answer, so nothing is known.
 	ErrUnavailable = errors.New("store unavailable")
-	// ErrConsentRequired: only the user can fix it. See [ConsentRequiredError].
+	// ErrConsentRequired: only the user can help. See [ConsentRequiredError].
 	ErrConsentRequired = errors.New("consent required")
-	// ErrRefreshUnavailable: the token has expired and can't be renewed at the
-	// moment; the session is kept. See [RetryError].
+	// ErrRefreshUnavailable: the access token has expired and can't be refreshed
+	// now. The session is kept. See [RetryError].
 	ErrRefreshUnavailable = errors.New("refresh unavailable")
 	// ErrAppMisconfigured: Lark refuses the app itself.
 	ErrAppMisconfigured = errors.New("app refused by Lark")
-	// ErrUserDisabled: Lark says the user is gone or may not use the app.
+	// ErrUserDisabled: Lark says that the user is gone or may not use the app.
 	ErrUserDisabled = errors.New("user disabled")
-	// ErrNotAsked: no consent could be started for the user now. See
-	// [RetryError].
+	// ErrNotAsked: the user can't be asked for consent now. See [RetryError].
 	ErrNotAsked = errors.New("user not asked")
 )
 
-// Reason says why a user has to be asked, or may not be. The strings are the
-// contract's error.reason.
+// Reason says why the user has to be asked, or why asking does not help. The
+// strings are the contract's error.reason.
 type Reason string
 
 const (
@@ -58,8 +58,9 @@ func (e *ConsentRequiredError) Error() string {
 // Is makes errors.Is(err, ErrConsentRequired) true.
 func (e *ConsentRequiredError) Is(target error) bool { return target == ErrConsentRequired }
 
-// RetryError wraps [ErrRefreshUnavailable], [ErrUnavailable] or
-// [ErrAppMisconfigured] with the time after which it is worth asking again.
+// RetryError wraps [ErrRefreshUnavailable], [ErrUnavailable],
+// [ErrAppMisconfigured] or [ErrNotAsked] with the time after which asking again
+// may succeed.
 type RetryError struct {
 	Err error
 	// After is at least a second.

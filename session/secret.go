@@ -11,17 +11,16 @@ import (
 
 const redacted = "REDACTED"
 
-// Secret is a string that must not be seen: a token, an app secret, a
-// verifier. It prints as REDACTED through fmt (every verb), slog, JSON and
-// text encoding. [Secret.Expose] is the one way out; the places that may call
-// it are listed in test/secrets_test.go.
+// Secret is a string that must not be seen: a token, an app secret, a verifier.
+// It prints as REDACTED with every verb of fmt, in slog, in JSON and in text
+// encodings. [Secret.Expose] is the only way to the string; test/secrets_test.go
+// lists the files that may call it.
 //
-// The value sits behind a pointer because fmt reads unexported fields of an
-// enclosing struct by reflection, where no method of ours is asked: there the
-// pointer's address is printed, not the string.
+// The string is behind a pointer, because fmt reads the unexported fields of an
+// enclosing struct by reflection and calls no method there. It prints the
+// pointer's address then, not the string.
 //
-// The zero Secret is empty. Compare with [Secret.Equal]: == compares
-// addresses.
+// The zero Secret is empty. Compare with [Secret.Equal]: == compares addresses.
 type Secret struct{ value *string }
 
 // NewSecret wraps s.
@@ -40,21 +39,22 @@ func (s Secret) Expose() string {
 	return *s.value
 }
 
-// Empty reports whether there is nothing to hide.
+// Empty reports whether the string is empty.
 func (s Secret) Empty() bool { return s.value == nil || *s.value == "" }
 
-// Equal compares in a time that depends on the lengths only.
+// Equal reports whether both strings are equal, in a time that depends on their
+// lengths only.
 func (s Secret) Equal(other Secret) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Expose()), []byte(other.Expose())) == 1
 }
 
-// Derive returns 32 bytes that tell nothing about the secret and are the same
-// for the same secret and purpose: a key for something else (HKDF-SHA256,
-// RFC 5869; purpose is its info).
+// Derive returns a key for another purpose: 32 bytes that are the same for the
+// same secret and purpose and tell nothing about the secret (HKDF-SHA256, RFC
+// 5869, with purpose as info).
 func (s Secret) Derive(purpose string) []byte {
 	key, err := hkdf.Key(sha256.New, []byte(s.Expose()), nil, purpose, sha256.Size)
 	if err != nil {
-		panic("session: " + err.Error()) // more than 255 hashes were asked for: not here
+		panic("session: " + err.Error()) // HKDF fails for more than 255 hashes; this is one
 	}
 	return key
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
 // However a secret is printed, alone or inside what holds it, its text is not
@@ -23,10 +24,11 @@ func TestSecretIsNotPrinted(t *testing.T) {
 		Pointer    *session.Secret
 		Map        map[string]session.Secret
 	}{secret, secret, &secret, map[string]session.Secret{"token": secret}}
-	tokens := session.Tokens{AccessToken: secret, RefreshToken: secret}
+	tokens := store.Tokens{AccessToken: secret, RefreshToken: secret}
 	row := &session.Session{AccessToken: secret, RefreshToken: secret}
+	consent := &session.Consent{Link: secret, Secret: secret}
 	var printed []string
-	for _, v := range []any{secret, &secret, holder, &holder, tokens, row, session.NewAccess(row), []any{secret}} {
+	for _, v := range []any{secret, &secret, holder, &holder, tokens, row, consent, session.NewAccess(row), []any{secret}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T", "%p", "% x"} {
 			printed = append(printed, fmt.Sprintf(verb, v))
 		}

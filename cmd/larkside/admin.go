@@ -14,6 +14,7 @@ import (
 	webconsole "larkside/proxy/console"
 	"larkside/refresh"
 	"larkside/session"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -25,20 +26,20 @@ func (s *server) newAdmin(p *parts) http.Handler {
 		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.AppIDs(), Console: s.console, Log: s.log,
 	}
 	if p != nil {
-		c.Sessions, c.Consents, c.Audit = p.store, p.store, p.store.ListAudit
+		c.Sessions, c.Directory, c.Consents, c.Audit = p.db.Sessions, p.db.Directory, p.db.Consents.History, p.db.Audit.List
 		c.Refresh, c.Revoke = p.refreshByHand, p.revokeByHand
-		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (*session.Pending, error) {
+		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (*session.Consent, error) {
 			pending, _, err := p.askByHand(ctx, key, scopes, by)
 			return pending, err
 		}
 		c.SyncUsers = func(ctx context.Context, progress func(admin.UserSync), by admin.Actor) (admin.UserSync, error) {
 			n, err := p.syncUsers(ctx, s.cfg.AppIDs(), progress)
-			p.audit(ctx, by, session.AuditSync, session.Key{}, err)
+			p.audit(ctx, by, store.AuditSync, session.Key{}, err)
 			return n, err
 		}
-		c.RotateKeys = func(ctx context.Context, progress func(session.Resealed), by admin.Actor) (session.Resealed, error) {
-			n, err := p.store.Reseal(ctx, progress)
-			p.audit(ctx, by, session.AuditRotate, session.Key{}, err)
+		c.RotateKeys = func(ctx context.Context, progress func(store.Resealed), by admin.Actor) (store.Resealed, error) {
+			n, err := p.db.Reseal(ctx, progress)
+			p.audit(ctx, by, store.AuditRotate, session.Key{}, err)
 			return n, err
 		}
 	}
@@ -66,11 +67,12 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 			}
 			return checks
 		},
-		Store: func() webconsole.Store {
-			if p := s.parts.Load(); p != nil {
-				return p.store
+		Store: func() *webconsole.Store {
+			p := s.parts.Load()
+			if p == nil {
+				return nil
 			}
-			return nil
+			return &webconsole.Store{Sessions: p.db.Sessions, Directory: p.db.Directory, Consents: p.db.Consents.History, Audit: p.db.Audit}
 		},
 		Budget: func(ctx context.Context, appID string) ([]session.Limit, []int, error) {
 			if p := s.parts.Load(); p != nil {
@@ -89,21 +91,21 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 			if err != nil {
 				return err
 			}
-			return p.refreshByHand(ctx, key, admin.Actor{Name: session.ByAdmin, Address: from})
+			return p.refreshByHand(ctx, key, admin.Actor{Name: store.ByAdmin, Address: from})
 		},
 		Revoke: func(ctx context.Context, key session.Key, from string) error {
 			p, err := s.started()
 			if err != nil {
 				return err
 			}
-			return p.revokeByHand(ctx, key, admin.Actor{Name: session.ByAdmin, Address: from})
+			return p.revokeByHand(ctx, key, admin.Actor{Name: store.ByAdmin, Address: from})
 		},
 		Ask: func(ctx context.Context, key session.Key, from string) (session.CardResult, error) {
 			p, err := s.started()
 			if err != nil {
 				return "", err
 			}
-			_, card, err := p.askByHand(ctx, key, nil, admin.Actor{Name: session.ByAdmin, Address: from})
+			_, card, err := p.askByHand(ctx, key, nil, admin.Actor{Name: store.ByAdmin, Address: from})
 			if errors.Is(err, session.ErrNotAsked) {
 				err = nil // the card's result says it
 			}
@@ -116,20 +118,20 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 // refreshByHand renews a session because an operator wants it.
 func (p *parts) refreshByHand(ctx context.Context, key session.Key, by admin.Actor) error {
 	_, err := p.source.Refresh(ctx, key)
-	p.audit(ctx, by, session.AuditRefresh, key, err)
+	p.audit(ctx, by, store.AuditRefresh, key, err)
 	return err
 }
 
 // revokeByHand ends a session because an operator wants it.
 func (p *parts) revokeByHand(ctx context.Context, key session.Key, by admin.Actor) error {
 	err := p.flow.Revoke(ctx, key, session.Revoked)
-	p.audit(ctx, by, session.AuditRevoke, key, err)
+	p.audit(ctx, by, store.AuditRevoke, key, err)
 	return err
 }
 
 // askByHand has a user asked because an operator wants it.
-func (p *parts) askByHand(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (pending *session.Pending, card session.CardResult, err error) {
-	defer func() { p.audit(ctx, by, session.AuditAsk, key, err) }()
+func (p *parts) askByHand(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (pending *session.Consent, card session.CardResult, err error) {
+	defer func() { p.audit(ctx, by, store.AuditAsk, key, err) }()
 	if err := p.source.Admitted(key.AppID); err != nil {
 		return nil, "", err
 	}
@@ -161,15 +163,15 @@ func (p *parts) syncUsers(ctx context.Context, appIDs []string, progress func(ad
 }
 
 // audit writes down what an operator did and what came of it.
-func (p *parts) audit(ctx context.Context, by admin.Actor, action session.AuditAction, key session.Key, err error) {
-	e := session.AuditEntry{Actor: by.Name, Action: action, Key: key, Result: "done", Detail: "from " + by.Address}
+func (p *parts) audit(ctx context.Context, by admin.Actor, action store.AuditAction, key session.Key, err error) {
+	e := store.AuditEntry{Actor: by.Name, Action: action, Key: key, Result: "done", Detail: "from " + by.Address}
 	if by.Address == "" || by.Address == "@" {
 		e.Detail = "from the Unix socket"
 	}
 	if err != nil {
 		e.Result, e.Detail = "failed", e.Detail+": "+err.Error()
 	}
-	p.store.Audit(ctx, e)
+	p.db.Audit.Write(ctx, e)
 }
 
 // auditSweep is how often old entries are looked for.
@@ -187,9 +189,9 @@ func (p *parts) forgetAudit(ctx context.Context, retention time.Duration, log *s
 			return nil
 		case <-timer.C:
 		}
-		leads, err := p.store.Lead(ctx, "audit", auditSweep)
+		leads, err := p.db.Elections.Lead(ctx, "audit", auditSweep)
 		if err == nil && leads {
-			err = p.store.ForgetAudit(ctx, retention)
+			err = p.db.Audit.Forget(ctx, retention)
 		}
 		if err != nil && ctx.Err() == nil {
 			log.WarnContext(ctx, "old audit entries could not be deleted", "error", err)

@@ -17,6 +17,8 @@ import (
 	"larkside/session"
 	"larkside/session/consent"
 	"larkside/session/lark"
+	"larkside/session/seal"
+	"larkside/session/store"
 )
 
 // doctorFlags are those of the command.
@@ -183,16 +185,16 @@ func (s *doctorSettings) app(id string) (lark.Config, error) {
 
 // hasSession looks into the database, or asks the instance that has it open.
 func (s *doctorSettings) hasSession(ctx context.Context, in operate.Invocation, where string, key session.Key) (bool, error) {
-	c := session.Config{URL: s.secrets.DatabaseURL.Get()}
+	c := store.Config{URL: s.secrets.DatabaseURL.Get()}
 	if keys := s.secrets.EncryptionKeys.Get(); !keys.Empty() {
-		ring, err := session.ParseKeyring(keys)
+		ring, err := seal.ParseKeyring(keys)
 		if err != nil {
 			return false, err
 		}
 		c.Keys = ring
 	}
-	there, err := session.HasSession(ctx, c, key)
-	if errors.Is(err, session.ErrInUse) {
+	there, err := store.HasSession(ctx, c, key)
+	if errors.Is(err, store.ErrInUse) {
 		return operate.AskSession(ctx, in, where, key)
 	}
 	return there, err

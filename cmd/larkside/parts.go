@@ -14,11 +14,13 @@ import (
 	"larkside/session"
 	"larkside/session/consent"
 	"larkside/session/lark"
+	"larkside/session/seal"
+	"larkside/session/store"
 )
 
 // parts are what needs the database.
 type parts struct {
-	store  *session.Store
+	db     *store.DB
 	source *refresh.Source
 	flow   *consent.Flow
 }
@@ -30,26 +32,26 @@ func (s *server) openParts(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := s.openStore(ctx, session.Config{
+	db, err := s.openStore(ctx, store.Config{
 		Keys: ring, MaxConns: s.cfg.DatabaseMaxConns,
 		CacheSize: s.cfg.CacheSize, CacheTTL: s.cfg.CacheTTL, Log: s.log,
 	})
-	if store == nil {
+	if db == nil {
 		return nil, err
 	}
-	p, err := s.newParts(store)
+	p, err := s.newParts(db)
 	if err != nil {
-		return nil, errors.Join(err, store.Close())
+		return nil, errors.Join(err, db.Close())
 	}
 	return p, nil
 }
 
 // keyring is nil where SQLite is to use its key file.
-func (s *server) keyring() (*session.Keyring, error) {
+func (s *server) keyring() (*seal.Keyring, error) {
 	if s.secrets.EncryptionKeys.Get().Empty() {
 		return nil, nil
 	}
-	ring, err := session.ParseKeyring(s.secrets.EncryptionKeys.Get())
+	ring, err := seal.ParseKeyring(s.secrets.EncryptionKeys.Get())
 	if err != nil {
 		return nil, err
 	}
@@ -61,17 +63,17 @@ func (s *server) keyring() (*session.Keyring, error) {
 	return ring, nil
 }
 
-func (s *server) openStore(ctx context.Context, c session.Config) (*session.Store, error) {
+func (s *server) openStore(ctx context.Context, c store.Config) (*store.DB, error) {
 	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		// The URL may be corrected in its file meanwhile.
 		c.URL, c.ListenURL = s.secrets.DatabaseURL.Get(), s.secrets.DatabaseListenURL.Get()
-		store, err := session.Open(ctx, c)
+		db, err := store.Open(ctx, c)
 		switch {
 		case err == nil:
-			return store, nil
+			return db, nil
 		case ctx.Err() != nil:
 			return nil, nil
-		case errors.Is(err, session.ErrSetup), errors.Is(err, session.ErrSchemaNewer), errors.Is(err, session.ErrInUse):
+		case errors.Is(err, store.ErrSetup), errors.Is(err, store.ErrSchemaNewer), errors.Is(err, store.ErrInUse):
 			return nil, fmt.Errorf("%sDATABASE_URL: %w", settings.Prefix, err)
 		}
 		s.log.Warn("the database is not there yet; trying again", "retry_in", wait.String(), "error", err)
@@ -84,9 +86,9 @@ func (s *server) openStore(ctx context.Context, c session.Config) (*session.Stor
 }
 
 // followDatabase lets new connections have the URL's present password.
-func (s *server) followDatabase(store *session.Store) {
+func (s *server) followDatabase(db *store.DB) {
 	reconnect := func(session.Secret) {
-		if err := store.Reconnect(s.secrets.DatabaseURL.Get(), s.secrets.DatabaseListenURL.Get()); err != nil {
+		if err := db.Reconnect(s.secrets.DatabaseURL.Get(), s.secrets.DatabaseListenURL.Get()); err != nil {
 			s.log.Error("the changed database URL is not used; the one before stays", "error", err)
 		}
 	}
@@ -97,32 +99,34 @@ func (s *server) followDatabase(store *session.Store) {
 	}
 }
 
-func (s *server) newParts(store *session.Store) (*parts, error) {
+func (s *server) newParts(db *store.DB) (*parts, error) {
 	// The two know each other: a session that ends is a user to ask.
 	var asking atomic.Pointer[consent.Flow]
-	source, err := s.newSource(store, &asking)
+	source, err := s.newSource(db, &asking)
 	if err != nil {
 		return nil, err
 	}
-	flow, err := s.newFlow(store, source)
+	flow, err := s.newFlow(db, source)
 	if err != nil {
 		return nil, err
 	}
 	asking.Store(flow)
-	return &parts{store, source, flow}, nil
+	return &parts{db, source, flow}, nil
 }
 
 // newSource makes what keeps tokens current. It uses the flow once that is set.
-func (s *server) newSource(store *session.Store, asking *atomic.Pointer[consent.Flow]) (*refresh.Source, error) {
+func (s *server) newSource(db *store.DB, asking *atomic.Pointer[consent.Flow]) (*refresh.Source, error) {
 	apps := make(map[string]refresh.Lark)
 	for id, client := range s.clients {
 		apps[id] = client
 	}
 	return refresh.New(refresh.Config{
-		Store: store, Apps: apps, Threshold: s.cfg.RefreshThreshold, Rates: s.cfg.RefreshRate,
+		Sessions: db.Sessions, Leases: db.Leases, Profiles: db.Profiles,
+		Rates: db.Rates, Elections: db.Elections, Changes: db.Changes,
+		Apps: apps, Threshold: s.cfg.RefreshThreshold, Limits: s.cfg.RefreshRate,
 		Sweep: s.cfg.RefreshSweep, Sync: s.cfg.UserSync, Log: s.log,
 		Ended: func(ctx context.Context, over *session.Session) {
-			store.Audit(ctx, session.AuditEntry{Actor: session.ByLark, Action: session.AuditLost, Key: over.Key,
+			db.Audit.Write(ctx, store.AuditEntry{Actor: store.ByLark, Action: store.AuditLost, Key: over.Key,
 				Result: string(over.State), Detail: string(over.Reason)})
 			if flow := asking.Load(); flow != nil {
 				flow.Ended(ctx, over)
@@ -138,7 +142,7 @@ func (s *server) newSource(store *session.Store, asking *atomic.Pointer[consent.
 }
 
 // newFlow makes what asks users for consent.
-func (s *server) newFlow(store *session.Store, source *refresh.Source) (*consent.Flow, error) {
+func (s *server) newFlow(db *store.DB, source *refresh.Source) (*consent.Flow, error) {
 	apps := make(map[string]consent.Lark)
 	for id, client := range s.clients {
 		apps[id] = &reportingClient{client, func(err error) { source.Report(id, err) }}
@@ -148,10 +152,12 @@ func (s *server) newFlow(store *session.Store, source *refresh.Source) (*consent
 		flow = session.RedirectFlow
 	}
 	return consent.New(consent.Config{
-		Store: store, Apps: apps, Flow: flow, Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
+		Sessions: db.Sessions, Consents: db.Consents, Reminders: db.Reminders, Events: db.Events,
+		Rates: db.Rates, Audit: db.Audit, Changes: db.Changes,
+		Apps: apps, Flow: flow, Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
 		ConsentTTL: s.cfg.ConsentTTL, Rate: s.cfg.ConsentRate[0], CardOff: !bool(s.cfg.Card),
 		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL), AppLink: s.cfg.AppLink(),
-		Events: s.cfg.Events != "off", EventKeys: s.eventKeys(),
+		Buttons: s.cfg.Events != "off", EventKeys: s.eventKeys(),
 		Refused: func(ctx context.Context, key session.Key, version int64) { source.Refused(ctx, key, version) },
 		Users:   s.users, Log: s.log,
 	})
@@ -210,5 +216,5 @@ func (p *parts) stop(grace context.Context) error {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(grace), until)
 	defer cancel()
 	// The last renewal may end a session and so begin a consent.
-	return errors.Join(p.source.Shutdown(ctx), p.flow.Shutdown(ctx), p.store.Close())
+	return errors.Join(p.source.Shutdown(ctx), p.flow.Shutdown(ctx), p.db.Close())
 }

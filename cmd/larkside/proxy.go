@@ -124,7 +124,7 @@ func (n userNames) Resolve(ctx context.Context, appID, id string) (session.Key, 
 	if err != nil {
 		return session.Key{}, err
 	}
-	return p.store.Resolve(ctx, appID, id)
+	return p.db.Sessions.Resolve(ctx, appID, id)
 }
 
 // consentWaiter is a [proxy.Waiter].
@@ -135,7 +135,7 @@ func (w consentWaiter) Wait(ctx context.Context, key session.Key) error {
 	if err != nil {
 		return err
 	}
-	changed, stop := p.store.Watch(key)
+	changed, stop := p.db.Changes.Watch(key)
 	defer stop()
 	select {
 	case <-changed:

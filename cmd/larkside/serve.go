@@ -133,7 +133,7 @@ func (s *server) serve(ctx context.Context) error {
 // begin lets requests reach the parts, and starts their work in the background.
 func (s *server) begin(ctx context.Context, work *errgroup.Group, p *parts) {
 	s.parts.Store(p)
-	s.followDatabase(p.store)
+	s.followDatabase(p.db)
 	s.secrets.AppSecret.OnChange(func(session.Secret) { p.source.Reconsider() })
 	s.secrets.Apps.OnChange(func(settings.NamedSecrets) { p.source.Reconsider() })
 	work.Go(func() error { return p.source.Run(ctx) })

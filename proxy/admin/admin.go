@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
 // Config is what the handler is made of. The zero value serves /healthz and
@@ -43,8 +44,9 @@ type Config struct {
 	// Apps are the ids of the configured apps. The first is meant where a
 	// request names none.
 	Apps []string
-	// Sessions is what is stored.
-	Sessions Sessions
+	// Sessions reads one session, and Directory lists them.
+	Sessions  Sessions
+	Directory Directory
 	// Refresh renews a session's tokens now. Errors: those of
 	// [session.ErrNotFound] and its neighbours.
 	Refresh func(ctx context.Context, key session.Key, by Actor) error
@@ -55,7 +57,7 @@ type Config struct {
 	Consents Consents
 	// Ask starts a consent by hand, or finds the one that is open. No scopes:
 	// the configured ones.
-	Ask func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Pending, error)
+	Ask func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Consent, error)
 
 	// SyncUsers reads the profiles of all known users from Lark now and says
 	// what came of it. progress is never nil, and called from its goroutine with
@@ -63,10 +65,10 @@ type Config struct {
 	SyncUsers func(ctx context.Context, progress func(UserSync), by Actor) (UserSync, error)
 	// RotateKeys seals everything under the first key; progress as for
 	// SyncUsers.
-	RotateKeys func(ctx context.Context, progress func(session.Resealed), by Actor) (session.Resealed, error)
+	RotateKeys func(ctx context.Context, progress func(store.Resealed), by Actor) (store.Resealed, error)
 	// Audit returns up to limit entries older than the one with id before
 	// (empty: from the newest), the newest first.
-	Audit func(ctx context.Context, before string, f session.AuditFilter, limit int) ([]session.AuditEntry, error)
+	Audit func(ctx context.Context, before string, f store.AuditFilter, limit int) ([]store.AuditEntry, error)
 
 	// Console serves / for people, and every path that is not the API's. It
 	// decides itself who may look.
@@ -135,7 +137,7 @@ func (a *admin) routes() map[string]methods {
 	stored := a.Sessions != nil
 	add(a.Metrics != nil, "/metrics", http.MethodGet, a.metrics)
 	add(a.Quit != nil, "/quitquitquit", http.MethodPost, a.quit)
-	add(stored, "/api/v1/sessions", http.MethodGet, a.listSessions)
+	add(a.Directory != nil, "/api/v1/sessions", http.MethodGet, a.listSessions)
 	add(stored, one, http.MethodGet, a.getSession)
 	add(stored && a.Revoke != nil, one, http.MethodDelete, a.revokeSession)
 	add(stored && a.Refresh != nil, one+"/refresh", http.MethodPost, a.refreshSession)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
 // Failure is one row of the table of answers that are not what was asked for.
@@ -68,7 +69,7 @@ func (a *admin) failureOf(r *http.Request, err error) *Failure {
 		row = consentRequired
 	case errors.Is(err, session.ErrNotAsked):
 		row = notAsked
-	case errors.Is(err, session.ErrReseal):
+	case errors.Is(err, store.ErrReseal):
 		row = notAllSealed
 	case errors.Is(err, session.ErrConflict), errors.Is(err, session.ErrLeased):
 		row = conflict

@@ -13,29 +13,31 @@ import (
 
 	"larkside/proxy/admin"
 	"larkside/session"
+	"larkside/session/seal"
+	"larkside/session/store"
 )
 
 const app = "cli_a1"
 
-func openStore(t *testing.T) *session.Store {
+func openStore(t *testing.T) *store.DB {
 	t.Helper()
-	keys, err := session.ParseKeyring(session.NewKey("k1"))
+	keys, err := seal.ParseKeyring(seal.NewKey("k1"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := session.Open(t.Context(), session.Config{
+	db, err := store.Open(t.Context(), store.Config{
 		URL: session.NewSecret("sqlite:" + filepath.Join(t.TempDir(), "admin.db")), Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() })
-	return store
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
-func put(t *testing.T, store *session.Store, openID string) *session.Session {
+func put(t *testing.T, db *store.DB, openID string) *session.Session {
 	t.Helper()
 	now := time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
-	s, err := store.Put(t.Context(), session.Session{
+	s, err := db.Sessions.Put(t.Context(), session.Session{
 		Key: session.Key{AppID: app, OpenID: openID}, UnionID: "on_" + openID, UserID: "id." + openID,
 		Profile:     session.Profile{Name: "Name of " + openID, Email: "x@example.com"},
 		AccessToken: session.NewSecret("canary-access"), RefreshToken: session.NewSecret("canary-refresh"),
@@ -49,9 +51,9 @@ func put(t *testing.T, store *session.Store, openID string) *session.Session {
 }
 
 func TestSession(t *testing.T) {
-	store := openStore(t)
-	put(t, store, "ou_1")
-	ask := serve(t, admin.Config{Apps: []string{app, "cli_b2"}, Sessions: store})
+	db := openStore(t)
+	put(t, db, "ou_1")
+	ask := serve(t, admin.Config{Apps: []string{app, "cli_b2"}, Sessions: db.Sessions, Directory: db.Directory})
 
 	got := ask("GET", "/api/v1/sessions/cli_a1/ou_1", "")
 	want := map[string]any{
@@ -81,14 +83,14 @@ func TestSession(t *testing.T) {
 
 // A client that follows next sees every session once.
 func TestSessionPages(t *testing.T) {
-	store := openStore(t)
+	db := openStore(t)
 	var want []string
 	for i := range 7 {
 		id := fmt.Sprintf("ou_%d", i)
-		put(t, store, id)
+		put(t, db, id)
 		want = append(want, id)
 	}
-	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: store})
+	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: db.Sessions, Directory: db.Directory})
 	var seen []string
 	cursor := ""
 	for range 10 {
@@ -119,19 +121,19 @@ func TestSessionPages(t *testing.T) {
 
 // No answer ever holds a token, whichever way it is asked for.
 func TestNoTokens(t *testing.T) {
-	store := openStore(t)
-	put(t, store, "ou_1")
-	p, _, err := store.BeginConsent(t.Context(), session.Key{AppID: app, OpenID: "ou_1"}, session.DeviceFlow, "a:b", time.Minute, time.Minute)
+	db := openStore(t)
+	put(t, db, "ou_1")
+	p, _, err := db.Consents.Begin(t.Context(), session.Key{AppID: app, OpenID: "ou_1"}, session.DeviceFlow, "a:b", time.Minute, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := store.SetConsentLink(t.Context(), p, session.NewSecret("https://x/?user_code=canary"), session.NewSecret("canary-device"), "", time.Second, time.Minute); err != nil {
+	if err := db.Consents.SetLink(t.Context(), p, session.NewSecret("https://x/?user_code=canary"), session.NewSecret("canary-device"), "", time.Second, time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: store, Consents: store,
+	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: db.Sessions, Directory: db.Directory, Consents: db.Consents.History,
 		Refresh: func(context.Context, session.Key, admin.Actor) error { return nil },
-		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Pending, error) {
-			return store.Consent(t.Context(), p.ID)
+		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
+			return db.Consents.Get(t.Context(), p.ID)
 		}})
 	for _, at := range [][3]string{
 		{"GET", "/api/v1/sessions", ""}, {"GET", "/api/v1/sessions/cli_a1/ou_1", ""},
@@ -146,8 +148,8 @@ func TestNoTokens(t *testing.T) {
 }
 
 func TestRevokeAndRefresh(t *testing.T) {
-	store := openStore(t)
-	put(t, store, "ou_1")
+	db := openStore(t)
+	put(t, db, "ou_1")
 	var asked []string
 	var fail error
 	note := func(action string) func(context.Context, session.Key, admin.Actor) error {
@@ -156,7 +158,7 @@ func TestRevokeAndRefresh(t *testing.T) {
 			return fail
 		}
 	}
-	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: store, Revoke: note("revoke"), Refresh: note("refresh")})
+	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: db.Sessions, Directory: db.Directory, Revoke: note("revoke"), Refresh: note("refresh")})
 
 	if got := ask("DELETE", "/api/v1/sessions/cli_a1/on_ou_1", ""); got.status != 204 || got.body != "" {
 		t.Errorf("DELETE: %+v", got)
@@ -199,14 +201,14 @@ func TestRevokeAndRefresh(t *testing.T) {
 }
 
 func TestConsents(t *testing.T) {
-	store := openStore(t)
-	put(t, store, "ou_1")
+	db := openStore(t)
+	put(t, db, "ou_1")
 	var asked session.Key
 	var scopes []string
-	ask := serve(t, admin.Config{Apps: []string{app, "cli_b2"}, Sessions: store, Consents: store,
-		Ask: func(ctx context.Context, key session.Key, s []string, _ admin.Actor) (*session.Pending, error) {
+	ask := serve(t, admin.Config{Apps: []string{app, "cli_b2"}, Sessions: db.Sessions, Directory: db.Directory, Consents: db.Consents.History,
+		Ask: func(ctx context.Context, key session.Key, s []string, _ admin.Actor) (*session.Consent, error) {
 			asked, scopes = key, s
-			p, _, err := store.BeginConsent(ctx, key, session.DeviceFlow, "a:b offline_access", time.Minute, 10*time.Minute)
+			p, _, err := db.Consents.Begin(ctx, key, session.DeviceFlow, "a:b offline_access", time.Minute, 10*time.Minute)
 			return p, err
 		}})
 
@@ -248,8 +250,8 @@ func TestConsents(t *testing.T) {
 }
 
 func TestConsentBadInput(t *testing.T) {
-	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: openStore(t),
-		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Pending, error) {
+	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: openStore(t).Sessions,
+		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
 			t.Error("a consent was started")
 			return nil, session.ErrUnavailable
 		}})
@@ -280,9 +282,9 @@ func TestConsentBadInput(t *testing.T) {
 }
 
 func TestStoreDown(t *testing.T) {
-	store := openStore(t)
-	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: store, Consents: store})
-	store.Close()
+	db := openStore(t)
+	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: db.Sessions, Directory: db.Directory, Consents: db.Consents.History})
+	db.Close()
 	for _, path := range []string{"/api/v1/sessions", "/api/v1/sessions/cli_a1/ou_1", "/api/v1/sessions/cli_a1/on_1", "/api/v1/consents"} {
 		got := ask("GET", path, "")
 		if got.status != 503 || got.name(t) != "store_unavailable" || got.header.Get("Retry-After") == "" {
@@ -297,12 +299,12 @@ func TestStoreDown(t *testing.T) {
 func TestAudit(t *testing.T) {
 	at := time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
 	key := session.Key{AppID: app, OpenID: "ou_1"}
-	all := []session.AuditEntry{
+	all := []store.AuditEntry{
 		{ID: "2", Time: at, Actor: "admin", Action: "revoke", Key: key, Result: "done", Detail: "by hand"},
 		{ID: "1", Time: at.Add(-time.Hour), Actor: "user", Action: "consent", Key: key, Result: "done"},
 	}
-	ask := serve(t, admin.Config{Audit: func(_ context.Context, before string, f session.AuditFilter, limit int) ([]session.AuditEntry, error) {
-		var found []session.AuditEntry
+	ask := serve(t, admin.Config{Audit: func(_ context.Context, before string, f store.AuditFilter, limit int) ([]store.AuditEntry, error) {
+		var found []store.AuditEntry
 		for _, e := range all {
 			if (before == "" || e.ID < before) && (f.Action == "" || f.Action == e.Action) && len(found) < limit {
 				found = append(found, e)

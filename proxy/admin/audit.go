@@ -4,19 +4,20 @@ import (
 	"net/http"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
 type auditView struct {
-	Time   *string             `json:"time"`
-	Actor  string              `json:"actor"`
-	Action session.AuditAction `json:"action"`
-	AppID  string              `json:"app_id"`
-	OpenID string              `json:"open_id"`
-	Result string              `json:"result"`
-	Detail string              `json:"detail"`
+	Time   *string           `json:"time"`
+	Actor  string            `json:"actor"`
+	Action store.AuditAction `json:"action"`
+	AppID  string            `json:"app_id"`
+	OpenID string            `json:"open_id"`
+	Result string            `json:"result"`
+	Detail string            `json:"detail"`
 }
 
-func viewAudit(e *session.AuditEntry) auditView {
+func viewAudit(e *store.AuditEntry) auditView {
 	return auditView{instant(e.Time), e.Actor, e.Action, e.AppID, e.OpenID, e.Result, e.Detail}
 }
 
@@ -29,9 +30,9 @@ func (a *admin) listAudit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	filter := session.AuditFilter{
+	filter := store.AuditFilter{
 		Key:    session.Key{AppID: query.Get("app_id"), OpenID: query.Get("open_id")},
-		Action: session.AuditAction(query.Get("action")),
+		Action: store.AuditAction(query.Get("action")),
 	}
 	if wantsLines(r) {
 		return a.exportAudit(w, r, before[0], filter)
@@ -40,11 +41,11 @@ func (a *admin) listAudit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	position := func(e *session.AuditEntry) []string { return []string{e.ID} }
+	position := func(e *store.AuditEntry) []string { return []string{e.ID} }
 	return writeJSON(w, http.StatusOK, newPage(found, limit, viewAudit, position))
 }
 
-func (a *admin) exportAudit(w http.ResponseWriter, r *http.Request, before string, filter session.AuditFilter) error {
+func (a *admin) exportAudit(w http.ResponseWriter, r *http.Request, before string, filter store.AuditFilter) error {
 	out := newLines(w)
 	for {
 		found, err := a.Audit(r.Context(), before, filter, maxLimit)

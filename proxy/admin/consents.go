@@ -6,13 +6,14 @@ import (
 	"strings"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
-// Consents is what users were asked; [session.Store] is one.
+// Consents is what users were asked. [store.ConsentHistory] is one.
 type Consents interface {
-	// ListConsents returns up to limit consents older than the one with id
+	// List returns up to limit consents older than the one with id
 	// before (empty: from the newest), the newest first.
-	ListConsents(ctx context.Context, before string, f session.ConsentFilter, limit int) ([]session.Pending, error)
+	List(ctx context.Context, before string, f store.ConsentFilter, limit int) ([]session.Consent, error)
 }
 
 // consentView is a consent as the API shows it. The link is for the user only.
@@ -28,7 +29,7 @@ type consentView struct {
 	ExpiresAt *string              `json:"expires_at"`
 }
 
-func viewConsent(p *session.Pending) consentView {
+func viewConsent(p *session.Consent) consentView {
 	return consentView{
 		ID: p.ID, AppID: p.AppID, OpenID: p.OpenID, Flow: p.Flow, State: p.State,
 		Scopes: append([]string{}, strings.Fields(p.Scopes)...), Card: p.Card,
@@ -48,12 +49,12 @@ func (a *admin) listConsents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	filter := session.ConsentFilter{Key: session.Key{AppID: query.Get("app_id"), OpenID: query.Get("open_id")}, State: state}
-	found, err := a.Consents.ListConsents(r.Context(), before[0], filter, limit+1)
+	filter := store.ConsentFilter{Key: session.Key{AppID: query.Get("app_id"), OpenID: query.Get("open_id")}, State: state}
+	found, err := a.Consents.List(r.Context(), before[0], filter, limit+1)
 	if err != nil {
 		return err
 	}
-	position := func(p *session.Pending) []string { return []string{p.ID} }
+	position := func(p *session.Consent) []string { return []string{p.ID} }
 	return writeJSON(w, http.StatusOK, newPage(found, limit, viewConsent, position))
 }
 

@@ -14,7 +14,7 @@ import (
 func TestConsoleBesideTheKey(t *testing.T) {
 	ask := serve(t, admin.Config{
 		Key: func() session.Secret { return session.NewSecret("the-key") }, Quit: func() { t.Error("stopped without the key") },
-		Apps: []string{app}, Sessions: openStore(t),
+		Apps: []string{app}, Sessions: openStore(t).Sessions,
 		Console: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "console "+r.Method+" "+r.URL.Path) }),
 	})
 	for _, at := range [][2]string{{"GET", "/"}, {"GET", "/sessions"}, {"POST", "/login"}, {"GET", "/a/b/c"}} {

@@ -19,6 +19,7 @@ import (
 
 	"larkside/proxy/admin"
 	"larkside/session"
+	"larkside/session/store"
 )
 
 // description is what the tests read of the OpenAPI document.
@@ -123,40 +124,47 @@ func (d *described) check(t *testing.T, at string, got answer) {
 
 // broken answers everything with err, as long as that is not nil.
 type broken struct {
-	*session.Store
+	*store.DB
 	err *error
 }
 
-func (b broken) List(ctx context.Context, after session.Key, f session.Filter, limit int) ([]session.Session, error) {
+func (b broken) List(ctx context.Context, after session.Key, f store.SessionFilter, limit int) ([]session.Session, error) {
 	if *b.err != nil {
 		return nil, *b.err
 	}
-	return b.Store.List(ctx, after, f, limit)
+	return b.Directory.List(ctx, after, f, limit)
 }
 
 func (b broken) Load(ctx context.Context, key session.Key) (*session.Session, error) {
 	if *b.err != nil {
 		return nil, *b.err
 	}
-	return b.Store.Load(ctx, key)
+	return b.Sessions.Load(ctx, key)
 }
 
-func (b broken) ListConsents(ctx context.Context, before string, f session.ConsentFilter, limit int) ([]session.Pending, error) {
+func (b broken) Resolve(ctx context.Context, appID, alias string) (session.Key, error) {
+	return b.Sessions.Resolve(ctx, appID, alias)
+}
+
+// brokenConsents is broken's list of consents.
+type brokenConsents struct{ broken }
+
+func (b brokenConsents) List(ctx context.Context, before string, f store.ConsentFilter, limit int) ([]session.Consent, error) {
 	if *b.err != nil {
 		return nil, *b.err
 	}
-	return b.Store.ListConsents(ctx, before, f, limit)
+	return b.Consents.History.List(ctx, before, f, limit)
 }
 
 // Every route, method and status that is served is described and nothing else,
 // and what is answered is what the schema says, to the field.
 func TestOpenAPI(t *testing.T) {
-	store := openStore(t)
-	put(t, store, "ou_1")
+	db := openStore(t)
+	put(t, db, "ou_1")
 	var failure error
 	ready := true
-	from := broken{store, &failure}
-	asked := session.Pending{ID: "01", Key: session.Key{AppID: app, OpenID: "ou_1"}, Flow: session.DeviceFlow, State: session.ConsentPending, Link: session.NewSecret("canary")}
+	from := broken{db, &failure}
+	asked := session.Consent{ID: "01", Key: session.Key{AppID: app, OpenID: "ou_1"}, Flow: session.DeviceFlow, State: session.ConsentPending, Link: session.NewSecret("canary")}
 	cfg := admin.Config{
 		Ready: func(context.Context) []admin.Check {
 			return []admin.Check{{Name: "a", OK: ready, Detail: "b"}, {Name: "c", OK: true}}
@@ -166,27 +174,27 @@ func TestOpenAPI(t *testing.T) {
 			io.WriteString(w, "a 1\n")
 		}),
 		Quit: func() {},
-		Key:  func() session.Secret { return session.NewSecret("the-key") }, Apps: []string{app}, Sessions: from, Consents: from,
+		Key:  func() session.Secret { return session.NewSecret("the-key") }, Apps: []string{app}, Sessions: from, Directory: from, Consents: brokenConsents{from},
 		Refresh: func(context.Context, session.Key, admin.Actor) error { return failure },
 		Revoke:  func(context.Context, session.Key, admin.Actor) error { return failure },
-		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Pending, error) {
+		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
 			return &asked, failure
 		},
 		SyncUsers: func(context.Context, func(admin.UserSync), admin.Actor) (admin.UserSync, error) {
 			return admin.UserSync{Users: 1}, failure
 		},
-		RotateKeys: func(context.Context, func(session.Resealed), admin.Actor) (session.Resealed, error) {
-			return session.Resealed{Retired: []string{"k0"}}, failure
+		RotateKeys: func(context.Context, func(store.Resealed), admin.Actor) (store.Resealed, error) {
+			return store.Resealed{Retired: []string{"k0"}}, failure
 		},
-		Audit: func(ctx context.Context, before string, f session.AuditFilter, limit int) ([]session.AuditEntry, error) {
+		Audit: func(ctx context.Context, before string, f store.AuditFilter, limit int) ([]store.AuditEntry, error) {
 			if failure != nil {
 				return nil, failure
 			}
-			return store.ListAudit(ctx, before, f, limit)
+			return db.Audit.List(ctx, before, f, limit)
 		},
 	}
-	store.Audit(t.Context(), session.AuditEntry{Actor: session.ByAdmin, Action: session.AuditRefresh, Key: asked.Key, Result: "done"})
-	if _, _, err := store.BeginConsent(t.Context(), asked.Key, session.RedirectFlow, "a b", 1e9, 1e9); err != nil {
+	db.Audit.Write(t.Context(), store.AuditEntry{Actor: store.ByAdmin, Action: store.AuditRefresh, Key: asked.Key, Result: "done"})
+	if _, _, err := db.Consents.Begin(t.Context(), asked.Key, session.RedirectFlow, "a b", 1e9, 1e9); err != nil {
 		t.Fatal(err)
 	}
 	d := describe(t)
@@ -261,7 +269,7 @@ func TestOpenAPI(t *testing.T) {
 	try("POST /api/v1/consents", "", `{"open_id":""}`, nil, key...)
 	try("POST /api/v1/consents", "", `{"open_id":"on_nobody"}`, nil, key...)
 	try("POST /api/v1/consents", "", `{"open_id":"ou_1"}`, session.ErrConflict, key...)
-	try("POST /api/v1/keys/rotate", "", "", session.ErrReseal, key...)
+	try("POST /api/v1/keys/rotate", "", "", store.ErrReseal, key...)
 	for _, at := range []string{"POST /api/v1/users/sync", "POST /api/v1/keys/rotate", "GET /api/v1/audit"} {
 		try(at, "", "", nil, append(key, "Accept", "application/x-ndjson")...)
 	}

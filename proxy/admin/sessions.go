@@ -7,12 +7,17 @@ import (
 	"strings"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
-// Sessions is what is stored; [session.Store] is one.
-type Sessions interface {
+// Directory lists what is stored. [store.Directory] is one.
+type Directory interface {
 	// List returns up to limit sessions after the key after, in key order.
-	List(ctx context.Context, after session.Key, f session.Filter, limit int) ([]session.Session, error)
+	List(ctx context.Context, after session.Key, f store.SessionFilter, limit int) ([]session.Session, error)
+}
+
+// Sessions reads one session. [store.Sessions] is one.
+type Sessions interface {
 	// Load returns the session of key, or session.ErrNotFound.
 	Load(ctx context.Context, key session.Key) (*session.Session, error)
 	// Resolve returns the user whom a union_id or user_id names in the app, or
@@ -56,8 +61,8 @@ func (a *admin) listSessions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, err := a.Sessions.List(r.Context(), session.Key{AppID: after[0], OpenID: after[1]},
-		session.Filter{AppID: query.Get("app_id"), State: state}, limit+1)
+	found, err := a.Directory.List(r.Context(), session.Key{AppID: after[0], OpenID: after[1]},
+		store.SessionFilter{AppID: query.Get("app_id"), State: state}, limit+1)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"strings"
 
-	"larkside/session"
+	"larkside/session/store"
 )
 
 // UserSync is what came of reading profiles.
@@ -27,7 +27,7 @@ func (a *admin) syncUsers(w http.ResponseWriter, r *http.Request) error {
 
 // rotateKeys answers POST /api/v1/keys/rotate; see [run].
 func (a *admin) rotateKeys(w http.ResponseWriter, r *http.Request) error {
-	return run(a, w, r, func(progress func(session.Resealed)) (session.Resealed, error) {
+	return run(a, w, r, func(progress func(store.Resealed)) (store.Resealed, error) {
 		return a.RotateKeys(r.Context(), progress, actor(r))
 	})
 }

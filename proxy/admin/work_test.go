@@ -13,6 +13,7 @@ import (
 
 	"larkside/proxy/admin"
 	"larkside/session"
+	"larkside/session/store"
 )
 
 const asLines = "application/x-ndjson"
@@ -37,14 +38,14 @@ func TestUserSync(t *testing.T) {
 func TestRotateKeys(t *testing.T) {
 	var failing error
 	reports := 1
-	ask := serve(t, admin.Config{RotateKeys: func(_ context.Context, progress func(session.Resealed), by admin.Actor) (session.Resealed, error) {
+	ask := serve(t, admin.Config{RotateKeys: func(_ context.Context, progress func(store.Resealed), by admin.Actor) (store.Resealed, error) {
 		if by.Name != "admin" {
 			t.Errorf("actor %+v", by)
 		}
 		for range reports {
-			progress(session.Resealed{Key: "k2", Sealed: 50, Retired: []string{}})
+			progress(store.Resealed{Key: "k2", Sealed: 50, Retired: []string{}})
 		}
-		return session.Resealed{Key: "k2", Sealed: 70, Retired: []string{"k1"}}, failing
+		return store.Resealed{Key: "k2", Sealed: 70, Retired: []string{"k1"}}, failing
 	}})
 	if got := ask("GET", "/api/v1/keys/rotate", ""); got.status != 405 {
 		t.Errorf("a link must not rotate keys: %+v", got)
@@ -59,7 +60,7 @@ func TestRotateKeys(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 
-	failing = fmt.Errorf("rotating: %w", session.ErrReseal)
+	failing = fmt.Errorf("rotating: %w", store.ErrReseal)
 	got = ask("POST", "/api/v1/keys/rotate", "", "Accept", asLines)
 	lines = strings.Split(strings.TrimSpace(got.body), "\n")
 	if got.status != 200 || len(lines) != 2 || !strings.Contains(lines[1], `"type":"not_all_sealed"`) || strings.Contains(lines[1], `"code":0`) {
@@ -109,13 +110,13 @@ func TestProgressComesAtOnce(t *testing.T) {
 
 // An export goes on over all pages.
 func TestAuditExport(t *testing.T) {
-	store := openStore(t)
+	db := openStore(t)
 	const entries = 1100
 	for i := range entries {
-		store.Audit(t.Context(), session.AuditEntry{Actor: "admin", Action: session.AuditRevoke,
+		db.Audit.Write(t.Context(), store.AuditEntry{Actor: "admin", Action: store.AuditRevoke,
 			Key: session.Key{AppID: app, OpenID: fmt.Sprint("ou_", i%2)}, Result: "done", Detail: fmt.Sprint(i)})
 	}
-	ask := serve(t, admin.Config{Audit: store.ListAudit})
+	ask := serve(t, admin.Config{Audit: db.Audit.List})
 	got := ask("GET", "/api/v1/audit", "", "Accept", asLines)
 	lines := strings.Split(strings.TrimSpace(got.body), "\n")
 	if got.header.Get("Content-Type") != asLines || len(lines) != entries {
@@ -133,7 +134,7 @@ func TestAuditExport(t *testing.T) {
 	if got := ask("GET", "/api/v1/audit?open_id=nobody", "", "Accept", asLines); got.status != 200 || got.body != "" {
 		t.Errorf("of nobody: %+v", got)
 	}
-	store.Close()
+	db.Close()
 	if got := ask("GET", "/api/v1/audit", "", "Accept", asLines); got.status != 503 || got.name(t) != "store_unavailable" {
 		t.Errorf("without the database: %+v", got)
 	}
@@ -141,9 +142,9 @@ func TestAuditExport(t *testing.T) {
 
 // The app "-" is the first one.
 func TestFirstApp(t *testing.T) {
-	store := openStore(t)
-	put(t, store, "ou_1")
-	ask := serve(t, admin.Config{Apps: []string{app, "cli_b2"}, Sessions: store})
+	db := openStore(t)
+	put(t, db, "ou_1")
+	ask := serve(t, admin.Config{Apps: []string{app, "cli_b2"}, Sessions: db.Sessions, Directory: db.Directory})
 	if got := ask("GET", "/api/v1/sessions/-/ou_1", ""); got.status != 200 || got.json(t)["app_id"] != app {
 		t.Errorf("%+v", got)
 	}

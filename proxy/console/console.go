@@ -24,6 +24,7 @@ import (
 	"unicode/utf8"
 
 	"larkside/session"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -42,7 +43,7 @@ type Config struct {
 	Ready func(ctx context.Context) []Check
 
 	// Store returns what is stored, nil while the database is not there yet.
-	Store func() Store
+	Store func() *Store
 	// Budget returns the limits on an app's calls to the token endpoint and how
 	// much of each is used over all replicas.
 	Budget func(ctx context.Context, appID string) ([]session.Limit, []int, error)
@@ -72,16 +73,36 @@ type Check struct {
 	OK           bool
 }
 
-// Store is what is stored; [session.Store] is one.
-type Store interface {
-	Browse(ctx context.Context, after session.Key, f session.Filter, text string, limit int) (*session.Page, error)
+// Store is the part of the database that the pages show.
+type Store struct {
+	Sessions  Sessions
+	Directory Directory
+	Consents  Consents
+	Audit     Audit
+}
+
+// Sessions reads one session. [store.Sessions] is one.
+type Sessions interface {
 	Load(ctx context.Context, key session.Key) (*session.Session, error)
 	Resolve(ctx context.Context, appID, alias string) (session.Key, error)
-	Counts(ctx context.Context) ([]session.Count, error)
-	ListConsents(ctx context.Context, before string, f session.ConsentFilter, limit int) ([]session.Pending, error)
-	PendingConsents(ctx context.Context) (int, error)
-	ListAudit(ctx context.Context, before string, f session.AuditFilter, limit int) ([]session.AuditEntry, error)
-	Pulse(ctx context.Context) (string, error)
+}
+
+// Directory searches and counts sessions. [store.Directory] is one.
+type Directory interface {
+	Search(ctx context.Context, after session.Key, f store.SessionFilter, text string, limit int) (*store.Page, error)
+	Counts(ctx context.Context) ([]store.Count, error)
+	Fingerprint(ctx context.Context) (string, error)
+}
+
+// Consents lists and counts consents. [store.ConsentHistory] is one.
+type Consents interface {
+	List(ctx context.Context, before string, f store.ConsentFilter, limit int) ([]session.Consent, error)
+	Pending(ctx context.Context) (int, error)
+}
+
+// Audit lists the audit trail. [store.Audit] is one.
+type Audit interface {
+	List(ctx context.Context, before string, f store.AuditFilter, limit int) ([]store.AuditEntry, error)
 }
 
 // Console is the handler. It is safe for concurrent use.
@@ -107,7 +128,7 @@ func New(c Config) *Console {
 		c.Ready = func(context.Context) []Check { return nil }
 	}
 	if c.Store == nil {
-		c.Store = func() Store { return nil }
+		c.Store = func() *Store { return nil }
 	}
 	if c.History == nil {
 		c.History = telemetry.NewHistory()
@@ -302,7 +323,7 @@ func (k *Console) openapi(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // store is what is stored, or why it can't be asked.
-func (k *Console) store() (Store, error) {
+func (k *Console) store() (*Store, error) {
 	if s := k.Store(); s != nil {
 		return s, nil
 	}

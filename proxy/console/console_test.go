@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -200,7 +201,7 @@ func TestTexts(t *testing.T) {
 	for prefix, words := range map[string][]string{
 		"state.": strs(states), "consent.": strs(consentStates), "action.": strs(auditActions),
 		"card.":  strs([]session.CardResult{session.CardSent, session.CardAlreadySent, session.CardRateLimited, session.CardFailed, session.CardOff}),
-		"actor.": {session.ByAdmin, session.ByUser, session.ByLark, session.ByLarkside},
+		"actor.": {store.ByAdmin, store.ByUser, store.ByLark, store.ByLarkside},
 		"why.": strs([]session.Reason{session.NoSession, session.RefreshTokenExpired, session.RefreshTokenUsed, session.RefreshTokenInvalid,
 			session.NoRefreshToken, session.Revoked, session.Declined, session.TokenRefused, session.UnsupportedToken, session.UserGone, session.UserNotPermitted}),
 	} {
@@ -544,7 +545,7 @@ func TestUnknown(t *testing.T) {
 // A store that is late or away is said so; the replica's own state is shown.
 func TestWithoutStore(t *testing.T) {
 	s := newStage(t, "")
-	s.k.Store = func() Store { return nil }
+	s.k.Store = func() *Store { return nil }
 	v := s.visitor()
 	if a := v.get("/"); a.status != 200 || !strings.Contains(a.body, "waiting for the database") {
 		t.Errorf("the overview while starting: %d\n%s", a.status, a.body)
@@ -554,7 +555,7 @@ func TestWithoutStore(t *testing.T) {
 			t.Errorf("%s while starting: %d", path, a.status)
 		}
 	}
-	s.k.Store = func() Store { return s.store }
+	s.k.Store = s.stored
 	s.store.Close()
 	if a := v.get("/"); a.status != 200 || !strings.Contains(a.body, "be reached") {
 		t.Errorf("the overview without a database: %d", a.status)
@@ -564,18 +565,24 @@ func TestWithoutStore(t *testing.T) {
 	}
 }
 
-// troubledStore fails, or hangs, where it is told to.
-type troubledStore struct {
-	*session.Store
+// troubled fails, or hangs, where it is told to.
+type troubled struct {
+	Consents
 	pending, count func(context.Context) error
 	counts         atomic.Int64
 }
 
-func (s *troubledStore) PendingConsents(ctx context.Context) (int, error) { return 7, s.pending(ctx) }
+func (s *troubled) Pending(ctx context.Context) (int, error) { return 7, s.pending(ctx) }
 
-func (s *troubledStore) Counts(ctx context.Context) ([]session.Count, error) {
-	s.counts.Add(1)
-	return []session.Count{{AppID: app, State: session.Active, Sessions: 4711}}, s.count(ctx)
+// troubledDirectory counts as troubled does.
+type troubledDirectory struct {
+	Directory
+	*troubled
+}
+
+func (d troubledDirectory) Counts(ctx context.Context) ([]store.Count, error) {
+	d.counts.Add(1)
+	return []store.Count{{AppID: app, State: session.Active, Sessions: 4711}}, d.count(ctx)
 }
 
 // While the database hangs or fails, the overview asks it once, waits shortly,
@@ -591,8 +598,10 @@ func TestOverviewWithATroubledStore(t *testing.T) {
 		budgets++
 		return budget(ctx, id)
 	}
-	store := &troubledStore{Store: s.store, pending: hangs, count: fine}
-	s.k.Store = func() Store { return store }
+	stored := s.stored()
+	database := &troubled{Consents: stored.Consents, pending: hangs, count: fine}
+	stored.Consents, stored.Directory = database, troubledDirectory{stored.Directory, database}
+	s.k.Store = func() *Store { return stored }
 	v := s.visitor()
 	overview := func(word string) {
 		t.Helper()
@@ -601,25 +610,25 @@ func TestOverviewWithATroubledStore(t *testing.T) {
 		}
 	}
 	overview("be reached")
-	if n := store.counts.Load(); n != 0 || budgets != 0 {
+	if n := database.counts.Load(); n != 0 || budgets != 0 {
 		t.Errorf("asked on behind a failure: %d counts, %d budgets", n, budgets)
 	}
 
 	// A count that fails is not tried again by the next page.
-	store.pending, store.count = fine, func(context.Context) error { return down }
+	database.pending, database.count = fine, func(context.Context) error { return down }
 	overview("be reached")
 	overview("be reached")
-	if n := store.counts.Load(); n != 1 || budgets != 0 {
+	if n := database.counts.Load(); n != 1 || budgets != 0 {
 		t.Errorf("%d counts, %d budgets", n, budgets)
 	}
 
 	// A count that takes long holds up nobody, and is shown when it is there.
 	s.k.counts = counts{}
 	release := make(chan struct{})
-	store.count = func(context.Context) error { <-release; return nil }
+	database.count = func(context.Context) error { <-release; return nil }
 	overview("still being counted")
 	overview("still being counted")
-	if n := store.counts.Load(); n != 2 {
+	if n := database.counts.Load(); n != 2 {
 		t.Errorf("%d counts at a time", n-1)
 	}
 	if budgets != 4 {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/html"
 
 	"larkside/session"
+	"larkside/session/store"
 	"larkside/telemetry"
 	"larkside/test/dbtest"
 )
@@ -36,7 +37,7 @@ var alice = session.Key{AppID: app, OpenID: "ou_alice"}
 // stage is a console over a real store, behind a real server.
 type stage struct {
 	t      *testing.T
-	store  *session.Store
+	store  *store.DB
 	recent *telemetry.Recent
 	log    *slog.Logger
 	url    string
@@ -68,7 +69,7 @@ func newStage(t *testing.T, key string) *stage {
 		Version: "v1.2.3", Replica: "replica-1", Database: "SQLite", Started: time.Now().Add(-time.Hour), Apps: []string{app, "cli_b2"},
 		Key:   func() session.Secret { s.mu.Lock(); defer s.mu.Unlock(); return s.key },
 		Ready: func(context.Context) []Check { return []Check{{Name: "started", OK: true}} },
-		Store: func() Store { return s.store },
+		Store: s.stored,
 		Budget: func(context.Context, string) ([]session.Limit, []int, error) {
 			return []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}, []int{3, 899}, nil
 		},
@@ -89,6 +90,11 @@ func newStage(t *testing.T, key string) *stage {
 	t.Cleanup(k.Close)
 	s.k, s.url = k, server.URL
 	return s
+}
+
+// stored is what the pages show of the store.
+func (s *stage) stored() *Store {
+	return &Store{Sessions: s.store.Sessions, Directory: s.store.Directory, Consents: s.store.Consents.History, Audit: s.store.Audit}
 }
 
 func (s *stage) setKey(key string) {
@@ -122,17 +128,17 @@ func (s *stage) put(key session.Key, name string, change func(*session.Session))
 	if change != nil {
 		change(&g)
 	}
-	if _, err := s.store.Put(s.t.Context(), g); err != nil {
+	if _, err := s.store.Sessions.Put(s.t.Context(), g); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
 // ask begins a consent whose link and code must not be shown.
-func (s *stage) ask(key session.Key) *session.Pending {
+func (s *stage) ask(key session.Key) *session.Consent {
 	s.t.Helper()
-	p, _, err := s.store.BeginConsent(s.t.Context(), key, session.DeviceFlow, "x:y", time.Minute, 10*time.Minute)
+	p, _, err := s.store.Consents.Begin(s.t.Context(), key, session.DeviceFlow, "x:y", time.Minute, 10*time.Minute)
 	if err == nil {
-		err = s.store.SetConsentLink(s.t.Context(), p, session.NewSecret("https://accounts.example/"+canary), session.NewSecret(canary), "", time.Second, time.Minute)
+		err = s.store.Consents.SetLink(s.t.Context(), p, session.NewSecret("https://accounts.example/"+canary), session.NewSecret(canary), "", time.Second, time.Minute)
 	}
 	if err != nil {
 		s.t.Fatal(err)
@@ -146,15 +152,15 @@ func (s *stage) fill() {
 	s.put(alice, hostile, nil)
 	s.put(session.Key{AppID: app, OpenID: "ou_bob"}, "Bob", func(g *session.Session) { g.RefreshToken = session.Secret{}; g.RefreshExpiresAt = time.Time{} })
 	s.put(session.Key{AppID: "cli_b2", OpenID: "ou_<b>&"}, "张三", nil)
-	if _, err := s.store.Revoke(s.t.Context(), session.Key{AppID: "cli_b2", OpenID: "ou_<b>&"}, session.Reason(hostile)); err != nil {
+	if _, err := s.store.Sessions.Revoke(s.t.Context(), session.Key{AppID: "cli_b2", OpenID: "ou_<b>&"}, session.Reason(hostile)); err != nil {
 		s.t.Fatal(err)
 	}
 	s.ask(alice)
 	over := s.ask(session.Key{AppID: app, OpenID: "ou_bob"})
-	if _, err := s.store.CloseConsent(s.t.Context(), over.ID, session.ConsentFailed, hostile); err != nil {
+	if _, err := s.store.Consents.Close(s.t.Context(), over.ID, session.ConsentFailed, hostile); err != nil {
 		s.t.Fatal(err)
 	}
-	s.store.Audit(s.t.Context(), session.AuditEntry{Actor: hostile, Action: hostile, Key: alice, Result: hostile, Detail: hostile})
+	s.store.Audit.Write(s.t.Context(), store.AuditEntry{Actor: hostile, Action: hostile, Key: alice, Result: hostile, Detail: hostile})
 	s.log.Warn("warning "+hostile, hostile, hostile, "token", session.NewSecret(canary))
 	s.log.Error("boom", "error", errors.New(hostile))
 }

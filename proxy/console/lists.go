@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
 // consentView is a consent as pages show it. The link is for the user only.
@@ -21,7 +22,7 @@ type consentView struct {
 	Created, Expires moment
 }
 
-func viewConsents(l lang, now time.Time, consents []session.Pending) []consentView {
+func viewConsents(l lang, now time.Time, consents []session.Consent) []consentView {
 	var views []consentView
 	for i := range consents {
 		p := &consents[i]
@@ -56,16 +57,16 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 	if state != "" && !slices.Contains(consentStates, state) {
 		return errBadInput
 	}
-	store, err := k.store()
+	stored, err := k.store()
 	if err != nil {
 		return err
 	}
 	l, now := k.lang(r), k.now()
-	filter := session.ConsentFilter{Key: session.Key{AppID: b.App, OpenID: b.User}, State: state}
+	filter := store.ConsentFilter{Key: session.Key{AppID: b.App, OpenID: b.User}, State: state}
 	if state == "" && b.First {
 		waiting := filter
 		waiting.State = session.ConsentPending
-		pending, err := store.ListConsents(r.Context(), "", waiting, perPage+1)
+		pending, err := stored.Consents.List(r.Context(), "", waiting, perPage+1)
 		if err != nil {
 			return err
 		}
@@ -75,7 +76,7 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 		}
 		b.Pending = viewConsents(l, now, pending)
 	}
-	found, err := store.ListConsents(r.Context(), q.Get("before"), filter, perPage+1)
+	found, err := stored.Consents.List(r.Context(), q.Get("before"), filter, perPage+1)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ type entryView struct {
 	Failed                                bool
 }
 
-func viewEntries(l lang, now time.Time, entries []session.AuditEntry) []entryView {
+func viewEntries(l lang, now time.Time, entries []store.AuditEntry) []entryView {
 	var views []entryView
 	for _, e := range entries {
 		views = append(views, entryView{l.moment(e.Time, now), l.word("actor", e.Actor), l.word("action", string(e.Action)),
@@ -110,27 +111,27 @@ func viewEntries(l lang, now time.Time, entries []session.AuditEntry) []entryVie
 
 type auditBody struct {
 	App, User, Action string
-	Actions           []session.AuditAction
+	Actions           []store.AuditAction
 	Entries           []entryView
 	Next              string
 	First             bool
 }
 
-var auditActions = []session.AuditAction{session.AuditConsent, session.AuditAsk, session.AuditRefresh, session.AuditRevoke,
-	session.AuditLost, session.AuditSync, session.AuditRotate}
+var auditActions = []store.AuditAction{store.AuditConsent, store.AuditAsk, store.AuditRefresh, store.AuditRevoke,
+	store.AuditLost, store.AuditSync, store.AuditRotate}
 
 func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	b := auditBody{App: q.Get("app"), User: strings.TrimSpace(q.Get("user")), Action: q.Get("action"), Actions: auditActions, First: q.Get("before") == ""}
-	if b.Action != "" && !slices.Contains(auditActions, session.AuditAction(b.Action)) {
+	if b.Action != "" && !slices.Contains(auditActions, store.AuditAction(b.Action)) {
 		return errBadInput
 	}
-	store, err := k.store()
+	stored, err := k.store()
 	if err != nil {
 		return err
 	}
-	found, err := store.ListAudit(r.Context(), q.Get("before"),
-		session.AuditFilter{Key: session.Key{AppID: b.App, OpenID: b.User}, Action: session.AuditAction(b.Action)}, perPage+1)
+	found, err := stored.Audit.List(r.Context(), q.Get("before"),
+		store.AuditFilter{Key: session.Key{AppID: b.App, OpenID: b.User}, Action: store.AuditAction(b.Action)}, perPage+1)
 	if err != nil {
 		return err
 	}

@@ -119,9 +119,9 @@ func (k *Console) pulse(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()
 	stored := "starting"
-	if store := k.Store(); store != nil {
+	if s := k.Store(); s != nil {
 		var err error
-		if stored, err = store.Pulse(ctx); err != nil {
+		if stored, err = s.Directory.Fingerprint(ctx); err != nil {
 			stored = "unavailable"
 		}
 	}

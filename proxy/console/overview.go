@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -33,7 +34,7 @@ const overviewPatience = time.Second
 type counts struct {
 	mu    sync.Mutex
 	until time.Time
-	all   []session.Count
+	all   []store.Count
 	err   error
 	// counted is closed when the running count has ended; nil: none runs.
 	counted chan struct{}
@@ -41,11 +42,11 @@ type counts struct {
 
 // get waits for a running count until ctx ends, then returns the one before;
 // errSlow if there is none.
-func (c *counts) get(ctx context.Context, store Store) ([]session.Count, error) {
+func (c *counts) get(ctx context.Context, d Directory) ([]store.Count, error) {
 	c.mu.Lock()
 	if c.counted == nil && !time.Now().Before(c.until) {
 		c.counted = make(chan struct{})
-		go c.count(context.WithoutCancel(ctx), store)
+		go c.count(context.WithoutCancel(ctx), d)
 	}
 	counted := c.counted
 	c.mu.Unlock()
@@ -64,9 +65,9 @@ func (c *counts) get(ctx context.Context, store Store) ([]session.Count, error) 
 }
 
 // count counts, for as long as the store lets it.
-func (c *counts) count(ctx context.Context, store Store) {
+func (c *counts) count(ctx context.Context, d Directory) {
 	began := time.Now()
-	all, err := store.Counts(ctx)
+	all, err := d.Counts(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	rest := max(countsFor, countsRest*time.Since(began))
@@ -143,18 +144,18 @@ func (k *Console) overview(w http.ResponseWriter, r *http.Request) error {
 // countInto fills in what is stored, and returns the sessions of each app. It
 // asks nothing more once the database has failed.
 func (k *Console) countInto(ctx context.Context, b *overviewBody) (map[string]int, error) {
-	store, err := k.store()
+	stored, err := k.store()
 	if err != nil {
 		return nil, err
 	}
 	asking, cancel := context.WithTimeout(ctx, overviewPatience)
 	defer cancel()
-	if b.Pending, err = store.PendingConsents(asking); err != nil {
+	if b.Pending, err = stored.Consents.Pending(asking); err != nil {
 		return nil, err
 	}
 	counting, cancel := context.WithTimeout(ctx, overviewPatience)
 	defer cancel()
-	all, err := k.counts.get(counting, store)
+	all, err := k.counts.get(counting, stored.Directory)
 	perApp := make(map[string]int)
 	for _, c := range all {
 		perApp[c.AppID] += c.Sessions

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
 const (
@@ -75,14 +76,14 @@ func (k *Console) sessions(w http.ResponseWriter, r *http.Request) error {
 	if len(b.Text) > maxText || b.State != "" && !slices.Contains(states, session.State(b.State)) {
 		return errBadInput
 	}
-	store, err := k.store()
+	stored, err := k.store()
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	var after session.Key
 	after.AppID, after.OpenID, _ = strings.Cut(q.Get("after"), "/")
-	found, err := store.Browse(r.Context(), after, session.Filter{AppID: b.App, State: session.State(b.State)}, b.Text, perPage)
+	found, err := stored.Directory.Search(r.Context(), after, store.SessionFilter{AppID: b.App, State: session.State(b.State)}, b.Text, perPage)
 	if err != nil {
 		return err
 	}
@@ -161,22 +162,22 @@ func (k *Console) key(ctx context.Context, app, user string) (session.Key, error
 	if strings.HasPrefix(user, "ou_") {
 		return session.Key{AppID: app, OpenID: user}, nil
 	}
-	store, err := k.store()
+	stored, err := k.store()
 	if err != nil {
 		return session.Key{}, err
 	}
-	return store.Resolve(ctx, app, user)
+	return stored.Sessions.Resolve(ctx, app, user)
 }
 
 func (k *Console) showSession(w http.ResponseWriter, r *http.Request, status int, key session.Key, done, trouble string) error {
-	store, err := k.store()
+	stored, err := k.store()
 	if err != nil {
 		return err
 	}
 	l, now := k.lang(r), k.now()
 	b := sessionBody{Key: key, OpenID: visible(key.OpenID), Did: done, Trouble: trouble}
 	heading, args := "session.title", []any{b.OpenID}
-	s, err := store.Load(r.Context(), key)
+	s, err := stored.Sessions.Load(r.Context(), key)
 	if err != nil && !errors.Is(err, session.ErrNotFound) {
 		return err
 	}
@@ -187,11 +188,11 @@ func (k *Console) showSession(w http.ResponseWriter, r *http.Request, status int
 			args = []any{v.Name}
 		}
 	}
-	consents, err := store.ListConsents(r.Context(), "", session.ConsentFilter{Key: key}, ownEntries)
+	consents, err := stored.Consents.List(r.Context(), "", store.ConsentFilter{Key: key}, ownEntries)
 	if err != nil {
 		return err
 	}
-	entries, err := store.ListAudit(r.Context(), "", session.AuditFilter{Key: key}, ownEntries)
+	entries, err := stored.Audit.List(r.Context(), "", store.AuditFilter{Key: key}, ownEntries)
 	if err != nil {
 		return err
 	}
@@ -239,12 +240,12 @@ func (k *Console) confirm(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (k *Console) showConfirm(w http.ResponseWriter, r *http.Request, action string, key session.Key) error {
-	store, err := k.store()
+	stored, err := k.store()
 	if err != nil {
 		return err
 	}
 	b := confirmBody{Action: action, Key: key, OpenID: visible(key.OpenID)}
-	s, err := store.Load(r.Context(), key)
+	s, err := stored.Sessions.Load(r.Context(), key)
 	switch {
 	case err == nil:
 		b.Name = visible(s.Profile.Name)

@@ -119,7 +119,7 @@ func (f *Flow) Ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 		return c, nil // there was nothing to ask for
 	}
 	span.SetAttributes(telemetry.Card.String(string(c.Card)))
-	f.cardResults.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(string(c.Card))))
+	f.cardCount.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(string(c.Card))))
 	return c, nil
 }
 
@@ -174,7 +174,7 @@ const declinedFor = time.Hour
 // known when there is a session, so it counts for a while only then. Should the
 // database not answer, it is reason.
 func (f *Flow) Reason(ctx context.Context, key session.Key, reason session.Reason) session.Reason {
-	p, err := f.store.LatestConsent(ctx, key)
+	p, err := f.consents.Latest(ctx, key)
 	if err != nil || p.State != session.ConsentDeclined {
 		return reason
 	}
@@ -185,7 +185,7 @@ func (f *Flow) Reason(ctx context.Context, key session.Key, reason session.Reaso
 }
 
 // age is how long ago p was started, by the database's clock.
-func age(p *session.Pending) time.Duration { return p.ExpiresAt.Add(-p.Left).Sub(p.CreatedAt) }
+func age(p *session.Consent) time.Duration { return p.ExpiresAt.Add(-p.Left).Sub(p.CreatedAt) }
 
 // wanted is what to ask the user for.
 func (f *Flow) wanted(exactly []string) scopes {
@@ -197,17 +197,17 @@ func (f *Flow) wanted(exactly []string) scopes {
 
 // Start opens a consent by hand, as [Flow.Ask] does, and returns its record
 // too: the zero one when there is no link.
-func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (session.Pending, session.Challenge, error) {
+func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (session.Consent, session.Challenge, error) {
 	c, err := f.Ask(ctx, key, Ask{Scopes: scopes})
 	if err != nil || c.AuthorizeURL == "" {
-		return session.Pending{}, c, err
+		return session.Consent{}, c, err
 	}
-	p, err := f.store.PendingConsent(ctx, key)
+	p, err := f.consents.Open(ctx, key)
 	if errors.Is(err, session.ErrNotFound) {
-		p, err = f.store.LatestConsent(ctx, key)
+		p, err = f.consents.Latest(ctx, key)
 	}
 	if err != nil {
-		return session.Pending{}, c, err
+		return session.Consent{}, c, err
 	}
 	return *p, c, nil
 }
@@ -228,7 +228,7 @@ func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, erro
 		}
 	}
 	for range askTries {
-		p, err := f.store.PendingConsent(ctx, key)
+		p, err := f.consents.Open(ctx, key)
 		var o outcome
 		switch {
 		case errors.Is(err, session.ErrNotFound):
@@ -269,17 +269,17 @@ func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, err
 	if limited, err := f.rateReached(ctx, key); limited || err != nil {
 		return without(session.CardRateLimited, f.rate.Period), err
 	}
-	if n, err := f.store.PendingConsents(ctx); err != nil || n >= f.maxPending {
+	if n, err := f.consents.History.Pending(ctx); err != nil || n >= f.maxPending {
 		return without(session.CardRateLimited, retryFailed), err
 	}
 	if !f.takeSlot(ctx) {
 		return without(session.CardRateLimited, retrySoon), nil
 	}
 	defer func() { <-f.slots }()
-	if admitted, wait, err := f.store.TakeRate(ctx, "consent/"+key.AppID, startRates, 1); err != nil || admitted == 0 {
+	if admitted, wait, err := f.rates.Take(ctx, "consent/"+key.AppID, startRates, 1); err != nil || admitted == 0 {
 		return without(session.CardRateLimited, max(wait, retrySoon)), err
 	}
-	p, began, err := f.store.BeginConsent(ctx, key, f.flow, w.scopes.String(), startLease, w.life)
+	p, began, err := f.consents.Begin(ctx, key, f.flow, w.scopes.String(), startLease, w.life)
 	switch {
 	case errors.Is(err, session.ErrNotFound), err == nil && !began:
 		return outcome{}, errAgain
@@ -289,7 +289,7 @@ func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, err
 	// Only now, since the one before is stored and closed in one step, is it
 	// certain that none came in between.
 	if err := f.settledMeanwhile(ctx, key, w); err != nil {
-		f.store.CloseConsent(ctx, p.ID, session.ConsentSuperseded, "authorized_meanwhile")
+		f.consents.Close(ctx, p.ID, session.ConsentSuperseded, "authorized_meanwhile")
 		return outcome{}, err
 	}
 	f.count(p, session.ConsentPending)
@@ -307,7 +307,7 @@ func (f *Flow) settledMeanwhile(ctx context.Context, key session.Key, w wish) er
 	if w.scopes.String() != f.scopes.String() || w.reason == session.TokenRefused {
 		return nil
 	}
-	row, err := f.store.Load(ctx, key)
+	row, err := f.sessions.Load(ctx, key)
 	switch {
 	case errors.Is(err, session.ErrNotFound):
 		return nil
@@ -322,7 +322,7 @@ func (f *Flow) settledMeanwhile(ctx context.Context, key session.Key, w wish) er
 }
 
 func (f *Flow) rateReached(ctx context.Context, key session.Key) (bool, error) {
-	n, err := f.store.ConsentsSince(ctx, key, f.rate.Period)
+	n, err := f.consents.History.Started(ctx, key, f.rate.Period)
 	return n >= f.rate.N, err
 }
 
@@ -340,8 +340,8 @@ func (f *Flow) takeSlot(ctx context.Context) bool {
 
 // awaitLink waits for the replica that is starting p, and takes its place when
 // its lease runs out.
-func (f *Flow) awaitLink(ctx context.Context, p *session.Pending, reason session.Reason) (outcome, error) {
-	changed, stop := f.store.Watch(p.Key)
+func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
+	changed, stop := f.changes.Watch(p.Key)
 	defer stop()
 	poll := time.NewTicker(linkPoll)
 	defer poll.Stop()
@@ -356,7 +356,7 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Pending, reason session
 		case <-ctx.Done():
 			return outcome{}, context.Cause(ctx)
 		}
-		now, err := f.store.Consent(ctx, p.ID)
+		now, err := f.consents.Get(ctx, p.ID)
 		switch {
 		case errors.Is(err, session.ErrNotFound):
 			return outcome{}, errAgain
@@ -365,7 +365,7 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Pending, reason session
 		case now.State != session.ConsentPending, !now.Link.Empty(), now.Left <= 0:
 			return outcome{}, errAgain
 		}
-		claimed, err := f.store.ClaimConsent(ctx, p.ID, startLease)
+		claimed, err := f.consents.Leases.Claim(ctx, p.ID, startLease)
 		switch {
 		case errors.Is(err, session.ErrLeased):
 		case err != nil:
@@ -373,7 +373,7 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Pending, reason session
 		case claimed.Link.Empty():
 			return f.start(ctx, claimed, reason)
 		default: // its starter was quicker by a hair
-			return outcome{}, errors.Join(errAgain, f.store.RestConsent(ctx, p.ID, claimed.PollInterval))
+			return outcome{}, errors.Join(errAgain, f.consents.Leases.Release(ctx, p.ID, claimed.PollInterval))
 		}
 	}
 }
@@ -381,7 +381,7 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Pending, reason session
 // supersede closes a consent that asks for too little; the caller begins
 // another for the union. Within the rate only: beyond it the user keeps the
 // link that there is.
-func (f *Flow) supersede(ctx context.Context, p *session.Pending, reason session.Reason) (outcome, error) {
+func (f *Flow) supersede(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
 	if limited, err := f.rateReached(ctx, p.Key); err != nil {
 		return outcome{}, err
 	} else if limited {
@@ -394,7 +394,7 @@ func (f *Flow) supersede(ctx context.Context, p *session.Pending, reason session
 }
 
 // report answers with an open consent.
-func (f *Flow) report(ctx context.Context, p *session.Pending, reason session.Reason) outcome {
+func (f *Flow) report(ctx context.Context, p *session.Consent, reason session.Reason) outcome {
 	card := p.Card
 	switch {
 	case card == session.CardSent, card == "" && age(p) < cardGrace:
@@ -408,7 +408,7 @@ func (f *Flow) report(ctx context.Context, p *session.Pending, reason session.Re
 }
 
 // linked is an outcome with p's link.
-func linked(p *session.Pending, card session.CardResult) outcome {
+func linked(p *session.Consent, card session.CardResult) outcome {
 	return outcome{scopes: parseScopes(p.Scopes), challenge: session.Challenge{
 		AuthorizeURL: p.Link.Expose(), ExpiresIn: p.Left, Card: card, RetryAfter: retryPending,
 	}}

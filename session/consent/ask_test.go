@@ -66,8 +66,8 @@ func TestAskTogetherOverReplicas(t *testing.T) {
 	s := newStageOn(t, db, nil)
 	var flows []*Flow
 	for range 4 {
-		store := db.Open(t, nil)
-		flows = append(flows, s.flow(func(c *Config) { c.Store = store }))
+		replica := db.Open(t, nil)
+		flows = append(flows, s.flow(func(c *Config) { c.use(replica) }))
 	}
 	s.askTogether(flows, alice, 1000)
 }
@@ -96,7 +96,7 @@ func TestAskTakesOver(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newStage(t, nil)
 		f := s.flow(nil)
-		if _, _, err := s.store.BeginConsent(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute); err != nil {
+		if _, _, err := s.store.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
@@ -119,7 +119,7 @@ func TestAskSendsMissingCard(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newStage(t, nil)
 		f := s.flow(nil)
-		p, _, err := s.store.BeginConsent(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute)
+		p, _, err := s.store.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,7 +220,7 @@ func TestAskUnknownUser(t *testing.T) {
 		if n := len(s.lark.Calls(larktest.To(larktest.DeviceEndpoint))); n != 1 {
 			t.Errorf("%d device flows were started", n)
 		}
-		if p, err := s.store.LatestConsent(t.Context(), nobody); !errors.Is(err, session.ErrNotFound) {
+		if p, err := s.store.Consents.Latest(t.Context(), nobody); !errors.Is(err, session.ErrNotFound) {
 			t.Errorf("something is kept of nobody: %+v %v", p, err)
 		}
 	})
@@ -406,7 +406,7 @@ func TestAskSupersedes(t *testing.T) {
 		s.await("the old card", func() bool {
 			return strings.Contains(s.lark.Messages(larktest.Alice)[0].Content(), texts.superseded.title.en)
 		})
-		if p, _ := s.store.Consent(t.Context(), first.ID); p.State != session.ConsentSuperseded {
+		if p, _ := s.store.Consents.Get(t.Context(), first.ID); p.State != session.ConsentSuperseded {
 			t.Errorf("the old consent is %s", p.State)
 		}
 		if err := s.lark.Approve(old.AuthorizeURL, larktest.Alice); err != nil {
@@ -458,25 +458,30 @@ func TestStart(t *testing.T) {
 }
 
 func TestConfigRefused(t *testing.T) {
-	store := dbtest.SQLite(t).Open(t, nil)
+	db := dbtest.SQLite(t).Open(t, nil)
 	apps := map[string]Lark{"cli_x": (*lark.Client)(nil)}
 	for name, c := range map[string]Config{
 		"no store":               {Apps: apps},
-		"no app":                 {Store: store},
-		"unknown flow":           {Store: store, Apps: apps, Flow: "magic"},
-		"redirect without URL":   {Store: store, Apps: apps, Flow: session.RedirectFlow},
-		"plain http":             {Store: store, Apps: apps, PublicURL: "http://sidecar.example"},
-		"trailing slash":         {Store: store, Apps: apps, PublicURL: "https://sidecar.example/"},
-		"not a URL":              {Store: store, Apps: apps, PublicURL: "sidecar.example"},
-		"credentials in the URL": {Store: store, Apps: apps, PublicURL: "https://u:p@sidecar.example"},
-		"privacy is a script":    {Store: store, Apps: apps, PrivacyURL: "javascript:alert(1)"},
+		"no app":                 {},
+		"unknown flow":           {Apps: apps, Flow: "magic"},
+		"redirect without URL":   {Apps: apps, Flow: session.RedirectFlow},
+		"plain http":             {Apps: apps, PublicURL: "http://sidecar.example"},
+		"trailing slash":         {Apps: apps, PublicURL: "https://sidecar.example/"},
+		"not a URL":              {Apps: apps, PublicURL: "sidecar.example"},
+		"credentials in the URL": {Apps: apps, PublicURL: "https://u:p@sidecar.example"},
+		"privacy is a script":    {Apps: apps, PrivacyURL: "javascript:alert(1)"},
 	} {
+		if name != "no store" {
+			c.use(db)
+		}
 		if _, err := New(c); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
 	for _, ok := range []string{"http://127.0.0.1:8082", "http://localhost", "http://[::1]:80", "https://sidecar.example/larkside"} {
-		if _, err := New(Config{Store: store, Apps: apps, PublicURL: ok}); err != nil {
+		c := Config{Apps: apps, PublicURL: ok}
+		c.use(db)
+		if _, err := New(c); err != nil {
 			t.Errorf("%s: %v", ok, err)
 		}
 	}

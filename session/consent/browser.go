@@ -91,7 +91,7 @@ func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 	}
 	// One browser that opens the link twice gets the same state and verifier, so
 	// that both tabs work; another takes over.
-	err := f.store.SetConsentBrowser(r.Context(), p, session.Hash(state), browser, verifier)
+	err := f.consents.SetBrowser(r.Context(), p, session.Hash(state), browser, verifier)
 	switch {
 	case errors.Is(err, session.ErrConflict):
 		f.pages.show(w, r, replayedPage)
@@ -112,12 +112,12 @@ func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 
 // startable returns the open consent whose ticket r has, or nil and what to
 // show instead.
-func (f *Flow) startable(r *http.Request) (*session.Pending, page) {
+func (f *Flow) startable(r *http.Request) (*session.Consent, page) {
 	ticket, ok := param(r, "t")
 	if !ok || !isSecret(ticket) {
 		return nil, malformedPage
 	}
-	p, err := f.store.ConsentByTicket(r.Context(), ticket)
+	p, err := f.consents.ByTicket(r.Context(), ticket)
 	switch {
 	case errors.Is(err, session.ErrNotFound):
 		return nil, malformedPage
@@ -163,7 +163,7 @@ func (f *Flow) browserSecret(r *http.Request) session.Secret {
 }
 
 // sameBrowser reports whether r comes from the browser that started p.
-func (f *Flow) sameBrowser(r *http.Request, p *session.Pending) bool {
+func (f *Flow) sameBrowser(r *http.Request, p *session.Consent) bool {
 	c, err := r.Cookie(f.cookie.name)
 	return err == nil && isSecret(c.Value) && p.BrowserHash != "" &&
 		subtle.ConstantTimeCompare([]byte(session.Hash(c.Value)), []byte(p.BrowserHash)) == 1
@@ -171,7 +171,7 @@ func (f *Flow) sameBrowser(r *http.Request, p *session.Pending) bool {
 
 // stateOf is the OAuth state for p in the browser with this cookie: 256 bits
 // that only that browser, and Lark, can know.
-func stateOf(cookie session.Secret, p *session.Pending) string {
+func stateOf(cookie session.Secret, p *session.Consent) string {
 	mac := hmac.New(sha256.New, []byte(cookie.Expose()))
 	mac.Write([]byte("state of consent " + p.ID))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
@@ -187,19 +187,19 @@ func challengeOf(verifier session.Secret) string {
 var errGivenUp = errors.New("another gave the consent up")
 
 // awaitEnd waits for another that has p in hand.
-func (f *Flow) awaitEnd(ctx context.Context, p *session.Pending) (*session.Pending, error) {
+func (f *Flow) awaitEnd(ctx context.Context, p *session.Consent) (*session.Consent, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageWait)
 	defer cancel()
-	changed, stop := f.store.Watch(p.Key)
+	changed, stop := f.changes.Watch(p.Key)
 	defer stop()
 	tick := time.NewTicker(endPoll)
 	defer tick.Stop()
 	for {
-		now, err := f.store.Consent(ctx, p.ID)
+		now, err := f.consents.Get(ctx, p.ID)
 		if err != nil || now.State != session.ConsentPending {
 			return now, err
 		}
-		if _, err := f.store.ClaimConsent(ctx, p.ID, callbackLease); err == nil {
+		if _, err := f.consents.Leases.Claim(ctx, p.ID, callbackLease); err == nil {
 			f.release(ctx, p)
 			return nil, errGivenUp
 		}

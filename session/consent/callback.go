@@ -29,7 +29,7 @@ func (f *Flow) callback(r *http.Request) page {
 	if !ok || !isSecret(state) {
 		return malformedPage
 	}
-	p, err := f.store.ConsentByState(r.Context(), state)
+	p, err := f.consents.ByState(r.Context(), state)
 	switch same := err == nil && f.sameBrowser(r, p); {
 	case errors.Is(err, session.ErrNotFound):
 		return malformedPage
@@ -58,7 +58,7 @@ func (f *Flow) callback(r *http.Request) page {
 
 // denied handles a callback without a code. access_denied is the one value that
 // Lark documents; invalid_scope is RFC 6749's for scopes that it can't grant.
-func (f *Flow) denied(ctx context.Context, p *session.Pending, what string) page {
+func (f *Flow) denied(ctx context.Context, p *session.Consent, what string) page {
 	switch what {
 	case "access_denied":
 		f.end(ctx, p, session.ConsentDeclined, "")
@@ -71,8 +71,8 @@ func (f *Flow) denied(ctx context.Context, p *session.Pending, what string) page
 }
 
 // resultOf is the page of p as it is now.
-func (f *Flow) resultOf(ctx context.Context, p *session.Pending) page {
-	now, err := f.store.Consent(ctx, p.ID)
+func (f *Flow) resultOf(ctx context.Context, p *session.Consent) page {
+	now, err := f.consents.Get(ctx, p.ID)
 	if err != nil || now.State == session.ConsentPending {
 		return unavailablePage // it could not be closed, which is logged
 	}
@@ -81,9 +81,9 @@ func (f *Flow) resultOf(ctx context.Context, p *session.Pending) page {
 
 // redeem exchanges the code, once: of two callbacks at a time the other waits
 // for what becomes of this one. A browser that leaves does not stop it.
-func (f *Flow) redeem(r *http.Request, p *session.Pending, code session.Secret) page {
+func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) page {
 	ctx := r.Context()
-	claimed, err := f.store.ClaimConsent(ctx, p.ID, callbackLease)
+	claimed, err := f.consents.Leases.Claim(ctx, p.ID, callbackLease)
 	switch {
 	case errors.Is(err, session.ErrLeased):
 		now, err := f.awaitEnd(ctx, p)
@@ -120,7 +120,7 @@ func (f *Flow) redeem(r *http.Request, p *session.Pending, code session.Secret) 
 // exchange turns the code into a stored session. Where Lark refuses the code
 // the consent stays open: its user may have been handed someone else's code,
 // and the link is still good.
-func (f *Flow) exchange(ctx context.Context, p *session.Pending, code session.Secret) page {
+func (f *Flow) exchange(ctx context.Context, p *session.Consent, code session.Secret) page {
 	var token lark.Token
 	err := retry(ctx, 250*time.Millisecond, exchangeTries, func() (again bool, err error) {
 		bounded, cancel := context.WithTimeout(ctx, exchangeTimeout)
@@ -152,10 +152,10 @@ func (f *Flow) exchange(ctx context.Context, p *session.Pending, code session.Se
 }
 
 // release gives a claimed redirect consent back.
-func (f *Flow) release(ctx context.Context, p *session.Pending) {
+func (f *Flow) release(ctx context.Context, p *session.Consent) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	if err := f.store.RestConsent(ctx, p.ID, 0); err != nil {
+	if err := f.consents.Leases.Release(ctx, p.ID, 0); err != nil {
 		f.grumble(ctx, "can't release a consent", p.Key, err) // its lease runs out
 	}
 }

@@ -20,8 +20,8 @@ type cards struct {
 	title, message, privacy string
 	// appLink is [Config.AppLink].
 	appLink string
-	// events adds the buttons whose clicks come back as events.
-	events bool
+	// buttons is [Config.Buttons].
+	buttons bool
 }
 
 const (
@@ -83,7 +83,7 @@ type cardBehavior struct {
 }
 
 // waiting is the card that asks.
-func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) []byte {
+func (c *cards) waiting(app string, p *session.Consent, reason session.Reason) []byte {
 	title, intro := texts.cardTitle, texts.cardIntro
 	switch reason {
 	case "", session.NoSession:
@@ -104,7 +104,7 @@ func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) [
 		scopeList(parseScopes(p.Scopes)).markdown(),
 		button("primary", texts.authorize, cardBehavior{Type: "open_url", DefaultURL: c.link(p)}),
 	}
-	if c.events {
+	if c.buttons {
 		elements = append(elements, callback("default", texts.decline, actionDecline, p.ID))
 	}
 	foot := texts.cardLife.fill("{time}", "", duration(p.Left))
@@ -118,7 +118,7 @@ func (c *cards) waiting(app string, p *session.Pending, reason session.Reason) [
 // the chat, in the client, whose account is the one that the card was sent to.
 // Source: [S] openclaw-lark. Whether the web view of larksuite.com's client
 // shows the consent page is UNCONFIRMED (opentag issue 435).
-func (c *cards) link(p *session.Pending) string {
+func (c *cards) link(p *session.Consent) string {
 	link := p.Link.Expose()
 	if c.appLink == "" {
 		return link
@@ -127,7 +127,7 @@ func (c *cards) link(p *session.Pending) string {
 }
 
 // closed is the card of a consent that is over.
-func (c *cards) closed(app string, p *session.Pending) []byte {
+func (c *cards) closed(app string, p *session.Consent) []byte {
 	color, k, over := "grey", texts.expired, true
 	switch {
 	case p.State == session.ConsentDone:
@@ -141,7 +141,7 @@ func (c *cards) closed(app string, p *session.Pending) []byte {
 	case p.State == session.ConsentFailed:
 		color, k = "orange", texts.failed
 	}
-	if over && c.events {
+	if over && c.buttons {
 		return c.final(color, k, app, callback("default", texts.resend, actionResend, p.ID))
 	}
 	return c.final(color, k, app)

@@ -45,15 +45,15 @@ func indented(t *testing.T, card []byte) []byte {
 	return b.Bytes()
 }
 
-func pending() *session.Pending {
-	return &session.Pending{
+func pending() *session.Consent {
+	return &session.Consent{
 		ID: "0192f0c0ffee", Scopes: "app_engine:workspace.table:read my:own_scope:read offline_access",
 		Link: session.NewSecret("https://sidecar.test/consent/start?t=x"), Left: 10 * time.Minute, State: session.ConsentPending,
 	}
 }
 
 func TestCards(t *testing.T) {
-	c := &cards{privacy: "https://example.com/privacy(1)", events: true}
+	c := &cards{privacy: "https://example.com/privacy(1)", buttons: true}
 	over := func(state session.ConsentState, reason string) []byte {
 		p := pending()
 		p.State, p.Reason = state, reason
@@ -83,7 +83,7 @@ func TestCardSize(t *testing.T) {
 		many = append(many, strings.Repeat("x", 120)+string(rune('a'+i%26))+string(rune('a'+i/26)))
 	}
 	p.Scopes = strings.Join(many, " ")
-	c := &cards{title: strings.Repeat("字", 1000), message: strings.Repeat("字", 10_000), privacy: "https://example.com/", events: true}
+	c := &cards{title: strings.Repeat("字", 1000), message: strings.Repeat("字", 10_000), privacy: "https://example.com/", buttons: true}
 	if n := len(c.waiting(strings.Repeat("名", 100), p, "")); n > 30<<10 {
 		t.Errorf("the largest card has %d bytes", n)
 	}

@@ -18,7 +18,7 @@ var ErrNotTheirs = errors.New("not this user's consent")
 // [session.ErrConflict] when it is over already. Nothing is sent to the user
 // until the next Ask.
 func (f *Flow) Decline(ctx context.Context, id, operatorOpenID string) error {
-	p, err := f.store.Consent(ctx, id)
+	p, err := f.consents.Get(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -30,8 +30,8 @@ func (f *Flow) Decline(ctx context.Context, id, operatorOpenID string) error {
 }
 
 // close ends an open consent and has its card show so.
-func (f *Flow) close(ctx context.Context, p *session.Pending, state session.ConsentState, reason string) (*session.Pending, error) {
-	closed, err := f.store.CloseConsent(ctx, p.ID, state, reason)
+func (f *Flow) close(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) (*session.Consent, error) {
+	closed, err := f.consents.Close(ctx, p.ID, state, reason)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (f *Flow) close(ctx context.Context, p *session.Pending, state session.Cons
 
 // closed counts a consent that this process has ended and brings its card up
 // to date.
-func (f *Flow) closed(ctx context.Context, p *session.Pending) {
+func (f *Flow) closed(ctx context.Context, p *session.Consent) {
 	f.count(p, p.State)
 	if p.CardMessageID != "" {
 		f.task(ctx, func(ctx context.Context) { f.updateCard(ctx, p) })
@@ -52,10 +52,10 @@ func (f *Flow) closed(ctx context.Context, p *session.Pending) {
 // it: a grant that came in time is worth waiting for. errAgain when it is
 // closed, by whomever.
 func (f *Flow) expire(ctx context.Context, id string) error {
-	p, err := f.store.ClaimConsent(ctx, id, startLease)
+	p, err := f.consents.Leases.Claim(ctx, id, startLease)
 	switch {
 	case errors.Is(err, session.ErrLeased):
-		now, err := f.store.Consent(ctx, id)
+		now, err := f.consents.Get(ctx, id)
 		if err == nil && now.State == session.ConsentPending {
 			return nil
 		}
@@ -70,7 +70,7 @@ func (f *Flow) expire(ctx context.Context, id string) error {
 }
 
 // expireLogged is for those to whom it makes no difference how that ends.
-func (f *Flow) expireLogged(ctx context.Context, p *session.Pending) {
+func (f *Flow) expireLogged(ctx context.Context, p *session.Consent) {
 	if err := f.expire(ctx, p.ID); err != nil && !errors.Is(err, errAgain) {
 		f.grumble(ctx, "can't close a consent", p.Key, err)
 	}
@@ -87,8 +87,8 @@ const (
 
 // updateCard makes the card of a closed consent show what became of it. What
 // fails is tried again by Run, until Lark says that it is pointless.
-func (f *Flow) updateCard(ctx context.Context, p *session.Pending) {
-	claimed, err := f.store.ClaimCard(ctx, p.ID, cardLease)
+func (f *Flow) updateCard(ctx context.Context, p *session.Consent) {
+	claimed, err := f.consents.Cards.Claim(ctx, p.ID, cardLease)
 	if err != nil || !claimed {
 		return
 	}
@@ -107,7 +107,7 @@ func (f *Flow) updateCard(ctx context.Context, p *session.Pending) {
 	if err != nil {
 		f.log.InfoContext(ctx, "a card can't be updated any more", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 	}
-	if err := f.store.SetConsentShows(ctx, p.ID, p.State); err != nil {
+	if err := f.consents.Cards.SetShows(ctx, p.ID, p.State); err != nil {
 		f.grumble(ctx, "can't record a card", p.Key, err)
 	}
 }
@@ -119,7 +119,7 @@ func (f *Flow) Revoke(ctx context.Context, key session.Key, reason session.Reaso
 	var before *session.Session
 	err := retry(ctx, 10*time.Millisecond, 5, func() (again bool, err error) {
 		// A refresh may win the row between the look and the write.
-		before, err = f.store.Revoke(ctx, key, reason)
+		before, err = f.sessions.Revoke(ctx, key, reason)
 		return errors.Is(err, session.ErrConflict), err
 	})
 	if err != nil {
@@ -131,7 +131,7 @@ func (f *Flow) Revoke(ctx context.Context, key session.Key, reason session.Reaso
 }
 
 func (f *Flow) showRevoked(ctx context.Context, key session.Key) {
-	p, err := f.store.LatestConsent(ctx, key)
+	p, err := f.consents.Latest(ctx, key)
 	app, ok := f.apps[key.AppID]
 	if err != nil || !ok || p.State != session.ConsentDone || p.CardMessageID == "" {
 		return

@@ -43,7 +43,7 @@ func TestDeviceSurvivesRestart(t *testing.T) {
 		s.store = db.Open(t, nil)
 		s.device(nil)
 		s.awaitState(alice, session.ConsentDone)
-		if _, err := s.store.Load(t.Context(), alice); err != nil {
+		if _, err := s.store.Sessions.Load(t.Context(), alice); err != nil {
 			t.Error(err)
 		}
 		s.awaitCard(alice, texts.done.title.en)
@@ -58,7 +58,7 @@ func TestDevicePollTakenOver(t *testing.T) {
 		link := s.ask(f, alice).AuthorizeURL
 		s.approve(link, larktest.Alice)
 		time.Sleep(6 * time.Second)
-		if _, err := s.store.ClaimConsent(t.Context(), s.latest(alice).ID, pollLease); err != nil {
+		if _, err := s.store.Consents.Leases.Claim(t.Context(), s.latest(alice).ID, pollLease); err != nil {
 			t.Fatal(err)
 		}
 		s.run(f)
@@ -251,7 +251,7 @@ func TestFinishInsists(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.awaitState(alice, session.ConsentDone)
-		if _, err := s.store.Load(t.Context(), alice); err != nil {
+		if _, err := s.store.Sessions.Load(t.Context(), alice); err != nil {
 			t.Error(err)
 		}
 	})
@@ -274,7 +274,7 @@ func TestShutdownStores(t *testing.T) {
 		if err := <-down; err != nil {
 			t.Error(err)
 		}
-		if _, err := s.store.Load(t.Context(), alice); err != nil {
+		if _, err := s.store.Sessions.Load(t.Context(), alice); err != nil {
 			t.Error(err)
 		}
 		if _, err := f.Ask(t.Context(), bob, Ask{}); err == nil {
@@ -333,7 +333,7 @@ func TestCardUpdatedLater(t *testing.T) {
 func TestDecline(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newStage(t, nil)
-		f := s.flow(func(c *Config) { c.Events = true })
+		f := s.flow(func(c *Config) { c.Buttons = true })
 		s.ask(f, alice)
 		id := s.latest(alice).ID
 		if err := f.Decline(t.Context(), id, larktest.Bob); err == nil || s.latest(alice).State != session.ConsentPending {
@@ -360,7 +360,7 @@ func TestRevoke(t *testing.T) {
 		if err := f.Revoke(t.Context(), alice, session.Revoked); err != nil {
 			t.Fatal(err)
 		}
-		got, err := s.store.Load(t.Context(), alice)
+		got, err := s.store.Sessions.Load(t.Context(), alice)
 		if err != nil || !got.AccessToken.Empty() || !got.RefreshToken.Empty() || got.Reason != session.Revoked {
 			t.Errorf("session: %+v, %v", got, err)
 		}
@@ -377,22 +377,22 @@ func TestRevoke(t *testing.T) {
 // grant for a consent that is done is not.
 func TestFinishRepeated(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
-		store := db.Open(t, nil)
-		p, _, err := store.BeginConsent(t.Context(), alice, session.DeviceFlow, "offline_access", time.Minute, time.Minute)
+		s := db.Open(t, nil)
+		p, _, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", time.Minute, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
 		grant := session.Session{Key: alice, AccessToken: session.NewSecret("first"), TokenType: "Bearer", GrantedAt: time.Now()}
 		for range 2 {
-			if got, err := store.FinishConsent(t.Context(), p.ID, grant); err != nil || got.State != session.Active {
+			if got, err := s.Consents.Finish(t.Context(), p.ID, grant); err != nil || got.State != session.Active {
 				t.Errorf("%+v, %v", got, err)
 			}
 		}
 		grant.AccessToken = session.NewSecret("second")
-		if _, err := store.FinishConsent(t.Context(), p.ID, grant); !errors.Is(err, session.ErrConflict) {
+		if _, err := s.Consents.Finish(t.Context(), p.ID, grant); !errors.Is(err, session.ErrConflict) {
 			t.Errorf("a second grant: %v", err)
 		}
-		if got, err := store.Load(t.Context(), alice); err != nil || got.AccessToken.Expose() != "first" {
+		if got, err := s.Sessions.Load(t.Context(), alice); err != nil || got.AccessToken.Expose() != "first" {
 			t.Errorf("stored: %v", err)
 		}
 	})

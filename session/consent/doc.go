@@ -11,14 +11,14 @@
 // What holds, and where it is enforced:
 //
 //  1. One open consent per user: the partial unique index behind
-//     [session.Store.BeginConsent]. Who loses that insert answers with the
+//     [store.DB.BeginConsent]. Who loses that insert answers with the
 //     winner's link. A starter that died is taken over when its lease ends.
 //  2. At most one card per consent: the message's uuid is made of the
 //     consent's id, so a repetition after a crash is dropped by Lark.
 //  3. Only the user it was started for: whoever approves, user_info says who
 //     that was before anything is stored. A wrong user's tokens are revoked.
 //  4. A consent that is over stores nothing. The grant is stored and the
-//     consent closed in one transaction ([session.Store.FinishConsent]). With
+//     consent closed in one transaction ([store.DB.FinishConsent]). With
 //     the store first and the close after it, one that was superseded in
 //     between would have stored; with the close first, a crash in between
 //     would show the user "done" and keep nothing. When the transaction finds

@@ -14,6 +14,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -120,7 +121,7 @@ func answerEvent(w http.ResponseWriter, reply any) {
 }
 
 func (f *Flow) countEvent(ctx context.Context, result string) {
-	f.events.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(result)))
+	f.eventCount.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(result)))
 }
 
 // HandleEvent does what an event that Lark has sent asks for, once for each id
@@ -149,7 +150,7 @@ func (f *Flow) HandleEvent(ctx context.Context, e *lark.Event) (EventReply, erro
 }
 
 func (f *Flow) handleOnce(ctx context.Context, e *lark.Event) (reply EventReply, result string, err error) {
-	first, err := f.store.NoteEvent(ctx, e.AppID, e.ID, keepEvents)
+	first, err := f.events.Note(ctx, e.AppID, e.ID, keepEvents)
 	switch {
 	case err != nil:
 		return EventReply{}, "failed", err
@@ -166,7 +167,7 @@ func (f *Flow) handleOnce(ctx context.Context, e *lark.Event) (reply EventReply,
 	}
 	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	return EventReply{}, "failed", errors.Join(err, f.store.UnnoteEvent(again, e.AppID, e.ID))
+	return EventReply{}, "failed", errors.Join(err, f.events.Unnote(again, e.AppID, e.ID))
 }
 
 // Actions of the cards' buttons, in the "action" of their value; "consent"
@@ -182,8 +183,8 @@ const (
 
 // clicked handles a click by operator.
 func (f *Flow) clicked(ctx context.Context, operator session.Key, value map[string]string) (EventReply, error) {
-	var theirs *session.Pending // the card's consent, if it is the operator's
-	p, err := f.store.Consent(ctx, value["consent"])
+	var theirs *session.Consent // the card's consent, if it is the operator's
+	p, err := f.consents.Get(ctx, value["consent"])
 	switch {
 	case errors.Is(err, session.ErrNotFound):
 	case err != nil:
@@ -212,7 +213,7 @@ func (f *Flow) clickedDecline(ctx context.Context, operator session.Key, id stri
 	case err != nil:
 		return EventReply{}, err
 	}
-	closed, err := f.store.Consent(ctx, id)
+	closed, err := f.consents.Get(ctx, id)
 	if err != nil {
 		return EventReply{}, err
 	}
@@ -223,12 +224,12 @@ func (f *Flow) clickedDecline(ctx context.Context, operator session.Key, id stri
 
 // clickedResend starts a consent for the operator, whosever card that was. Of
 // the card's consent only the scopes are taken, and only if it was theirs.
-func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *session.Pending, renew bool) (EventReply, error) {
+func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *session.Consent, renew bool) (EventReply, error) {
 	want, reason := f.scopes, session.NoSession
 	if theirs != nil && theirs.State != session.ConsentPending {
 		want = parseScopes(theirs.Scopes)
 	}
-	s, err := f.store.Load(ctx, operator)
+	s, err := f.sessions.Load(ctx, operator)
 	switch {
 	case err != nil && !errors.Is(err, session.ErrNotFound):
 		return EventReply{}, err
@@ -263,7 +264,7 @@ func raw(card []byte) *eventCard { return &eventCard{Type: "raw", Data: card} }
 // one that is stored and not about what that has replaced.
 func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event) error {
 	for range revocationTries {
-		s, err := f.store.Load(ctx, key)
+		s, err := f.sessions.Load(ctx, key)
 		if errors.Is(err, session.ErrNotFound) {
 			return nil
 		}
@@ -280,12 +281,12 @@ func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event
 			f.task(ctx, func(ctx context.Context) { f.refused(ctx, key, s.Version) })
 			return nil
 		}
-		err = f.store.RevokeLoaded(ctx, s, session.Revoked)
+		err = f.sessions.RevokeLoaded(ctx, s, session.Revoked)
 		if errors.Is(err, session.ErrConflict) {
 			continue
 		}
 		if err == nil {
-			f.store.Audit(ctx, session.AuditEntry{Actor: session.ByLark, Action: session.AuditRevoke, Key: key, Result: "done"})
+			f.audit.Write(ctx, store.AuditEntry{Actor: store.ByLark, Action: store.AuditRevoke, Key: key, Result: "done"})
 			f.log.InfoContext(ctx, "a user's authorization was revoked at Lark", "app_id", key.AppID, f.users.Log(key.OpenID))
 			f.task(ctx, func(ctx context.Context) {
 				f.Discard(ctx, key, s.AccessToken, s.RefreshToken)

@@ -13,6 +13,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -27,7 +28,7 @@ const (
 func (s *stage) withEvents(change func(*Config)) *Flow {
 	s.t.Helper()
 	f := s.flow(func(c *Config) {
-		c.PublicURL, c.Events = public, true
+		c.PublicURL, c.Buttons = public, true
 		c.EventKeys = &lark.EventKeys{
 			Token:      func() session.Secret { return session.NewSecret(eventToken) },
 			EncryptKey: func() session.Secret { return session.NewSecret(encryptKey) },
@@ -263,7 +264,7 @@ func TestEventsOnce(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := newStageOn(t, db, nil)
 		f := s.withEvents(nil)
-		stores := []*session.Store{s.store, s.store}
+		stores := []*store.DB{s.store, s.store}
 		if db.Postgres {
 			stores[1] = db.Open(t, nil)
 		}
@@ -272,7 +273,7 @@ func TestEventsOnce(t *testing.T) {
 		first := 0
 		for i := range 20 {
 			gone.Go(func() {
-				ok, err := stores[i%2].NoteEvent(t.Context(), larktest.AppID, "e1", time.Hour)
+				ok, err := stores[i%2].Events.Note(t.Context(), larktest.AppID, "e1", time.Hour)
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
@@ -296,7 +297,7 @@ func TestEventsOnce(t *testing.T) {
 			if reply := s.send(larktest.Event{Type: "card.action.trigger", ID: "e2", Body: body}); reply.Status != 200 {
 				t.Errorf("answer %d", reply.Status)
 			}
-			if p, err := s.store.PendingConsent(t.Context(), alice); err == nil {
+			if p, err := s.store.Consents.Open(t.Context(), alice); err == nil {
 				f.close(t.Context(), p, session.ConsentExpired, "")
 			}
 		}
@@ -311,17 +312,17 @@ func TestEventIDsAreForgotten(t *testing.T) {
 		s := newStage(t, nil)
 		note := func(want bool) {
 			t.Helper()
-			if got, err := s.store.NoteEvent(t.Context(), "cli_x", "e", time.Minute); got != want || err != nil {
+			if got, err := s.store.Events.Note(t.Context(), "cli_x", "e", time.Minute); got != want || err != nil {
 				t.Errorf("first: %v, %v", got, err)
 			}
 		}
 		note(true)
 		note(false)
-		if err := s.store.ForgetEvents(t.Context()); err != nil {
+		if err := s.store.Events.Forget(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		note(false)
-		if err := s.store.UnnoteEvent(t.Context(), "cli_x", "e"); err != nil {
+		if err := s.store.Events.Unnote(t.Context(), "cli_x", "e"); err != nil {
 			t.Fatal(err)
 		}
 		note(true)
@@ -333,11 +334,11 @@ func TestEventIDsAreForgotten(t *testing.T) {
 // ended reports whether key's session is over, in the row and in the cache.
 func (s *stage) ended(key session.Key) bool {
 	s.t.Helper()
-	row, err := s.store.Load(s.t.Context(), key)
+	row, err := s.store.Sessions.Load(s.t.Context(), key)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if a, _ := s.store.Cached(key); a != nil && a.Usable(time.Now()) != (row.State == session.Active) {
+	if a, _ := s.store.Sessions.Cached(key); a != nil && a.Usable(time.Now()) != (row.State == session.Active) {
 		s.t.Errorf("the cache says %v, the row %s", a.Usable(time.Now()), row.State)
 	}
 	return row.State == session.ConsentRequired && row.Reason == session.Revoked && row.RefreshToken.Empty()
@@ -394,7 +395,7 @@ func TestRevokedAtLark(t *testing.T) {
 
 func (s *stage) sendRevoked(after time.Duration, kinds ...larktest.Kind) {
 	s.t.Helper()
-	row, err := s.store.Load(s.t.Context(), alice)
+	row, err := s.store.Sessions.Load(s.t.Context(), alice)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -416,11 +417,11 @@ func TestRotationIsNoRevocation(t *testing.T) {
 	s := newStage(t, nil)
 	f := s.withEvents(nil)
 	s.grant(f, alice)
-	row, err := s.store.Load(t.Context(), alice)
+	row, err := s.store.Sessions.Load(t.Context(), alice)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lease, err := s.store.Claim(t.Context(), alice, row.Version, time.Minute)
+	lease, err := s.store.Leases.Claim(t.Context(), alice, row.Version, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -429,7 +430,7 @@ func TestRotationIsNoRevocation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.store.Replace(t.Context(), lease, session.Tokens{
+	if _, err := s.store.Leases.Replace(t.Context(), lease, store.Tokens{
 		AccessToken: token.AccessToken, RefreshToken: token.RefreshToken, TokenType: token.TokenType, TokenURL: token.TokenURL,
 		IssuedAt: asked, ExpiresAt: asked.Add(token.ExpiresIn), RefreshExpiresAt: asked.Add(token.RefreshExpiresIn),
 	}); err != nil {
@@ -471,7 +472,7 @@ func TestRevokedOverReplicas(t *testing.T) {
 	f := s.withEvents(nil)
 	other := db.Open(t, nil)
 	s.grant(f, alice)
-	if a, err := other.Access(t.Context(), alice); err != nil || !a.Usable(time.Now()) {
+	if a, err := other.Sessions.Access(t.Context(), alice); err != nil || !a.Usable(time.Now()) {
 		t.Fatalf("%v, %v", a, err)
 	}
 	if _, err := s.lark.SendRevoked(t.Context(), larktest.Alice, "administrator"); err != nil {
@@ -479,7 +480,7 @@ func TestRevokedOverReplicas(t *testing.T) {
 	}
 	sent := time.Now()
 	s.await("the other replica", func() bool {
-		a, checked := other.Cached(alice)
+		a, checked := other.Sessions.Cached(alice)
 		return a == nil || !checked || !a.Usable(time.Now())
 	})
 	if took := time.Since(sent); took > time.Second {

@@ -10,6 +10,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/store"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 )
 
 // Renewals, in short: a card goes out once for each grant, by the mark that
-// session.Store.ClaimRenewal sets. In the redirect flow it is a consent like any
+// store.DB.ClaimRenewal sets. In the redirect flow it is a consent like any
 // other, with a link that lives until the grant ends. Lark's device codes live
 // for minutes, so a link sent days ahead would be dead when it is looked at:
 // there the card has a button that brings a fresh link, which needs events;
@@ -39,14 +40,14 @@ const (
 
 // renewExpiring asks the users whose grants end soon.
 func (f *Flow) renewExpiring(ctx context.Context) {
-	if f.cardOff || f.flow == session.DeviceFlow && !f.cards.events {
+	if f.cardOff || f.flow == session.DeviceFlow && !f.cards.buttons {
 		return
 	}
 	// Half of the room for consents is kept for users who wait.
-	if n, err := f.store.PendingConsents(ctx); err != nil || n >= f.maxPending/2 {
+	if n, err := f.consents.History.Pending(ctx); err != nil || n >= f.maxPending/2 {
 		return
 	}
-	expiring, err := f.store.Expiring(ctx, renewalLead, batch)
+	expiring, err := f.reminders.Due(ctx, renewalLead, batch)
 	if err != nil {
 		f.unlessEnding(ctx, "can't look for grants that end", err)
 		return
@@ -64,7 +65,7 @@ func (f *Flow) renewExpiring(ctx context.Context) {
 	}
 }
 
-func (f *Flow) renew(ctx context.Context, x session.Expiring) {
+func (f *Flow) renew(ctx context.Context, x store.Expiring) {
 	life := min(x.EndsAt.Sub(f.now()), renewalLead)
 	if f.apps[x.AppID] == nil || life < leastRenewal {
 		return
@@ -98,7 +99,7 @@ func (f *Flow) Ended(ctx context.Context, s *session.Session) {
 func (f *Flow) renewOnce(ctx context.Context, key session.Key, grantedAt time.Time, ask func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	claimed, err := f.store.ClaimRenewal(ctx, key, grantedAt)
+	claimed, err := f.reminders.Claim(ctx, key, grantedAt)
 	if err != nil || !claimed {
 		return
 	}
@@ -108,7 +109,7 @@ func (f *Flow) renewOnce(ctx context.Context, key session.Key, grantedAt time.Ti
 	f.grumble(ctx, "can't send a renewal card; trying again", key, err)
 	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	if err := f.store.ReleaseRenewal(again, key, grantedAt); err != nil {
+	if err := f.reminders.Release(again, key, grantedAt); err != nil {
 		f.grumble(ctx, "can't release a renewal", key, err)
 	}
 }
@@ -128,7 +129,7 @@ func (f *Flow) askToRenew(ctx context.Context, key session.Key, w wish) error {
 		return nil // for reasons that do not pass soon
 	}
 	// A consent whose card did not go out would stand in the way of the next try.
-	p, err := f.store.PendingConsent(ctx, key)
+	p, err := f.consents.Open(ctx, key)
 	if err == nil && p.Card == session.CardFailed {
 		f.end(ctx, p, session.ConsentFailed, reasonStartFailed)
 	}
@@ -136,7 +137,7 @@ func (f *Flow) askToRenew(ctx context.Context, key session.Key, w wish) error {
 }
 
 // announceEnd sends the card that has no link, only a button for one.
-func (f *Flow) announceEnd(ctx context.Context, x session.Expiring) error {
+func (f *Flow) announceEnd(ctx context.Context, x store.Expiring) error {
 	if _, muted := f.refusedCard(x.Key); muted {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -31,7 +32,7 @@ func (s *stage) granted(life time.Duration) *session.Session {
 	if life > 0 {
 		g.RefreshToken, g.RefreshExpiresAt = session.NewSecret(tokens.RefreshToken), now.Add(life)
 	}
-	row, err := s.store.Put(s.t.Context(), g)
+	row, err := s.store.Sessions.Put(s.t.Context(), g)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -95,15 +96,15 @@ func TestExpiring(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := newStageOn(t, db, nil)
 		// at is what is found when the store's clock is that far ahead.
-		at := func(ahead time.Duration) (found []session.Expiring) {
+		at := func(ahead time.Duration) (found []store.Expiring) {
 			t.Helper()
-			store, err := session.Open(t.Context(), session.Config{URL: session.NewSecret(db.URL), Keys: db.Keys,
+			later, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Keys: db.Keys,
 				Now: func() time.Time { return time.Now().Add(ahead) }})
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer store.Close()
-			found, err = store.Expiring(t.Context(), renewalLead, 10)
+			defer later.Close()
+			found, err = later.Reminders.Due(t.Context(), renewalLead, 10)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,7 +112,7 @@ func TestExpiring(t *testing.T) {
 		}
 		ends := func(what string, want time.Duration, none, some time.Duration) {
 			t.Helper()
-			row, err := s.store.Load(t.Context(), alice)
+			row, err := s.store.Sessions.Load(t.Context(), alice)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,12 +133,12 @@ func TestExpiring(t *testing.T) {
 		ends("no refresh token", 2*time.Hour, 100*time.Minute, 110*time.Minute)
 
 		row := s.granted(7 * day)
-		lease, err := s.store.Claim(t.Context(), alice, row.Version, time.Minute)
+		lease, err := s.store.Leases.Claim(t.Context(), alice, row.Version, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
 		fixed := row.GrantedAt.Add(5 * day)
-		if _, err := s.store.Replace(t.Context(), lease, session.Tokens{
+		if _, err := s.store.Leases.Replace(t.Context(), lease, store.Tokens{
 			AccessToken: row.AccessToken, RefreshToken: row.RefreshToken, TokenType: "Bearer", TokenURL: row.TokenURL, Scope: row.Scope,
 			IssuedAt: row.GrantedAt, ExpiresAt: row.ExpiresAt, RefreshExpiresAt: fixed,
 		}); err != nil {
@@ -153,8 +154,8 @@ func TestRenewalInDeviceFlow(t *testing.T) {
 	s := newStage(t, nil)
 	s.withEvents(func(c *Config) { c.PublicURL = "" })
 	s.granted(0)
-	f := s.flow(func(c *Config) { c.Events = true })
-	x := session.Expiring{Key: alice, Scope: "im:message", GrantedAt: s.session(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
+	f := s.flow(func(c *Config) { c.Buttons = true })
+	x := store.Expiring{Key: alice, Scope: "im:message", GrantedAt: s.session(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
 	for range 2 {
 		f.renew(t.Context(), x)
 	}
@@ -175,7 +176,7 @@ func TestRenewalInDeviceFlow(t *testing.T) {
 
 func (s *stage) session(key session.Key) *session.Session {
 	s.t.Helper()
-	row, err := s.store.Load(s.t.Context(), key)
+	row, err := s.store.Sessions.Load(s.t.Context(), key)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -205,7 +206,7 @@ func TestNoRenewalCard(t *testing.T) {
 
 // What fails for the moment is done later.
 func TestRenewalTriedAgain(t *testing.T) {
-	for name, flow := range map[string]func(*Config){"redirect": redirect, "device": func(c *Config) { c.Events = true }} {
+	for name, flow := range map[string]func(*Config){"redirect": redirect, "device": func(c *Config) { c.Buttons = true }} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				s := newStage(t, nil)

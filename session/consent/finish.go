@@ -23,12 +23,12 @@ const (
 // consent closed, or revoked at Lark and nothing stored. It returns the consent
 // as it is then, or an error when that is not known. Both flows end here; see
 // the package comment for the order of things.
-func (f *Flow) finish(ctx context.Context, p *session.Pending, t lark.Token) (*session.Pending, error) {
+func (f *Flow) finish(ctx context.Context, p *session.Consent, t lark.Token) (*session.Consent, error) {
 	received := f.now()
 	for _, w := range t.Warnings {
 		f.log.WarnContext(ctx, "Lark's answer to a consent is odd", "app_id", p.AppID, f.users.Log(p.OpenID), "warning", w)
 	}
-	if err := f.store.HoldConsent(ctx, p.ID, holdFor); err != nil && ctx.Err() == nil {
+	if err := f.consents.Leases.Extend(ctx, p.ID, holdFor); err != nil && ctx.Err() == nil {
 		// Without it another replica may poll a spent code, and lose us the race
 		// to close; the tokens would be revoked then, not leaked.
 		f.grumble(ctx, "can't hold a consent", p.Key, err)
@@ -62,7 +62,7 @@ func whose(ctx context.Context, app Lark, t lark.Token) (who lark.UserInfo, err 
 }
 
 // keep stores the grant and closes p in one transaction.
-func (f *Flow) keep(ctx context.Context, p *session.Pending, t lark.Token, who lark.UserInfo, received time.Time) (*session.Pending, error) {
+func (f *Flow) keep(ctx context.Context, p *session.Consent, t lark.Token, who lark.UserInfo, received time.Time) (*session.Consent, error) {
 	g := session.Session{
 		Key: p.Key, UnionID: who.UnionID, UserID: who.UserID, Profile: who.Profile,
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken,
@@ -73,7 +73,7 @@ func (f *Flow) keep(ctx context.Context, p *session.Pending, t lark.Token, who l
 		g.RefreshExpiresAt = received.Add(t.RefreshExpiresIn)
 	}
 	err := f.insist(ctx, func(ctx context.Context) error {
-		_, err := f.store.FinishConsent(ctx, p.ID, g)
+		_, err := f.consents.Finish(ctx, p.ID, g)
 		return err
 	})
 	switch {
@@ -81,7 +81,7 @@ func (f *Flow) keep(ctx context.Context, p *session.Pending, t lark.Token, who l
 		f.log.WarnContext(ctx, "a consent was granted after it had ended; the grant is revoked", "app_id", p.AppID,
 			f.users.Log(p.OpenID), "consent", p.ID)
 		f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
-		return f.store.Consent(ctx, p.ID)
+		return f.consents.Get(ctx, p.ID)
 	case err != nil:
 		f.log.ErrorContext(ctx, "a grant could not be stored and is lost", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 		f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
@@ -89,7 +89,7 @@ func (f *Flow) keep(ctx context.Context, p *session.Pending, t lark.Token, who l
 	}
 	done := *p
 	done.State, done.Reason = session.ConsentDone, ""
-	if now, err := f.store.Consent(ctx, p.ID); err == nil {
+	if now, err := f.consents.Get(ctx, p.ID); err == nil {
 		done = *now // the card may have been sent since p was read
 	}
 	f.closed(ctx, &done)
@@ -97,15 +97,15 @@ func (f *Flow) keep(ctx context.Context, p *session.Pending, t lark.Token, who l
 }
 
 // reject closes p as failed and revokes what was granted.
-func (f *Flow) reject(ctx context.Context, p *session.Pending, t lark.Token, reason string) (*session.Pending, error) {
-	var closed *session.Pending
+func (f *Flow) reject(ctx context.Context, p *session.Consent, t lark.Token, reason string) (*session.Consent, error) {
+	var closed *session.Consent
 	err := f.insist(ctx, func(ctx context.Context) (err error) {
 		closed, err = f.close(ctx, p, session.ConsentFailed, reason)
 		return err
 	})
 	f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
 	if errors.Is(err, session.ErrConflict) {
-		return f.store.Consent(ctx, p.ID)
+		return f.consents.Get(ctx, p.ID)
 	}
 	return closed, err
 }

@@ -18,6 +18,8 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/singleflight"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -38,8 +40,15 @@ type Lark interface {
 
 // Config is what a [Flow] needs.
 type Config struct {
-	// Store keeps consents and sessions; required.
-	Store *session.Store
+	// Sessions, Consents, Reminders, Events, Rates, Audit and Changes are those of
+	// one database; required.
+	Sessions  *store.Sessions
+	Consents  *store.Consents
+	Reminders *store.Reminders
+	Events    *store.Events
+	Rates     *store.Rates
+	Audit     *store.Audit
+	Changes   *store.Changes
 	// Apps are Lark's clients by app id (cli_…); required. The map is not
 	// changed after New.
 	Apps map[string]Lark
@@ -69,8 +78,8 @@ type Config struct {
 	// https://applink.feishu.cn. With it the card's button opens the link inside
 	// the client, where the right account is signed in. Empty: in the browser.
 	AppLink string
-	// Events: card clicks reach [Flow.HandleEvent], so cards get their buttons.
-	Events bool
+	// Buttons adds to the cards the buttons whose clicks reach [Flow.HandleEvent].
+	Buttons bool
 	// EventKeys verify what Lark posts to /consent/events. Nil: there is no such
 	// path; events may still come another way.
 	EventKeys *lark.EventKeys
@@ -105,34 +114,40 @@ const (
 
 // Flow obtains consents. Its methods may be called concurrently.
 type Flow struct {
-	store       *session.Store
-	apps        apps
-	flow        session.Flow
-	scopes      scopes
-	publicURL   string
-	cookie      cookieKind
-	ttl         time.Duration
-	rate        session.Limit
-	cards       *cards
-	cardOff     bool
-	pages       *pages
-	maxPending  int
-	slots       chan struct{} // holds one value per start under way
-	polls       chan struct{} // likewise for polls
-	eventKeys   *lark.EventKeys
-	refused     func(ctx context.Context, key session.Key, version int64)
-	users       telemetry.Users
-	now         func() time.Time
-	log         *slog.Logger
-	complaints  *telemetry.Complaints
-	asks        session.Group[outcome]
-	refusals    *lru.Cache[session.Key, refusal]
-	wakeUp      chan struct{}
-	tracer      trace.Tracer
-	consents    metric.Int64Counter
-	took        metric.Float64Histogram
-	cardResults metric.Int64Counter
-	events      metric.Int64Counter
+	sessions   *store.Sessions
+	consents   *store.Consents
+	reminders  *store.Reminders
+	events     *store.Events
+	rates      *store.Rates
+	audit      *store.Audit
+	changes    *store.Changes
+	apps       apps
+	flow       session.Flow
+	scopes     scopes
+	publicURL  string
+	cookie     cookieKind
+	ttl        time.Duration
+	rate       session.Limit
+	cards      *cards
+	cardOff    bool
+	pages      *pages
+	maxPending int
+	slots      chan struct{} // holds one value per start under way
+	polls      chan struct{} // likewise for polls
+	eventKeys  *lark.EventKeys
+	refused    func(ctx context.Context, key session.Key, version int64)
+	users      telemetry.Users
+	now        func() time.Time
+	log        *slog.Logger
+	complaints *telemetry.Complaints
+	asks       singleflight.Group[session.Key, outcome]
+	refusals   *lru.Cache[session.Key, refusal]
+	wakeUp     chan struct{}
+	tracer     trace.Tracer
+	stateCount metric.Int64Counter
+	cardCount  metric.Int64Counter
+	eventCount metric.Int64Counter
+	took       metric.Float64Histogram
 
 	// life ends when Shutdown gives up waiting for tasks.
 	life    context.Context
@@ -148,7 +163,8 @@ func New(c Config) (*Flow, error) {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
 	f := &Flow{
-		store: c.Store, apps: newApps(c.Apps), flow: c.Flow,
+		sessions: c.Sessions, consents: c.Consents, reminders: c.Reminders, events: c.Events,
+		rates: c.Rates, audit: c.Audit, changes: c.Changes, apps: newApps(c.Apps), flow: c.Flow,
 		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
 		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
 		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
@@ -187,8 +203,11 @@ func New(c Config) (*Flow, error) {
 }
 
 func (c Config) check() error {
-	if c.Store == nil || len(c.Apps) == 0 {
-		return errors.New("a store and at least one app are required")
+	if c.Sessions == nil || c.Consents == nil || c.Reminders == nil || c.Events == nil || c.Rates == nil || c.Audit == nil || c.Changes == nil {
+		return errors.New("a part of the store is missing")
+	}
+	if len(c.Apps) == 0 {
+		return errors.New("at least one app is required")
 	}
 	if c.Flow != "" && c.Flow != session.DeviceFlow && c.Flow != session.RedirectFlow {
 		return fmt.Errorf("unknown flow %q", c.Flow)
@@ -239,11 +258,11 @@ func orDefault[T comparable](v, fallback T) T {
 func (f *Flow) instruments() error {
 	meter := otel.Meter("larkside/session/consent")
 	var err1, err2, err3, err4 error
-	f.consents, err1 = meter.Int64Counter("larkside.consents",
+	f.stateCount, err1 = meter.Int64Counter("larkside.consents",
 		metric.WithUnit("{consent}"), metric.WithDescription("Consents by what became of them; pending: started."))
-	f.cardResults, err2 = meter.Int64Counter("larkside.cards",
+	f.cardCount, err2 = meter.Int64Counter("larkside.cards",
 		metric.WithUnit("{card}"), metric.WithDescription("What callers were told about the auth card."))
-	f.events, err3 = meter.Int64Counter("larkside.events",
+	f.eventCount, err3 = meter.Int64Counter("larkside.events",
 		metric.WithUnit("{event}"), metric.WithDescription("Lark's events by what became of them."))
 	f.took, err4 = meter.Float64Histogram("larkside.consent.duration",
 		metric.WithUnit("s"), metric.WithDescription("Time from the start of a consent to its end; of done ones, how long users take."),
@@ -253,9 +272,9 @@ func (f *Flow) instruments() error {
 
 // count counts p's entry into state, and how long it took there if that is its
 // end.
-func (f *Flow) count(p *session.Pending, state session.ConsentState) {
+func (f *Flow) count(p *session.Consent, state session.ConsentState) {
 	labels := metric.WithAttributes(telemetry.Flow.String(string(p.Flow)), telemetry.State.String(string(state)))
-	f.consents.Add(context.Background(), 1, labels)
+	f.stateCount.Add(context.Background(), 1, labels)
 	if state != session.ConsentPending {
 		f.took.Record(context.Background(), max(0, age(p)).Seconds(), labels)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -32,7 +33,7 @@ const public = "https://sidecar.test"
 type stage struct {
 	t     testing.TB
 	lark  *larktest.Platform
-	store *session.Store
+	store *store.DB
 	log   *bytes.Buffer
 	logMu sync.Mutex
 }
@@ -84,13 +85,20 @@ func (s *stage) client() *lark.Client {
 	return c
 }
 
+// use takes from db what a Flow needs of it.
+func (c *Config) use(db *store.DB) {
+	c.Sessions, c.Consents, c.Reminders, c.Events = db.Sessions, db.Consents, db.Reminders, db.Events
+	c.Rates, c.Audit, c.Changes = db.Rates, db.Audit, db.Changes
+}
+
 // flow is a replica that does not run yet.
 func (s *stage) flow(change func(*Config)) *Flow {
 	s.t.Helper()
 	c := Config{
-		Store: s.store, Apps: map[string]Lark{larktest.AppID: s.client()},
-		Log: slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Apps: map[string]Lark{larktest.AppID: s.client()},
+		Log:  slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
+	c.use(s.store)
 	if change != nil {
 		change(&c)
 	}
@@ -152,16 +160,16 @@ func (s *stage) awaitHit(fault *larktest.Injection) {
 	}
 }
 
-func (s *stage) latest(key session.Key) *session.Pending {
+func (s *stage) latest(key session.Key) *session.Consent {
 	s.t.Helper()
-	p, err := s.store.LatestConsent(s.t.Context(), key)
+	p, err := s.store.Consents.Latest(s.t.Context(), key)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return p
 }
 
-func (s *stage) awaitState(key session.Key, want session.ConsentState) *session.Pending {
+func (s *stage) awaitState(key session.Key, want session.ConsentState) *session.Consent {
 	s.t.Helper()
 	s.await("consent "+string(want), func() bool { return s.latest(key).State == want })
 	return s.latest(key)
@@ -178,7 +186,7 @@ func (s *stage) awaitCard(key session.Key, title string) {
 
 func (s *stage) noSession(key session.Key) {
 	s.t.Helper()
-	if _, err := s.store.Load(s.t.Context(), key); !errors.Is(err, session.ErrNotFound) {
+	if _, err := s.store.Sessions.Load(s.t.Context(), key); !errors.Is(err, session.ErrNotFound) {
 		s.t.Errorf("a session of %s is stored (%v)", key.OpenID, err)
 	}
 }
@@ -222,7 +230,7 @@ func TestDeviceFlow(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.awaitState(alice, session.ConsentDone)
-		got, err := s.store.Load(t.Context(), alice)
+		got, err := s.store.Sessions.Load(t.Context(), alice)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -354,7 +362,7 @@ func TestRedirectFlow(t *testing.T) {
 		}
 		back := b.consent(page, larktest.Alice)
 		wantPage(t, b.get(back), http.StatusOK, texts.done)
-		if got, err := s.store.Load(t.Context(), alice); err != nil || got.RefreshToken.Empty() {
+		if got, err := s.store.Sessions.Load(t.Context(), alice); err != nil || got.RefreshToken.Empty() {
 			t.Errorf("stored session: %+v, %v", got, err)
 		}
 		s.awaitCard(alice, texts.done.title.en)

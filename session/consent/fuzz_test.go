@@ -52,7 +52,7 @@ func FuzzConsentRequest(f *testing.F) {
 		default:
 			t.Errorf("answered %d", w.Code)
 		}
-		if p, err := s.store.LatestConsent(t.Context(), alice); err != nil || p.State != session.ConsentPending {
+		if p, err := s.store.Consents.Latest(t.Context(), alice); err != nil || p.State != session.ConsentPending {
 			t.Fatalf("the consent is %+v: %v", p, err)
 		}
 		if n := exchanges(s); n != 0 {

@@ -33,14 +33,14 @@ const (
 // called again, and the next one is asked for.
 func (f *Flow) choose(ctx context.Context, key session.Key, alternatives []string) (scopes, error) {
 	left := newScopes(alternatives...)
-	row, err := f.store.Load(ctx, key)
+	row, err := f.sessions.Load(ctx, key)
 	switch {
 	case err == nil:
 		left = left.without(parseScopes(row.Scope))
 	case !errors.Is(err, session.ErrNotFound):
 		return nil, err
 	}
-	inVain, err := f.store.ScopesInVain(ctx, key, notAgainFor)
+	inVain, err := f.consents.History.ScopesAnswered(ctx, key, notAgainFor)
 	if err != nil {
 		return nil, err
 	}

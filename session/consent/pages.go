@@ -32,7 +32,7 @@ var (
 )
 
 // overPage is for whoever opens a link of a consent that is over.
-func overPage(p *session.Pending) page {
+func overPage(p *session.Consent) page {
 	switch p.State {
 	case session.ConsentDone:
 		return page{http.StatusOK, texts.done, good}
@@ -47,7 +47,7 @@ func overPage(p *session.Pending) page {
 }
 
 // resultPage is for the browser whose callback ended the consent.
-func resultPage(p *session.Pending) page {
+func resultPage(p *session.Consent) page {
 	switch {
 	case p.State == session.ConsentFailed && p.Reason == reasonWrongAccount:
 		return page{http.StatusForbidden, texts.wrongAccount, bad}

@@ -84,7 +84,7 @@ func (f *Flow) wakeAfter(d time.Duration) {
 }
 
 func (f *Flow) pollDue(ctx context.Context) {
-	ids, err := f.store.DueConsents(ctx, batch)
+	ids, err := f.consents.Leases.Due(ctx, batch)
 	if err != nil {
 		f.unlessEnding(ctx, "can't look for due consents", err)
 		return
@@ -105,9 +105,9 @@ func (f *Flow) pollDue(ctx context.Context) {
 // visit looks after one due consent. It gives its slot back before it finishes
 // a grant, which may take as long as the database is down.
 func (f *Flow) visit(ctx context.Context, id string) {
-	p, token, granted := func() (*session.Pending, lark.Token, bool) {
+	p, token, granted := func() (*session.Consent, lark.Token, bool) {
 		defer func() { <-f.polls }()
-		p, err := f.store.ClaimDueConsent(ctx, id, pollLease)
+		p, err := f.consents.Leases.ClaimDue(ctx, id, pollLease)
 		if err != nil {
 			if !errors.Is(err, session.ErrLeased) {
 				f.unlessEnding(ctx, "can't claim a consent", err)
@@ -127,7 +127,7 @@ func (f *Flow) visit(ctx context.Context, id string) {
 }
 
 // poll asks Lark once whether the user has decided (RFC 8628 section 3.5).
-func (f *Flow) poll(ctx context.Context, p *session.Pending) (token lark.Token, granted bool) {
+func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, granted bool) {
 	app, ok := f.apps[p.AppID]
 	if !ok || p.Flow != session.DeviceFlow {
 		f.rest(ctx, p, slowest)
@@ -163,8 +163,8 @@ func (f *Flow) poll(ctx context.Context, p *session.Pending) (token lark.Token, 
 }
 
 // rest gives the claim back until the next poll.
-func (f *Flow) rest(ctx context.Context, p *session.Pending, interval time.Duration) {
-	if err := f.store.RestConsent(ctx, p.ID, interval); err != nil {
+func (f *Flow) rest(ctx context.Context, p *session.Consent, interval time.Duration) {
+	if err := f.consents.Leases.Release(ctx, p.ID, interval); err != nil {
 		f.unlessEnding(ctx, "can't release a consent", err) // its lease runs out
 		return
 	}
@@ -172,7 +172,7 @@ func (f *Flow) rest(ctx context.Context, p *session.Pending, interval time.Durat
 }
 
 // end closes p. If the database does not answer, whoever polls next will.
-func (f *Flow) end(ctx context.Context, p *session.Pending, state session.ConsentState, reason string) {
+func (f *Flow) end(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) {
 	if _, err := f.close(ctx, p, state, reason); err != nil && !errors.Is(err, session.ErrConflict) {
 		f.unlessEnding(ctx, "can't close a consent", err)
 	}
@@ -181,7 +181,7 @@ func (f *Flow) end(ctx context.Context, p *session.Pending, state session.Consen
 // updateCards catches up on cards whose update failed, or whose consent ended
 // before the card had been sent.
 func (f *Flow) updateCards(ctx context.Context) {
-	behind, err := f.store.CardsBehind(ctx, cardsTriedFor, batch)
+	behind, err := f.consents.Cards.Behind(ctx, cardsTriedFor, batch)
 	if err != nil {
 		f.unlessEnding(ctx, "can't look for cards to update", err)
 		return
@@ -200,10 +200,10 @@ func (f *Flow) updateCards(ctx context.Context) {
 }
 
 func (f *Flow) forget(ctx context.Context) {
-	if err := f.store.ForgetConsents(ctx, keepClosed); err != nil {
+	if err := f.consents.History.Forget(ctx, keepClosed); err != nil {
 		f.unlessEnding(ctx, "can't delete old consents", err)
 	}
-	if err := f.store.ForgetEvents(ctx); err != nil {
+	if err := f.events.Forget(ctx); err != nil {
 		f.unlessEnding(ctx, "can't delete old event ids", err)
 	}
 }

@@ -432,8 +432,8 @@ func TestRedirectOverReplicas(t *testing.T) {
 	db := dbtest.Postgres(t)
 	s := newStageOn(t, db, nil)
 	replica := func() *Flow {
-		store := db.Open(t, nil)
-		return s.flow(func(c *Config) { redirect(c); c.Store = store })
+		replica := db.Open(t, nil)
+		return s.flow(func(c *Config) { redirect(c); c.use(replica) })
 	}
 	b := s.browser(replica())
 	back := b.consent(b.open(s.ask(replica(), alice).AuthorizeURL), larktest.Alice)
@@ -447,7 +447,7 @@ func TestRedirectOverReplicas(t *testing.T) {
 	if n := exchanges(s); n != 1 {
 		t.Errorf("the code was sent %d times", n)
 	}
-	if _, err := s.store.Load(t.Context(), alice); err != nil {
+	if _, err := s.store.Sessions.Load(t.Context(), alice); err != nil {
 		t.Error(err)
 	}
 }

@@ -55,14 +55,14 @@ func refusalOf(e *lark.Error) (consentRefusal, bool) {
 }
 
 // refuse ends p for what Lark said about it, and tells the operator what to do.
-func (f *Flow) refuse(ctx context.Context, p *session.Pending, r consentRefusal, cause error) {
+func (f *Flow) refuse(ctx context.Context, p *session.Consent, r consentRefusal, cause error) {
 	f.complaints.Log(ctx, slog.LevelError, "Lark refused a consent", r.reason, "reason", r.reason, "do", r.remedy,
 		"app_id", p.AppID, f.users.Log(p.OpenID), "scope", p.Scopes, "error", cause)
 	f.end(ctx, p, session.ConsentFailed, r.reason)
 }
 
 // start gives a consent that is ours to start its link, and sends the card.
-func (f *Flow) start(ctx context.Context, p *session.Pending, reason session.Reason) (outcome, error) {
+func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	err := f.giveLink(ctx, p)
@@ -85,14 +85,14 @@ func (f *Flow) start(ctx context.Context, p *session.Pending, reason session.Rea
 }
 
 // giveLink starts the flow of p, stores its link and fills it in.
-func (f *Flow) giveLink(ctx context.Context, p *session.Pending) error {
+func (f *Flow) giveLink(ctx context.Context, p *session.Consent) error {
 	if p.Flow == session.RedirectFlow {
 		if f.publicURL == "" { // taken over from a replica that had one
 			return errors.New("starting a redirect flow: no public URL is configured")
 		}
 		ticket := newSecret()
 		p.Link = session.NewSecret(f.publicURL + startPath + "?t=" + ticket.Expose())
-		return f.store.SetConsentLink(ctx, p, p.Link, session.Secret{}, session.Hash(ticket.Expose()), 0, p.Left)
+		return f.consents.SetLink(ctx, p, p.Link, session.Secret{}, session.Hash(ticket.Expose()), 0, p.Left)
 	}
 	d, err := f.apps[p.AppID].StartDevice(ctx, parseScopes(p.Scopes))
 	if err != nil {
@@ -103,7 +103,7 @@ func (f *Flow) giveLink(ctx context.Context, p *session.Pending) error {
 		p.ExpiresAt, p.Left = p.ExpiresAt.Add(d.ExpiresIn-p.Left), d.ExpiresIn
 	}
 	p.PollInterval = d.Interval
-	return f.store.SetConsentLink(ctx, p, p.Link, d.DeviceCode, "", d.Interval, p.Left)
+	return f.consents.SetLink(ctx, p, p.Link, d.DeviceCode, "", d.Interval, p.Left)
 }
 
 // newSecret returns 256 random bits, 43 characters that can stand in a URL.
@@ -116,7 +116,7 @@ func newSecret() session.Secret {
 // startFailed closes a consent that has no link, so that the next call may try
 // again. It tells a Lark that refuses the app, and one that refuses these scopes,
 // from one that is down.
-func (f *Flow) startFailed(ctx context.Context, p *session.Pending, cause error) (outcome, error) {
+func (f *Flow) startFailed(ctx context.Context, p *session.Consent, cause error) (outcome, error) {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	var e *lark.Error
@@ -141,7 +141,7 @@ func (f *Flow) startFailed(ctx context.Context, p *session.Pending, cause error)
 // sendCard sends the card of p and records what became of it. nobody: Lark
 // knows no such user; then nothing of the consent is kept, or whoever makes up
 // ids would fill the database.
-func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.Reason) (result session.CardResult, nobody bool) {
+func (f *Flow) sendCard(ctx context.Context, p *session.Consent, reason session.Reason) (result session.CardResult, nobody bool) {
 	if f.cardOff {
 		f.recordCard(ctx, p, session.CardOff, "")
 		return session.CardOff, false
@@ -160,7 +160,7 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.
 	switch {
 	case e != nil && e.Class == lark.InvalidID:
 		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForNobody), unknown: true})
-		if err := f.store.DropConsent(ctx, p); err != nil {
+		if err := f.consents.Drop(ctx, p); err != nil {
 			f.grumble(ctx, "can't drop a consent", p.Key, err) // it expires, and is counted then
 		} else {
 			f.count(p, session.ConsentFailed)
@@ -178,7 +178,7 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Pending, reason session.
 
 // deliver sends the card, again if Lark asks for patience. Lark delivers one
 // message per uuid.
-func (f *Flow) deliver(ctx context.Context, p *session.Pending, card []byte) (messageID string, err error) {
+func (f *Flow) deliver(ctx context.Context, p *session.Consent, card []byte) (messageID string, err error) {
 	err = retry(ctx, 300*time.Millisecond, 3, func() (again bool, err error) {
 		messageID, err = f.apps[p.AppID].SendCard(ctx, p.OpenID, "larkside-"+p.ID, card)
 		var e *lark.Error
@@ -189,11 +189,11 @@ func (f *Flow) deliver(ctx context.Context, p *session.Pending, card []byte) (me
 
 // recordCard may find the caller's time used up by a slow Lark; the message id
 // is worth some more, since a card without one can't be updated.
-func (f *Flow) recordCard(ctx context.Context, p *session.Pending, result session.CardResult, messageID string) {
+func (f *Flow) recordCard(ctx context.Context, p *session.Consent, result session.CardResult, messageID string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	err := retry(ctx, 100*time.Millisecond, 4, func() (bool, error) {
-		err := f.store.SetConsentCard(ctx, p.ID, result, messageID, session.ConsentPending)
+		err := f.consents.Cards.Set(ctx, p.ID, result, messageID, session.ConsentPending)
 		return errors.Is(err, session.ErrUnavailable), err
 	})
 	if err != nil {

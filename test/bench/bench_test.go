@@ -26,6 +26,7 @@ import (
 	"larkside/refresh"
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -60,10 +61,10 @@ func grant(i int, life time.Duration) session.Session {
 }
 
 // stored puts n users into a new store.
-func stored(b *testing.B, db *dbtest.DB, n int) *session.Store {
+func stored(b *testing.B, db *dbtest.DB, n int) *store.DB {
 	s := db.Open(b, nil)
 	for i := range n {
-		if _, err := s.Put(b.Context(), grant(i, 2*time.Hour)); err != nil {
+		if _, err := s.Sessions.Put(b.Context(), grant(i, 2*time.Hour)); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -73,10 +74,11 @@ func stored(b *testing.B, db *dbtest.DB, n int) *session.Store {
 // idleLark is never asked.
 type idleLark struct{ refresh.Lark }
 
-func source(b *testing.B, store *session.Store, client refresh.Lark) *refresh.Source {
+func source(b *testing.B, db *store.DB, client refresh.Lark) *refresh.Source {
 	s, err := refresh.New(refresh.Config{
-		Store: store, Apps: map[string]refresh.Lark{larktest.AppID: client},
-		Rates: []session.Limit{{N: 1_000_000, Period: time.Second}},
+		Sessions: db.Sessions, Leases: db.Leases, Profiles: db.Profiles, Rates: db.Rates, Elections: db.Elections, Changes: db.Changes,
+		Apps:   map[string]refresh.Lark{larktest.AppID: client},
+		Limits: []session.Limit{{N: 1_000_000, Period: time.Second}},
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -207,14 +209,14 @@ func BenchmarkToken(b *testing.B) {
 	b.Run("one", func(b *testing.B) { run(b, source(b, stored(b, dbtest.SQLite(b), 1), idleLark{}), 1) })
 	b.Run("thousand", func(b *testing.B) { run(b, source(b, stored(b, dbtest.SQLite(b), 1000), idleLark{}), 1000) })
 	b.Run("refreshing", func(b *testing.B) {
-		store := dbtest.SQLite(b).Open(b, nil)
+		db := dbtest.SQLite(b).Open(b, nil)
 		g := grant(0, 2*time.Hour)
 		g.IssuedAt, g.ExpiresAt = time.Now().Add(-115*time.Minute), time.Now().Add(5*time.Minute)
-		if _, err := store.Put(b.Context(), g); err != nil {
+		if _, err := db.Sessions.Put(b.Context(), g); err != nil {
 			b.Fatal(err)
 		}
 		l := &slowLark{release: make(chan struct{})}
-		src := source(b, store, l)
+		src := source(b, db, l)
 		b.Cleanup(func() { close(l.release); src.Shutdown(context.Background()) })
 		run(b, src, 1)
 		if l.asked.Load() > 1 {
@@ -254,7 +256,7 @@ func BenchmarkMiss(b *testing.B) {
 		b.Run("larkside", func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if _, err := s.Access(context.Background(), session.Key{AppID: larktest.AppID, OpenID: names[i%users]}); err != nil {
+				if _, err := s.Sessions.Access(context.Background(), session.Key{AppID: larktest.AppID, OpenID: names[i%users]}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -269,7 +271,7 @@ func BenchmarkMiss(b *testing.B) {
 func BenchmarkMemory(b *testing.B) {
 	const users = 100_000
 	for b.Loop() {
-		store := dbtest.SQLite(b).Open(b, func(c *session.Config) { c.CacheSize = users })
+		db := dbtest.SQLite(b).Open(b, func(c *store.Config) { c.CacheSize = users })
 		heap := func() float64 {
 			runtime.GC()
 			runtime.GC()
@@ -279,14 +281,14 @@ func BenchmarkMemory(b *testing.B) {
 		}
 		before := heap()
 		for i := range users {
-			if _, err := store.Put(b.Context(), grant(i, 2*time.Hour)); err != nil {
+			if _, err := db.Sessions.Put(b.Context(), grant(i, 2*time.Hour)); err != nil {
 				b.Fatal(err)
 			}
 		}
 		used := heap() - before
 		b.ReportMetric(used/(1<<20), "MiB")
 		b.ReportMetric(used/(users*1500), "x-tokens")
-		runtime.KeepAlive(store)
+		runtime.KeepAlive(db)
 	}
 }
 
@@ -303,16 +305,16 @@ func BenchmarkRefresh(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			db := dbtest.Postgres(b)
+			empty := dbtest.Postgres(b)
 			sources := make([]*refresh.Source, replicas)
-			var store *session.Store
+			var db *store.DB
 			for i := range sources {
-				store = db.Open(b, nil)
-				sources[i] = source(b, store, client)
+				db = empty.Open(b, nil)
+				sources[i] = source(b, db, client)
 			}
 			keys := make([]session.Key, b.N)
 			for i := range keys {
-				keys[i] = expired(b, platform, store, i)
+				keys[i] = expired(b, platform, db, i)
 			}
 			b.ResetTimer()
 			work := make(chan int, 64)
@@ -336,7 +338,7 @@ func BenchmarkRefresh(b *testing.B) {
 	}
 }
 
-func expired(b *testing.B, platform *larktest.Platform, store *session.Store, i int) session.Key {
+func expired(b *testing.B, platform *larktest.Platform, db *store.DB, i int) session.Key {
 	openID := fmt.Sprintf("ou_bench%d", i)
 	t, err := platform.Grant(larktest.AppID, openID, "offline_access")
 	if err != nil {
@@ -346,7 +348,7 @@ func expired(b *testing.B, platform *larktest.Platform, store *session.Store, i 
 	g.OpenID = openID
 	g.AccessToken, g.RefreshToken, g.TokenURL = session.NewSecret(t.AccessToken), session.NewSecret(t.RefreshToken), platform.URL+"/open-apis/authen/v2/oauth/token"
 	g.IssuedAt, g.ExpiresAt = time.Now().Add(-3*time.Hour), time.Now().Add(-time.Hour)
-	if _, err := store.Put(b.Context(), g); err != nil {
+	if _, err := db.Sessions.Put(b.Context(), g); err != nil {
 		b.Fatal(err)
 	}
 	return g.Key

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"larkside/session"
+	"larkside/session/store"
 	"larkside/test/larktest"
 	"larkside/test/process"
 )
@@ -72,7 +72,7 @@ type world struct {
 	pg       *cluster
 	replicas []*replica
 	users    []string
-	store    *session.Store // the users' consents come this way
+	store    *store.DB // the users' consents come this way
 
 	mu sync.Mutex // guards events and asked
 	// events are the faults that were in force, for the judge.

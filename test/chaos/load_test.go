@@ -200,7 +200,7 @@ func (w *world) consent(user string) {
 	}
 	now := time.Now()
 	g := stored{from: now}
-	_, err = w.store.Put(w.t.Context(), session.Session{
+	_, err = w.store.Sessions.Put(w.t.Context(), session.Session{
 		Key:         session.Key{AppID: larktest.AppID, OpenID: user},
 		AccessToken: session.NewSecret(granted.AccessToken), RefreshToken: session.NewSecret(granted.RefreshToken),
 		TokenType: "Bearer", TokenURL: w.lark.URL + "/open-apis/authen/v2/oauth/token", Scope: granted.Scope,

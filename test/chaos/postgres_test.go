@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/seal"
 	"larkside/test/dbtest"
 	"larkside/test/process"
 )
@@ -146,7 +147,7 @@ func (c *cluster) db() *dbtest.DB { return c.through(fmt.Sprintf("127.0.0.1:%d",
 
 // through is the database as it is reached by way of a cutter.
 func (c *cluster) through(address string) *dbtest.DB {
-	ring, err := session.ParseKeyring(session.NewSecret(process.Keys))
+	ring, err := seal.ParseKeyring(session.NewSecret(process.Keys))
 	if err != nil {
 		c.t.Fatal(err)
 	}

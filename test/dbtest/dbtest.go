@@ -16,16 +16,18 @@ import (
 	_ "github.com/lib/pq" // to create databases
 
 	"larkside/session"
+	"larkside/session/seal"
+	"larkside/session/store"
 )
 
 // DB is an empty database of one test.
 type DB struct {
-	// URL is what session.Config takes.
+	// URL is what store.Config takes.
 	URL string
 	// Postgres is whether several stores may share it.
 	Postgres bool
 	// Keys is the ring that Open uses.
-	Keys *session.Keyring
+	Keys *seal.Keyring
 }
 
 // Each runs f on SQLite and on PostgreSQL.
@@ -87,13 +89,13 @@ func Postgres(t testing.TB) *DB {
 }
 
 // Open opens a store, closed when the test ends. change may be nil.
-func (d *DB) Open(t testing.TB, change func(*session.Config)) *session.Store {
+func (d *DB) Open(t testing.TB, change func(*store.Config)) *store.DB {
 	t.Helper()
-	c := session.Config{URL: session.NewSecret(d.URL), Keys: d.Keys}
+	c := store.Config{URL: session.NewSecret(d.URL), Keys: d.Keys}
 	if change != nil {
 		change(&c)
 	}
-	s, err := session.Open(t.Context(), c)
+	s, err := store.Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,8 +127,8 @@ func (d *DB) SQLBinary(t testing.TB) *sql.DB {
 	return db
 }
 
-func keys(t testing.TB) *session.Keyring {
-	ring, err := session.ParseKeyring(session.NewKey("test"))
+func keys(t testing.TB) *seal.Keyring {
+	ring, err := seal.ParseKeyring(seal.NewKey("test"))
 	if err != nil {
 		t.Fatal(err)
 	}

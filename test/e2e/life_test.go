@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"larkside/session"
+	"larkside/session/seal"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
@@ -218,7 +218,7 @@ func TestWrongEncryptionKey(t *testing.T) {
 	process.Each(t, func(t *testing.T, db *dbtest.DB) {
 		lark := newLark(t, nil)
 		process.Seed(t, db, lark, time.Minute, alice)
-		other := session.NewKey("other").Expose()
+		other := seal.NewKey("other").Expose()
 		got := process.Run(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"ENCRYPTION_KEYS": other}})
 		if got.Status != 1 || !strings.Contains(got.Stderr, "test") || !strings.Contains(got.Stderr, "key") {
 			t.Errorf("exit status %d:\n%s", got.Status, got.Stderr)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
@@ -146,11 +147,11 @@ func noneWrong(t *testing.T, lark *larktest.Platform) {
 // Lark's open_ids differ by app, and so do the owners that the emulator names.
 func seedBoth(t *testing.T, db *dbtest.DB, lark *larktest.Platform, users []larktest.User) {
 	t.Helper()
-	store, err := session.Open(t.Context(), session.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
+	open, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer open.Close()
 	at := time.Now().Add(-time.Minute)
 	for _, u := range users {
 		for _, app := range []string{larktest.AppID, secondApp} {
@@ -158,7 +159,7 @@ func seedBoth(t *testing.T, db *dbtest.DB, lark *larktest.Platform, users []lark
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = store.Put(t.Context(), session.Session{
+			_, err = open.Sessions.Put(t.Context(), session.Session{
 				Key: session.Key{AppID: app, OpenID: u.OpenID}, UnionID: u.UnionID, UserID: u.UserID,
 				AccessToken: session.NewSecret(tokens.AccessToken), RefreshToken: session.NewSecret(tokens.RefreshToken),
 				TokenType: "Bearer", TokenURL: lark.URL + "/open-apis/authen/v2/oauth/token", Scope: tokens.Scope,

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"larkside/session"
+	"larkside/session/seal"
+	"larkside/session/store"
 )
 
 const appID, appSecret = "cli_load", "load-app-secret"
@@ -30,26 +32,26 @@ func build(ctx context.Context, to string, flags ...string) error {
 	return nil
 }
 
-// store is a database with sessions in it.
-type store struct {
+// database is a database with sessions in it.
+type database struct {
 	url string
 	// keys are empty where larkside makes a key file of its own.
 	keys session.Secret
 	drop func()
 }
 
-func (b *bench) sqlite() (*store, error) {
+func (b *bench) sqlite() (*database, error) {
 	dir, err := os.MkdirTemp(b.dir, "db-")
 	if err != nil {
 		return nil, err
 	}
-	return &store{url: "sqlite:" + filepath.Join(dir, "larkside.db"), drop: func() { os.RemoveAll(dir) }}, nil
+	return &database{url: "sqlite:" + filepath.Join(dir, "larkside.db"), drop: func() { os.RemoveAll(dir) }}, nil
 }
 
 var errNoPostgres = errors.New("LARKSIDE_TEST_POSTGRES is not set")
 
 // postgres is a new database on the server.
-func (b *bench) postgres() (*store, error) {
+func (b *bench) postgres() (*database, error) {
 	if b.postgresURL == nil {
 		return nil, errNoPostgres
 	}
@@ -65,16 +67,16 @@ func (b *bench) postgres() (*store, error) {
 	}
 	u := *b.postgresURL
 	u.Path = "/" + name
-	return &store{url: u.String(), keys: session.NewKey("load"), drop: func() {
+	return &database{url: u.String(), keys: seal.NewKey("load"), drop: func() {
 		admin.Exec("DROP DATABASE " + name + " WITH (FORCE)")
 		admin.Close()
 	}}, nil
 }
 
-func (s *store) open(ctx context.Context, change func(*session.Config)) (*session.Store, error) {
-	c := session.Config{URL: session.NewSecret(s.url)}
+func (s *database) open(ctx context.Context, change func(*store.Config)) (*store.DB, error) {
+	c := store.Config{URL: session.NewSecret(s.url)}
 	if !s.keys.Empty() {
-		ring, err := session.ParseKeyring(s.keys)
+		ring, err := seal.ParseKeyring(s.keys)
 		if err != nil {
 			return nil, err
 		}
@@ -83,13 +85,13 @@ func (s *store) open(ctx context.Context, change func(*session.Config)) (*sessio
 	if change != nil {
 		change(&c)
 	}
-	return session.Open(ctx, c)
+	return store.Open(ctx, c)
 }
 
 // seed stores the sessions of users first to first+n, as change makes them of a
 // fresh one.
-func (b *bench) seed(ctx context.Context, s *store, first, n int, change func(user int, g *session.Session)) error {
-	open, err := s.open(ctx, func(c *session.Config) { c.CacheSize = 1 })
+func (b *bench) seed(ctx context.Context, s *database, first, n int, change func(user int, g *session.Session)) error {
+	open, err := s.open(ctx, func(c *store.Config) { c.CacheSize = 1 })
 	if err != nil {
 		return err
 	}
@@ -102,7 +104,7 @@ func (b *bench) seed(ctx context.Context, s *store, first, n int, change func(us
 			if change != nil {
 				change(user, &one)
 			}
-			_, err := open.Put(ctx, one)
+			_, err := open.Sessions.Put(ctx, one)
 			return err
 		})
 	}
@@ -126,7 +128,7 @@ func (b *bench) fresh(user, life int) session.Session {
 type larksideOptions struct {
 	name   string
 	binary string // "": the one that was built
-	store  *store
+	store  *database
 	secure bool
 	// sampled is the fraction of requests traced, in OTEL_TRACES_SAMPLER_ARG's form.
 	sampled string

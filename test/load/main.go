@@ -79,7 +79,7 @@ type bench struct {
 	rootsFile   string
 	postgresURL *url.URL
 	databases   int
-	manyStore   *store
+	manyStore   *database
 	figures     figures
 }
 

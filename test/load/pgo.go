@@ -18,6 +18,7 @@ import (
 	"larkside/refresh"
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/store"
 	"larkside/telemetry"
 )
 
@@ -140,7 +141,7 @@ func wiredMain(ctx context.Context) error {
 		return err
 	}
 	defer stop(context.WithoutCancel(ctx))
-	db, err := session.Open(ctx, session.Config{URL: session.NewSecret(os.Getenv("LOAD_DATABASE")), Log: log})
+	db, err := store.Open(ctx, store.Config{URL: session.NewSecret(os.Getenv("LOAD_DATABASE")), Log: log})
 	if err != nil {
 		return err
 	}
@@ -156,7 +157,10 @@ func wiredMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	source, err := refresh.New(refresh.Config{Store: db, Apps: map[string]refresh.Lark{appID: client}, Users: users, Log: log})
+	source, err := refresh.New(refresh.Config{
+		Sessions: db.Sessions, Leases: db.Leases, Profiles: db.Profiles, Rates: db.Rates, Elections: db.Elections, Changes: db.Changes,
+		Apps: map[string]refresh.Lark{appID: client}, Users: users, Log: log,
+	})
 	if err != nil {
 		return err
 	}

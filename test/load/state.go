@@ -20,7 +20,7 @@ const many = 100_000
 
 // manyUsers is a SQLite file with the sessions of many users, made when it is
 // first needed.
-func (b *bench) manyUsers(ctx context.Context) (*store, error) {
+func (b *bench) manyUsers(ctx context.Context) (*database, error) {
 	if b.manyStore != nil {
 		return b.manyStore, nil
 	}
@@ -121,7 +121,7 @@ func (b *bench) miss(ctx context.Context) error {
 	rows := [][]string{{"database", "SELECT p50 µs", "miss p50 µs", "miss vs SELECT"}}
 	for _, db := range []struct {
 		name string
-		make func() (*store, error)
+		make func() (*database, error)
 	}{{"SQLite", b.sqlite}, {"PostgreSQL", b.postgres}} {
 		s, err := db.make()
 		if errors.Is(err, errNoPostgres) {
@@ -144,7 +144,7 @@ func (b *bench) miss(ctx context.Context) error {
 	return nil
 }
 
-func (b *bench) missOn(ctx context.Context, s *store, postgres bool) (selects, misses []float64, err error) {
+func (b *bench) missOn(ctx context.Context, s *database, postgres bool) (selects, misses []float64, err error) {
 	const users = 1000
 	if err := b.seed(ctx, s, 0, users, nil); err != nil {
 		return nil, nil, err
@@ -177,7 +177,7 @@ func (b *bench) missOn(ctx context.Context, s *store, postgres bool) (selects, m
 				bare = append(bare, int64(time.Since(begin)))
 			} else {
 				// Access asks the database, whatever is cached.
-				_, err = open.Access(ctx, session.Key{AppID: appID, OpenID: user})
+				_, err = open.Sessions.Access(ctx, session.Key{AppID: appID, OpenID: user})
 				ours = append(ours, int64(time.Since(begin)))
 			}
 			if err != nil {
@@ -209,7 +209,7 @@ func (b *bench) ready(ctx context.Context) error {
 	}
 	for _, db := range []struct {
 		name string
-		s    *store
+		s    *database
 	}{{"SQLite", sqlite}, {"PostgreSQL", postgres}} {
 		if db.s == nil {
 			continue
@@ -232,7 +232,7 @@ func (b *bench) ready(ctx context.Context) error {
 
 // clone fills a PostgreSQL database with rows that count, but do not open: each
 // has the tokens of another user.
-func (b *bench) clone(ctx context.Context, s *store) error {
+func (b *bench) clone(ctx context.Context, s *database) error {
 	if err := b.seed(ctx, s, 0, 1, nil); err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/seal"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -24,7 +26,7 @@ func SQLite(t testing.TB) *dbtest.DB { return withKeys(t, dbtest.SQLite(t)) }
 func Postgres(t testing.TB) *dbtest.DB { return withKeys(t, dbtest.Postgres(t)) }
 
 func withKeys(t testing.TB, db *dbtest.DB) *dbtest.DB {
-	ring, err := session.ParseKeyring(session.NewSecret(Keys))
+	ring, err := seal.ParseKeyring(session.NewSecret(Keys))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,13 +40,13 @@ func withKeys(t testing.TB, db *dbtest.DB) *dbtest.DB {
 // no process may be running.
 func Seed(t testing.TB, db *dbtest.DB, lark *larktest.Platform, age time.Duration, openIDs ...string) {
 	t.Helper()
-	store, err := session.Open(t.Context(), session.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
+	open, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer open.Close()
 	for _, id := range openIDs {
-		if _, err := store.Put(t.Context(), granted(t, lark, id, time.Now().Add(-age))); err != nil {
+		if _, err := open.Sessions.Put(t.Context(), granted(t, lark, id, time.Now().Add(-age))); err != nil {
 			t.Fatal(err)
 		}
 	}

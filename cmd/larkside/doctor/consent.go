@@ -51,7 +51,7 @@ func (l *live) consentOnce(ctx context.Context, which string, looks bool) (lark.
 		return lark.Token{}, err
 	}
 	l.expect(b, fmt.Sprintf("%s to use it, polls every %s", d.ExpiresIn, d.Interval), d.ExpiresIn >= 240*time.Second)
-	p := &session.Pending{
+	p := &session.Consent{
 		ID: strings.ToLower(rand.Text()), Key: l.key, Flow: session.DeviceFlow, State: session.ConsentPending,
 		Scopes: strings.Join(l.Scopes, " "), Link: session.NewSecret(d.VerificationURIComplete), Left: d.ExpiresIn,
 	}
@@ -78,22 +78,22 @@ func (l *live) consentOnce(ctx context.Context, which string, looks bool) (lark.
 }
 
 // sendCard returns the message's id, or nothing if it did not go out.
-func (l *live) sendCard(ctx context.Context, which string, p *session.Pending, events bool) string {
+func (l *live) sendCard(ctx context.Context, which string, p *session.Consent, events bool) string {
 	b := l.step(belief{which + " consent: send the card", "a message id", "5.1"})
 	c := l.Card
-	c.Events = events
+	c.Buttons = events
 	messageID, err := l.client.SendCard(ctx, l.User, cardUUID(p, events), consent.AskingCard(c, l.botName, p))
 	l.expect(b, said(err, "a message id"), err == nil && messageID != "")
 	return messageID
 }
 
-func cardUUID(p *session.Pending, events bool) string {
+func cardUUID(p *session.Consent, events bool) string {
 	return fmt.Sprintf("larkside-doctor-%t-%s", events, p.ID[:16])
 }
 
 // looks asks about the card, without and with the button whose click comes back
 // as an event, and about a second sending of the same message.
-func (l *live) looks(ctx context.Context, p *session.Pending, messageID string) error {
+func (l *live) looks(ctx context.Context, p *session.Consent, messageID string) error {
 	b := l.step(belief{"the same message uuid again", "no second card; whether the first one's id or an error (230049) comes is not known", "5.1, 13.7"})
 	again, err := l.client.SendCard(ctx, l.User, cardUUID(p, false), consent.AskingCard(l.withoutEvents(), l.botName, p))
 	switch {
@@ -128,7 +128,7 @@ func (l *live) looks(ctx context.Context, p *session.Pending, messageID string) 
 
 func (l *live) withoutEvents() consent.Config {
 	c := l.Card
-	c.Events = false
+	c.Buttons = false
 	return c
 }
 
@@ -147,7 +147,7 @@ func (l *live) askPerson(ctx context.Context, b belief, question string) error {
 	return nil
 }
 
-func (l *live) updateCard(ctx context.Context, messageID string, p *session.Pending) {
+func (l *live) updateCard(ctx context.Context, messageID string, p *session.Consent) {
 	b := l.step(belief{"update a card", "it is replaced", "5.3"})
 	err := l.client.UpdateCard(ctx, messageID, consent.ClosedCard(l.withoutEvents(), l.botName, p))
 	l.expect(b, said(err, "success"), err == nil)

@@ -11,6 +11,8 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/seal"
+	"larkside/session/store"
 )
 
 const (
@@ -100,9 +102,9 @@ func (x *examination) database(ctx context.Context) {
 		x.r.fail("keys", err.Error(), `"larkside keys new" prints a key of the right form`)
 		return
 	}
-	e, err := session.Examine(ctx, session.Config{URL: x.DatabaseURL, Keys: ring})
+	e, err := store.Examine(ctx, store.Config{URL: x.DatabaseURL, Keys: ring})
 	switch {
-	case errors.Is(err, session.ErrInUse):
+	case errors.Is(err, store.ErrInUse):
 		ready, says := x.Instance(ctx)
 		if ready {
 			x.r.ok("database", kind+", open in a running instance, which was asked instead: "+says)
@@ -131,14 +133,14 @@ func (x *examination) database(ctx context.Context) {
 }
 
 // ring is nil where SQLite has its own key file.
-func (x *examination) ring() (*session.Keyring, error) {
+func (x *examination) ring() (*seal.Keyring, error) {
 	if x.EncryptionKeys.Empty() {
 		return nil, nil
 	}
-	return session.ParseKeyring(x.EncryptionKeys)
+	return seal.ParseKeyring(x.EncryptionKeys)
 }
 
-func (x *examination) keys(e *session.Examination, ring *session.Keyring) {
+func (x *examination) keys(e *store.Examination, ring *seal.Keyring) {
 	first := "the key of SQLite's own key file"
 	if ring != nil {
 		first = ring.IDs()[0]

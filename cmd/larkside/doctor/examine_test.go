@@ -12,6 +12,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/seal"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
@@ -314,7 +315,7 @@ func TestDatabase(t *testing.T) {
 		if len(got.not()) != 0 {
 			t.Errorf("%+v", got.not())
 		}
-		newKey := session.NewKey("other").Expose()
+		newKey := seal.NewKey("other").Expose()
 		if f := with(newKey).of("keys"); f.Status != Fail || !strings.Contains(f.Detail, `"test"`) {
 			t.Errorf("without the key: %+v", f)
 		}
@@ -337,9 +338,9 @@ func TestDatabase(t *testing.T) {
 // put stores a session that has that refresh token.
 func put(t *testing.T, db *dbtest.DB, refresh session.Secret) {
 	t.Helper()
-	store := db.Open(t, nil)
-	defer store.Close()
-	if _, err := store.Put(t.Context(), session.Session{Key: session.Key{AppID: "cli_a1", OpenID: "ou_1"}, RefreshToken: refresh,
+	open := db.Open(t, nil)
+	defer open.Close()
+	if _, err := open.Sessions.Put(t.Context(), session.Session{Key: session.Key{AppID: "cli_a1", OpenID: "ou_1"}, RefreshToken: refresh,
 		AccessToken: session.NewSecret("u"), TokenType: "Bearer", IssuedAt: time.Now(), ExpiresAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
@@ -348,7 +349,7 @@ func put(t *testing.T, db *dbtest.DB, refresh session.Secret) {
 func TestWithoutDatabase(t *testing.T) {
 	_, c := visited(t)
 	c.DatabaseURL = session.NewSecret("postgres://u:" + canary + "@127.0.0.1:1/x?sslmode=disable")
-	c.EncryptionKeys = session.NewKey("k")
+	c.EncryptionKeys = seal.NewKey("k")
 	got := examined(t, c)
 	if f := got.of("database"); f.Status != Fail || !strings.Contains(f.Detail, "refused") || len(got.not()) != 1 || got.of("keys").Name != "" {
 		t.Errorf("%+v", got)

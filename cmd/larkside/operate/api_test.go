@@ -15,6 +15,8 @@ import (
 
 	"larkside/proxy/admin"
 	"larkside/session"
+	"larkside/session/seal"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 )
 
@@ -23,24 +25,24 @@ const canary = "canary-7d1f-of-the-operator"
 
 // A list goes on over all pages.
 func TestSessionsListPages(t *testing.T) {
-	keys, err := session.ParseKeyring(session.NewKey("k"))
+	keys, err := seal.ParseKeyring(seal.NewKey("k"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := session.Open(t.Context(), session.Config{URL: session.NewSecret("sqlite:" + filepath.Join(dbtest.TempDir(t), "x.db")), Keys: keys})
+	open, err := store.Open(t.Context(), store.Config{URL: session.NewSecret("sqlite:" + filepath.Join(dbtest.TempDir(t), "x.db")), Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() })
+	t.Cleanup(func() { open.Close() })
 	const users = 1001
 	for i := range users {
-		_, err := store.Put(t.Context(), session.Session{Key: session.Key{AppID: "cli_a1", OpenID: fmt.Sprintf("ou_%04d", i)},
+		_, err := open.Sessions.Put(t.Context(), session.Session{Key: session.Key{AppID: "cli_a1", OpenID: fmt.Sprintf("ou_%04d", i)},
 			Profile: session.Profile{Name: "张\x1b[31m三\n"}, TokenType: "Bearer", AccessToken: session.NewSecret("u"), IssuedAt: time.Now(), ExpiresAt: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	url := serveAdmin(t, admin.Config{Apps: []string{"cli_a1"}, Sessions: store})
+	url := serveAdmin(t, admin.Config{Apps: []string{"cli_a1"}, Sessions: open.Sessions, Directory: open.Directory})
 	var sessions []apiSession
 	if err := json.Unmarshal([]byte(larkside(t, nil, "sessions", "list", "--admin", url, "-o", "json").out), &sessions); err != nil || len(sessions) != users {
 		t.Fatalf("%v, %d sessions", err, len(sessions))
@@ -59,9 +61,9 @@ func TestOperatingOverUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(admin.New(admin.Config{Key: func() session.Secret { return session.NewSecret(canary) },
-		RotateKeys: func(_ context.Context, progress func(session.Resealed), _ admin.Actor) (session.Resealed, error) {
-			progress(session.Resealed{})
-			return session.Resealed{Key: "k2", Sealed: 3, Retired: []string{"k1", "k0"}}, nil
+		RotateKeys: func(_ context.Context, progress func(store.Resealed), _ admin.Actor) (store.Resealed, error) {
+			progress(store.Resealed{})
+			return store.Resealed{Key: "k2", Sealed: 3, Retired: []string{"k1", "k0"}}, nil
 		}}))
 	server.Listener.Close()
 	server.Listener = l

@@ -10,7 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"larkside/session"
+	"larkside/session/seal"
+	"larkside/session/store"
 )
 
 func newKeys(in Invocation) *cobra.Command {
@@ -39,7 +40,7 @@ all open. "larkside keys rotate" then makes the old ones superfluous.`,
 func NewKey(now time.Time) string {
 	random := make([]byte, 2)
 	rand.Read(random) // never fails
-	return session.NewKey(now.UTC().Format("20060102") + "-" + hex.EncodeToString(random)).Expose()
+	return seal.NewKey(now.UTC().Format("20060102") + "-" + hex.EncodeToString(random)).Expose()
 }
 
 func newKeysRotate(in Invocation) *cobra.Command {
@@ -60,9 +61,9 @@ own key file (the database's path with .key) is a list of the same form, one key
 a line; it is read at the start.`,
 		Args: cobra.NoArgs,
 		RunE: o.run(in, func(o *operation) error {
-			var done session.Resealed
+			var done store.Resealed
 			err := o.client.work(o.ctx, "/api/v1/keys/rotate", &done, func(line json.RawMessage) {
-				var so session.Resealed
+				var so store.Resealed
 				if json.Unmarshal(line, &so) == nil {
 					o.progress(rotationSoFar(so))
 				}
@@ -80,7 +81,7 @@ a line; it is read at the start.`,
 	return c
 }
 
-func rotationSoFar(r session.Resealed) string {
+func rotationSoFar(r store.Resealed) string {
 	text := fmt.Sprintf("%d rows sealed under %s", r.Sealed, r.Key)
 	if r.Settling {
 		text += "; waiting whether another replica still seals under another key"
@@ -88,7 +89,7 @@ func rotationSoFar(r session.Resealed) string {
 	return text
 }
 
-func rotationDone(r session.Resealed) string {
+func rotationDone(r store.Resealed) string {
 	text := fmt.Sprintf("everything is sealed under %s (%d rows were sealed anew)", r.Key, r.Sealed)
 	if len(r.Retired) > 0 {
 		text += "; seals nothing any more and may leave LARKSIDE_ENCRYPTION_KEYS: " + strings.Join(r.Retired, ", ")

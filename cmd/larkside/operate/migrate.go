@@ -4,7 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"larkside/cmd/larkside/settings"
-	"larkside/session"
+	"larkside/session/store"
 )
 
 func newMigrate(in Invocation) *cobra.Command {
@@ -24,7 +24,7 @@ LARKSIDE_DATABASE_URL only, and refuses a schema that is newer than itself.`,
 			if err != nil {
 				return err
 			}
-			return session.Migrate(c.Context(), session.Config{URL: cfg.DatabaseURL, Log: log})
+			return store.Migrate(c.Context(), store.Config{URL: cfg.DatabaseURL, Log: log})
 		},
 	}
 }

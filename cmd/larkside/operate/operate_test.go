@@ -23,6 +23,7 @@ import (
 	"larkside/cmd/larkside/settings"
 	"larkside/proxy/admin"
 	"larkside/session"
+	"larkside/session/seal"
 )
 
 type result struct {
@@ -118,7 +119,7 @@ func TestKeysNew(t *testing.T) {
 	if first.status != ExitDone || first.out == second.out {
 		t.Errorf("%+v, %+v", first, second)
 	}
-	if _, err := session.ParseKeyring(session.NewSecret(first.out + "," + second.out)); err != nil {
+	if _, err := seal.ParseKeyring(session.NewSecret(first.out + "," + second.out)); err != nil {
 		t.Error(err)
 	}
 	if got := NewKey(time.Date(2026, 3, 4, 23, 0, 0, 0, time.FixedZone("", -3600*5))); !regexp.MustCompile(`^20260305-[0-9a-f]{4}:`).MatchString(got) {

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"larkside/session"
+	"larkside/session/seal"
 )
 
 // ranges checks what a type can't say.
@@ -32,7 +33,7 @@ func (p *parser) ranges(s *Settings) {
 		p.accept("DATABASE_LISTEN_URL", checkListenURL(listen))
 	}
 	if !s.EncryptionKeys.Empty() {
-		if _, err := session.ParseKeyring(s.EncryptionKeys); err != nil {
+		if _, err := seal.ParseKeyring(s.EncryptionKeys); err != nil {
 			p.accept("ENCRYPTION_KEYS", reason(err.Error()))
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/seal"
 )
 
 const (
@@ -42,7 +43,7 @@ type Secrets struct {
 	Apps              *Live[NamedSecrets] // always the app ids of the start
 	DatabaseURL       *Live[session.Secret]
 	DatabaseListenURL *Live[session.Secret]
-	// EncryptionKeys is the list as [session.ParseKeyring] takes it, from the
+	// EncryptionKeys is the list as [seal.ParseKeyring] takes it, from the
 	// setting, its file or the command. Empty: SQLite's own key file.
 	EncryptionKeys  *Live[session.Secret]
 	CallerKeys      *Live[NamedSecrets]
@@ -291,7 +292,7 @@ func parseSecret(v string) (session.Secret, error) { return session.NewSecret(v)
 
 func parseKeys(v string) (session.Secret, error) {
 	keys := session.NewSecret(v)
-	_, err := session.ParseKeyring(keys)
+	_, err := seal.ParseKeyring(keys)
 	return keys, err
 }
 

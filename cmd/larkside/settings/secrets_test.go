@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/seal"
 )
 
 // buffer is a log that two goroutines write.
@@ -335,7 +336,7 @@ func TestKeysCommand(t *testing.T) {
 	if s.EncryptionKeys.Get().Expose() != aKey {
 		t.Error("the output of the command is not the key")
 	}
-	second := session.NewKey("k2").Expose()
+	second := seal.NewKey("k2").Expose()
 	rewrite(t, path, second)
 	s.poll(t.Context(), false)
 	s.poll(t.Context(), false)

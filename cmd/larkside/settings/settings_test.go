@@ -18,14 +18,14 @@ import (
 	"testing"
 	"time"
 
-	"larkside/session"
+	"larkside/session/seal"
 )
 
 // canary stands in every secret of these tests; no problem may show it.
 const canary = "canary-7d1f"
 
 // aKey is a valid ENCRYPTION_KEYS.
-var aKey = session.NewKey("k1").Expose()
+var aKey = seal.NewKey("k1").Expose()
 
 // read parses the variables on top of an app's id and secret.
 func read(t *testing.T, vars ...string) (*Settings, error) {
@@ -203,7 +203,7 @@ func TestAccepted(t *testing.T) {
 		{"device flow in spite of a public URL", []string{"CONSENT_FLOW=device", "PUBLIC_URL=https://x.example"}, func(c *Settings) bool { return !c.Redirects() }},
 		{"PostgreSQL with keys", []string{"DATABASE_URL=postgres://u:p@db/lark", "ENCRYPTION_KEYS=" + aKey, "DATABASE_LISTEN_URL=postgresql://u:p@direct/lark"}, (*Settings).Postgres},
 		{"PostgreSQL with a command for the keys", []string{"DATABASE_URL=postgres://u:p@db/lark", "ENCRYPTION_KEYS_COMMAND=vault kv get keys", "DATABASE_LISTEN_URL=off"}, nil},
-		{"SQLite with keys of one's own", []string{"DATABASE_URL=sqlite:/var/lib/larkside/x.db", "ENCRYPTION_KEYS=" + aKey + "," + session.NewKey("k0").Expose()}, nil},
+		{"SQLite with keys of one's own", []string{"DATABASE_URL=sqlite:/var/lib/larkside/x.db", "ENCRYPTION_KEYS=" + aKey + "," + seal.NewKey("k0").Expose()}, nil},
 		{"scopes by spaces or commas, offline_access once", []string{"SCOPES=a:b offline_access,c:d"}, func(c *Settings) bool {
 			return slices.Equal(c.Scopes, Scopes{"a:b", "offline_access", "c:d"})
 		}},

@@ -1,0 +1,15 @@
+package session_test
+
+import (
+	"testing"
+	"unsafe"
+
+	"larkside/session"
+)
+
+// There is one for each user in the cache: the next size of an allocation is 144.
+func TestAccessIsSmall(t *testing.T) {
+	if size := unsafe.Sizeof(session.Access{}); size > 128 {
+		t.Errorf("an Access takes %d bytes, want at most 128", size)
+	}
+}

@@ -1,0 +1,78 @@
+package session
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
+
+// Flow is how a consent is obtained.
+type Flow string
+
+const (
+	// DeviceFlow is RFC 8628. It needs no public URL: Lark is polled.
+	DeviceFlow Flow = "device"
+	// RedirectFlow is the authorization code grant with PKCE.
+	RedirectFlow Flow = "redirect"
+)
+
+// ConsentState is where a consent stands. All states but pending are final.
+type ConsentState string
+
+const (
+	ConsentPending    ConsentState = "pending"
+	ConsentDone       ConsentState = "done"
+	ConsentDeclined   ConsentState = "declined"
+	ConsentExpired    ConsentState = "expired"
+	ConsentSuperseded ConsentState = "superseded"
+	ConsentFailed     ConsentState = "failed"
+)
+
+// Reasons of a consent that failed because Lark refused its scopes: Lark's 20027,
+// 20043 and invalid_scope.
+const (
+	ScopeNotEnabled = "scope_not_enabled"
+	ScopeMalformed  = "scope_malformed"
+	InvalidScope    = "invalid_scope"
+)
+
+// Consent is a request to one user to authorize the app, and what became of it.
+// It is kept in the database, since the callback, the click and the poll may reach
+// any replica.
+type Consent struct {
+	// ID is hex, in the order of creation. It is not secret.
+	ID string
+	Key
+	Flow   Flow
+	State  ConsentState
+	Reason string
+	// Scopes are those asked of the user, separated by spaces.
+	Scopes string
+	// Link is where this user, and nobody else, answers. It is empty before the
+	// flow has been started and after it is over. Sealed at rest.
+	Link Secret
+	// Secret is the device_code (device flow) or the code_verifier (redirect
+	// flow, once a browser has opened the link). Sealed at rest.
+	Secret Secret
+	// PollInterval is how often Lark may be asked (device flow).
+	PollInterval time.Duration
+	// BrowserHash is [Hash] of the cookie of the browser that opened the link.
+	BrowserHash string
+	// Card says what became of the auth card, CardMessageID names its message, and
+	// CardShows is the state that it was last made to show.
+	Card          CardResult
+	CardMessageID string
+	CardShows     ConsentState
+	CreatedAt     time.Time
+	ExpiresAt     time.Time
+	// Left is the time until ExpiresAt by the database's clock, when the row was
+	// read. It is negative after ExpiresAt.
+	Left time.Duration
+}
+
+// Hash returns the SHA-256 of value, in hex. It is for values of at least 128
+// random bits that the database is searched for and must not hold in clear.
+func Hash(value string) string {
+	sum := sha256.Sum256([]byte(value))
+	return hex.EncodeToString(sum[:])
+}

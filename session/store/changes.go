@@ -1,0 +1,242 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lib/pq"
+
+	"larkside/session"
+)
+
+// Changes tells what changed, here and on other replicas. It keeps the cache in
+// step and wakes the requests that wait for a change.
+type Changes struct {
+	db    *database
+	cache *cache
+	log   *slog.Logger
+
+	// listen is the URL for LISTEN, or "off". relisten gets a value when it
+	// changes.
+	listen   atomic.Pointer[session.Secret]
+	relisten chan struct{}
+
+	// closed ends with close. followers counts the goroutines of follow.
+	closed    context.Context
+	stop      context.CancelFunc
+	followers sync.WaitGroup
+
+	// mu guards watchers: the channels of [Changes.Watch], by what they watch.
+	mu       sync.Mutex
+	watchers map[session.Key]map[chan struct{}]struct{}
+}
+
+// notifyChannel is what the triggers in migrations/postgres notify.
+const notifyChannel = "larkside"
+
+const (
+	// pollEvery is how often the database is asked for changes if LISTEN is off.
+	pollEvery = 500 * time.Millisecond
+	// pollOverlap is how far each question reaches back behind the last answer: a
+	// transaction may commit later than the time that it wrote.
+	pollOverlap = 2 * time.Second
+)
+
+func newChanges(db *database, cache *cache, listen session.Secret, log *slog.Logger) *Changes {
+	c := &Changes{db: db, cache: cache, log: log, relisten: make(chan struct{}, 1), watchers: make(map[session.Key]map[chan struct{}]struct{})}
+	c.closed, c.stop = context.WithCancel(context.Background())
+	c.listen.Store(&listen)
+	return c
+}
+
+func (c *Changes) close() {
+	c.stop()
+	c.followers.Wait()
+}
+
+// Watch returns a channel that gets a value when key's session or consent changes,
+// on whichever replica, and a function that ends the watch. Values do not queue:
+// the channel holds one at most.
+func (c *Changes) Watch(key session.Key) (changed <-chan struct{}, stop func()) {
+	w := make(chan struct{}, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watchers[key] == nil {
+		c.watchers[key] = make(map[chan struct{}]struct{})
+	}
+	c.watchers[key][w] = struct{}{}
+	return w, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.watchers[key], w)
+		if len(c.watchers[key]) == 0 {
+			delete(c.watchers, key)
+		}
+	}
+}
+
+// wake sends a value to those who watch key.
+func (c *Changes) wake(key session.Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wakeEach(c.watchers[key])
+}
+
+func (c *Changes) wakeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, set := range c.watchers {
+		wakeEach(set)
+	}
+}
+
+func wakeEach(set map[chan struct{}]struct{}) {
+	for w := range set {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// listenAt makes follow use another URL.
+func (c *Changes) listenAt(url session.Secret) {
+	if old := c.listen.Swap(&url); !old.Equal(url) {
+		select {
+		case c.relisten <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// follow learns of other replicas' changes until close. It starts over when the
+// URL changes.
+func (c *Changes) follow() {
+	c.followers.Go(func() {
+		for c.closed.Err() == nil {
+			round, over := context.WithCancel(c.closed)
+			c.followers.Go(func() {
+				select {
+				case <-c.relisten:
+					over()
+				case <-round.Done():
+				}
+			})
+			if url := c.listen.Load(); url.Expose() == "off" {
+				c.poll(round)
+			} else {
+				c.hear(round, url.Expose())
+			}
+			over()
+		}
+	})
+}
+
+// hear listens for notifications until ctx ends.
+func (c *Changes) hear(ctx context.Context, url string) {
+	listener := pq.NewListener(url, 100*time.Millisecond, 5*time.Second, func(event pq.ListenerEventType, err error) {
+		switch event {
+		case pq.ListenerEventDisconnected:
+			c.log.Warn("lost the connection for change notifications; cached tokens are checked against the database until it is back", "error", err)
+			c.cache.distrust()
+		case pq.ListenerEventReconnected:
+			c.log.Info("change notifications are back")
+		}
+	})
+	// Listen blocks until there is a connection. Only Close ends that.
+	defer context.AfterFunc(ctx, func() { listener.Close() })()
+	if err := listener.Listen(notifyChannel); err != nil && ctx.Err() == nil {
+		c.log.Error("can't listen for change notifications; other replicas' changes are seen after CACHE_TTL", "error", err)
+	}
+	c.heard(nil) // notifications before Listen are lost
+	ping := time.NewTicker(30 * time.Second)
+	defer ping.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ping.C:
+			// Ping finds a connection that died without being closed. It is not called
+			// on this goroutine, since it may take long to fail.
+			go listener.Ping()
+		case n := <-listener.Notify:
+			c.heard(n)
+		}
+	}
+}
+
+// heard handles a notification. The driver sends nil after a gap in which
+// notifications were lost: no cached entry counts as checked then.
+func (c *Changes) heard(n *pq.Notification) {
+	if n == nil {
+		c.cache.distrust()
+		c.wakeAll()
+		return
+	}
+	var change struct {
+		session.Key
+		Table   string        `json:"table"`
+		State   session.State `json:"state"`
+		Version int64         `json:"version"`
+	}
+	if json.Unmarshal([]byte(n.Extra), &change) != nil {
+		c.cache.distrust()
+		return
+	}
+	if e, ok := c.cache.get(change.Key); ok && change.Table == "sessions" &&
+		(e.access.Version != change.Version || e.access.State != change.State) {
+		c.cache.remove(change.Key)
+	}
+	c.wake(change.Key)
+}
+
+const queryNow = `SELECT larkside_now()`
+
+// poll asks for changes until ctx ends.
+func (c *Changes) poll(ctx context.Context) {
+	var since int64
+	if err := c.db.GetContext(ctx, &since, queryNow); err != nil {
+		since = time.Now().UnixMilli()
+	}
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			since = c.pollOnce(ctx, since)
+		}
+	}
+}
+
+const queryChangedSince = `SELECT app_id, open_id, changed_at FROM sessions WHERE changed_at >= $1
+	UNION ALL SELECT app_id, open_id, changed_at FROM consents WHERE changed_at >= $1
+	ORDER BY changed_at LIMIT $2`
+
+func (c *Changes) pollOnce(ctx context.Context, since int64) int64 {
+	const limit = 5000
+	var rows []struct {
+		AppID     string `db:"app_id"`
+		OpenID    string `db:"open_id"`
+		ChangedAt int64  `db:"changed_at"`
+	}
+	if err := c.db.SelectContext(ctx, &rows, queryChangedSince, since-pollOverlap.Milliseconds(), limit); err != nil {
+		c.cache.distrust()
+		return since
+	}
+	for _, r := range rows {
+		key := session.Key{AppID: r.AppID, OpenID: r.OpenID}
+		c.cache.remove(key)
+		c.wake(key)
+		since = max(since, r.ChangedAt)
+	}
+	if len(rows) == limit {
+		c.cache.distrust()
+	}
+	return since
+}

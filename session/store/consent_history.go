@@ -1,0 +1,81 @@
+package store
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"larkside/session"
+	"larkside/session/seal"
+)
+
+// ConsentHistory is what was asked of users before.
+type ConsentHistory struct {
+	db   *database
+	ring *seal.Keyring
+}
+
+// ConsentFilter selects consents. An empty field selects all.
+type ConsentFilter struct {
+	session.Key
+	State session.ConsentState
+}
+
+const queryConsentList = `SELECT ` + consentColumns + ` FROM consents
+	WHERE ($1 = '' OR id < $1) AND ($2 = '' OR app_id = $2) AND ($3 = '' OR open_id = $3) AND ($4 = '' OR state = $4)
+	ORDER BY id DESC LIMIT $5`
+
+// List returns up to limit consents, the newest first, older than the one with id
+// before. An empty before means from the newest.
+func (h *ConsentHistory) List(ctx context.Context, before string, f ConsentFilter, limit int) ([]session.Consent, error) {
+	return h.db.consents(ctx, h.ring, "listing consents", queryConsentList, before, f.AppID, f.OpenID, f.State, limit)
+}
+
+const queryConsentCount = `SELECT count(*) FROM consents WHERE app_id = $1 AND open_id = $2 AND created_at > larkside_now() - $3`
+
+// Started counts the consents that were started for key in the last period.
+func (h *ConsentHistory) Started(ctx context.Context, key session.Key, period time.Duration) (int, error) {
+	return h.count(ctx, queryConsentCount, key.AppID, key.OpenID, period.Milliseconds())
+}
+
+const queryConsentOpenCount = `SELECT count(*) FROM consents WHERE state = 'pending'`
+
+// Pending counts the open consents of all users.
+func (h *ConsentHistory) Pending(ctx context.Context) (int, error) {
+	return h.count(ctx, queryConsentOpenCount)
+}
+
+func (h *ConsentHistory) count(ctx context.Context, query string, args ...any) (int, error) {
+	var n int
+	if err := h.db.GetContext(ctx, &n, query, args...); err != nil {
+		return 0, unavailable(err, "counting consents")
+	}
+	return n, nil
+}
+
+const queryScopesAnswered = `SELECT scopes FROM consents
+	WHERE app_id = $1 AND open_id = $2 AND changed_at > larkside_now() - $3
+		AND (state = 'done' OR state = 'failed' AND reason IN ($4, $5, $6))`
+
+// ScopesAnswered returns the scopes of the consents that key's user granted, or
+// that Lark refused for their scopes, in the last period. If the session lacks one
+// of them, asking for it again would bring nothing.
+func (h *ConsentHistory) ScopesAnswered(ctx context.Context, key session.Key, period time.Duration) ([]string, error) {
+	var lists []string
+	err := h.db.SelectContext(ctx, &lists, queryScopesAnswered, key.AppID, key.OpenID, period.Milliseconds(),
+		session.ScopeNotEnabled, session.ScopeMalformed, session.InvalidScope)
+	if err != nil {
+		return nil, unavailable(err, "looking for scopes that were asked for")
+	}
+	return strings.Fields(strings.Join(lists, " ")), nil
+}
+
+const queryConsentForget = `DELETE FROM consents WHERE state <> 'pending' AND created_at < larkside_now() - $1`
+
+// Forget deletes the closed consents that are older than period.
+func (h *ConsentHistory) Forget(ctx context.Context, period time.Duration) error {
+	if _, err := h.db.ExecContext(ctx, queryConsentForget, period.Milliseconds()); err != nil {
+		return unavailable(err, "deleting old consents")
+	}
+	return nil
+}

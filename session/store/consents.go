@@ -1,0 +1,298 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"larkside/session"
+	"larkside/session/seal"
+)
+
+// Consents keeps the requests to users, from the link to the answer.
+type Consents struct {
+	// Leases gives one replica the right to poll for a consent or to finish it.
+	Leases *ConsentLeases
+	// Cards keeps what the auth cards show.
+	Cards *Cards
+	// History is what was asked of users before.
+	History *ConsentHistory
+
+	db       *database
+	sealer   *sealer
+	sessions *Sessions
+	changes  *Changes
+	audit    *Audit
+	now      func() time.Time
+	owner    string // this process, random
+}
+
+func newConsents(sessions *Sessions, audit *Audit, owner string) *Consents {
+	db, sealer := sessions.db, sessions.sealer
+	return &Consents{
+		Leases:  &ConsentLeases{db: db, ring: sealer.Keyring, owner: owner},
+		Cards:   &Cards{db: db, ring: sealer.Keyring, owner: owner},
+		History: &ConsentHistory{db: db, ring: sealer.Keyring},
+		db:      db, sealer: sealer, sessions: sessions, changes: sessions.changes, audit: audit, now: sessions.now, owner: owner,
+	}
+}
+
+// The insert is the claim to be the one open consent of this user: by the partial
+// unique index it succeeds on one replica. A consent that has expired stands in
+// the way until it is closed (ConsentLeases.Claim, Close).
+const queryConsentInsert = `INSERT INTO consents (id, app_id, open_id, flow, state, scopes,
+		lease_owner, lease_until, created_at, expires_at, changed_at)
+	VALUES ($1, $2, $3, $4, 'pending', $5, $6, larkside_now() + $7, larkside_now(), larkside_now() + $8, larkside_now())
+	ON CONFLICT DO NOTHING`
+
+// Begin claims to be the one open consent of key. If there is one already, that is
+// returned and began is false. Otherwise the caller has the time lease to start
+// the flow and call [Consents.SetLink]. If it dies, another replica takes over
+// after that time.
+func (c *Consents) Begin(ctx context.Context, key session.Key, flow session.Flow, scopes string, lease, life time.Duration) (consent *session.Consent, began bool, err error) {
+	// The id sorts by time of creation.
+	id := fmt.Sprintf("%012x", c.now().UnixMilli()) + randomID()[:20]
+	result, err := c.db.ExecContext(ctx, queryConsentInsert, id, key.AppID, key.OpenID, flow, scopes,
+		c.owner, lease.Milliseconds(), life.Milliseconds())
+	if err != nil {
+		return nil, false, unavailable(err, "beginning a consent")
+	}
+	if n, err := result.RowsAffected(); err == nil && n == 1 {
+		consent, err := c.Get(ctx, id)
+		return consent, err == nil, err
+	}
+	consent, err = c.Open(ctx, key)
+	return consent, false, err
+}
+
+const queryConsentLink = `UPDATE consents SET link = $2, secret = $3, ticket_hash = $4,
+		poll_interval = $5, poll_at = larkside_now() + $5, expires_at = CASE WHEN expires_at < larkside_now() + $6 THEN expires_at ELSE larkside_now() + $6 END,
+		lease_owner = '', lease_until = 0, changed_at = larkside_now()
+	WHERE id = $1 AND state = 'pending'`
+
+// SetLink stores the user's link. For the device flow it also stores the
+// device_code and how often to poll, for the redirect flow the hash of the link's
+// ticket. left shortens the consent's life if Lark gives it less.
+// [session.ErrConflict] if the consent is over.
+func (c *Consents) SetLink(ctx context.Context, consent *session.Consent, link, secret session.Secret, ticketHash string, interval, left time.Duration) error {
+	if err := c.sealer.noteKey(ctx); err != nil {
+		return err
+	}
+	result, err := c.db.ExecContext(ctx, queryConsentLink, consent.ID,
+		c.sealer.Seal(link, consentPlace(consent, "link")), c.sealer.Seal(secret, consentPlace(consent, "secret")),
+		ticketHash, interval.Milliseconds(), left.Milliseconds())
+	return changedOne(result, err, "storing a consent's link")
+}
+
+const queryConsentBrowser = `UPDATE consents SET state_hash = $2, browser_hash = $3, secret = $4
+	WHERE id = $1 AND state = 'pending'`
+
+// SetBrowser binds a redirect consent to the browser that opened its link: by the
+// hashes of the OAuth state and of the browser's cookie, and the code_verifier. A
+// second browser takes over from the first. [session.ErrConflict] if the consent
+// is over.
+func (c *Consents) SetBrowser(ctx context.Context, consent *session.Consent, stateHash, browserHash string, verifier session.Secret) error {
+	if err := c.sealer.noteKey(ctx); err != nil {
+		return err
+	}
+	result, err := c.db.ExecContext(ctx, queryConsentBrowser, consent.ID, stateHash, browserHash,
+		c.sealer.Seal(verifier, consentPlace(consent, "secret")))
+	return changedOne(result, err, "storing a consent's browser")
+}
+
+const (
+	queryConsentGet = `SELECT ` + consentColumns + ` FROM consents WHERE id = $1`
+
+	queryConsentOpen = `SELECT ` + consentColumns + ` FROM consents
+	WHERE app_id = $1 AND open_id = $2 AND state = 'pending'`
+
+	queryConsentLatest = `SELECT ` + consentColumns + ` FROM consents
+	WHERE app_id = $1 AND open_id = $2 ORDER BY created_at DESC LIMIT 1`
+
+	queryConsentByTicket = `SELECT ` + consentColumns + ` FROM consents WHERE ticket_hash = $1`
+
+	queryConsentByState = `SELECT ` + consentColumns + ` FROM consents WHERE state_hash = $1`
+)
+
+// Get returns the consent with id, in whatever state. [session.ErrNotFound] if
+// there is none.
+func (c *Consents) Get(ctx context.Context, id string) (*session.Consent, error) {
+	return c.db.consent(ctx, c.sealer.Keyring, queryConsentGet, id)
+}
+
+// Open returns the open consent of key. [session.ErrNotFound] if there is none.
+func (c *Consents) Open(ctx context.Context, key session.Key) (*session.Consent, error) {
+	return c.db.consent(ctx, c.sealer.Keyring, queryConsentOpen, key.AppID, key.OpenID)
+}
+
+// Latest returns the newest consent of key. [session.ErrNotFound] if there is none.
+func (c *Consents) Latest(ctx context.Context, key session.Key) (*session.Consent, error) {
+	return c.db.consent(ctx, c.sealer.Keyring, queryConsentLatest, key.AppID, key.OpenID)
+}
+
+// ByTicket returns the consent whose link has the ticket. [session.ErrNotFound] if
+// there is none.
+func (c *Consents) ByTicket(ctx context.Context, ticket string) (*session.Consent, error) {
+	return c.db.consent(ctx, c.sealer.Keyring, queryConsentByTicket, session.Hash(ticket))
+}
+
+// ByState returns the consent with an OAuth state. [session.ErrNotFound] if there
+// is none.
+func (c *Consents) ByState(ctx context.Context, state string) (*session.Consent, error) {
+	return c.db.consent(ctx, c.sealer.Keyring, queryConsentByState, session.Hash(state))
+}
+
+// Whoever finds the consent pending closes it, so it is closed once.
+const queryConsentClose = `UPDATE consents SET state = $2, reason = $3, secret = NULL, link = NULL,
+		lease_owner = '', lease_until = 0, changed_at = larkside_now()
+	WHERE id = $1 AND state = 'pending'
+	RETURNING ` + consentColumns
+
+// Close ends an open consent and deletes its secrets. [session.ErrConflict] if it
+// is over already.
+func (c *Consents) Close(ctx context.Context, id string, state session.ConsentState, reason string) (*session.Consent, error) {
+	consent, err := c.db.consent(ctx, c.sealer.Keyring, queryConsentClose, id, state, reason)
+	if errors.Is(err, session.ErrNotFound) {
+		return nil, fmt.Errorf("closing a consent: %w", session.ErrConflict)
+	}
+	if err == nil {
+		c.changes.wake(consent.Key)
+		c.audit.consent(ctx, consent)
+	}
+	return consent, err
+}
+
+const queryConsentDrop = `DELETE FROM consents WHERE id = $1 AND state = 'pending'`
+
+// Drop deletes an open consent, since there is nobody to ask.
+func (c *Consents) Drop(ctx context.Context, consent *session.Consent) error {
+	if _, err := c.db.ExecContext(ctx, queryConsentDrop, consent.ID); err != nil {
+		return unavailable(err, "dropping a consent")
+	}
+	c.changes.wake(consent.Key)
+	return nil
+}
+
+// Finish stores what the user granted and closes the consent as done, in one
+// transaction. Neither a crash, nor a consent that was superseded or has expired
+// meanwhile, can leave one without the other. [session.ErrConflict] if the consent
+// is over. After any other error the outcome is unknown, and Finish may be called
+// again: it succeeds if it finds its own grant stored.
+func (c *Consents) Finish(ctx context.Context, id string, g session.Session) (*session.Session, error) {
+	row, err := c.finish(ctx, id, g)
+	if errors.Is(err, session.ErrConflict) {
+		return c.sessions.alreadyStored(ctx, g.Key, g.AccessToken, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	stored, err := c.sessions.stored(row)
+	c.audit.consent(ctx, &session.Consent{Key: g.Key, State: session.ConsentDone, Scopes: g.Scope})
+	return stored, err
+}
+
+func (c *Consents) finish(ctx context.Context, id string, g session.Session) (*sessionRow, error) {
+	args, err := c.sessions.putArgs(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	tx, err := c.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, unavailable(err, "finishing a consent")
+	}
+	defer tx.Rollback() // does nothing after Commit
+	var closed consentRow
+	err = tx.GetContext(ctx, &closed, queryConsentClose, id, session.ConsentDone, "")
+	if err := noRows(err, session.ErrConflict, "finishing a consent"); err != nil {
+		return nil, err
+	}
+	var row sessionRow
+	if err := tx.GetContext(ctx, &row, queryPut, args...); err != nil {
+		return nil, unavailable(err, "finishing a consent")
+	}
+	if err := tx.Commit(); err != nil {
+		return nil, unavailable(err, "finishing a consent")
+	}
+	return &row, nil
+}
+
+const consentColumns = `id, app_id, open_id, flow, state, reason, scopes, link, secret,
+	ticket_hash, state_hash, browser_hash, poll_interval, poll_at, card, card_message_id, card_shows,
+	created_at, expires_at, larkside_now() AS now`
+
+// consentRow is a row of consents, and the time when it was read.
+type consentRow struct {
+	ID            string `db:"id"`
+	AppID         string `db:"app_id"`
+	OpenID        string `db:"open_id"`
+	Flow          string `db:"flow"`
+	State         string `db:"state"`
+	Reason        string `db:"reason"`
+	Scopes        string `db:"scopes"`
+	Link          []byte `db:"link"`
+	Secret        []byte `db:"secret"`
+	TicketHash    string `db:"ticket_hash"`
+	StateHash     string `db:"state_hash"`
+	BrowserHash   string `db:"browser_hash"`
+	PollInterval  int64  `db:"poll_interval"`
+	PollAt        int64  `db:"poll_at"`
+	Card          string `db:"card"`
+	CardMessageID string `db:"card_message_id"`
+	CardShows     string `db:"card_shows"`
+	CreatedAt     int64  `db:"created_at"`
+	ExpiresAt     int64  `db:"expires_at"`
+	Now           int64  `db:"now"`
+}
+
+func consentPlace(c *session.Consent, column string) seal.Place {
+	return seal.Place{Key: c.Key, Column: "consents." + column, Row: c.ID}
+}
+
+func (r *consentRow) open(ring *seal.Keyring) (*session.Consent, error) {
+	c := &session.Consent{
+		ID: r.ID, Key: session.Key{AppID: r.AppID, OpenID: r.OpenID}, Flow: session.Flow(r.Flow),
+		State: session.ConsentState(r.State), Reason: r.Reason, Scopes: r.Scopes, BrowserHash: r.BrowserHash,
+		PollInterval: time.Duration(r.PollInterval) * time.Millisecond,
+		Card:         session.CardResult(r.Card), CardMessageID: r.CardMessageID, CardShows: session.ConsentState(r.CardShows),
+		CreatedAt: fromMillis(r.CreatedAt), ExpiresAt: fromMillis(r.ExpiresAt),
+		Left: time.Duration(r.ExpiresAt-r.Now) * time.Millisecond,
+	}
+	var err1, err2 error
+	c.Link, err1 = ring.Open(r.Link, consentPlace(c, "link"))
+	c.Secret, err2 = ring.Open(r.Secret, consentPlace(c, "secret"))
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, unavailable(err, "opening a stored consent "+strconv.Quote(c.ID))
+	}
+	return c, nil
+}
+
+// consent runs a query for one consent. [session.ErrNotFound] if it finds none.
+func (d *database) consent(ctx context.Context, ring *seal.Keyring, query string, args ...any) (*session.Consent, error) {
+	var r consentRow
+	err := d.GetContext(ctx, &r, query, args...)
+	if err := noRows(err, session.ErrNotFound, "reading a consent"); err != nil {
+		return nil, err
+	}
+	return r.open(ring)
+}
+
+// consents runs a query for any number of consents.
+func (d *database) consents(ctx context.Context, ring *seal.Keyring, doing, query string, args ...any) ([]session.Consent, error) {
+	var rows []consentRow
+	if err := d.SelectContext(ctx, &rows, query, args...); err != nil {
+		return nil, unavailable(err, doing)
+	}
+	list := make([]session.Consent, 0, len(rows))
+	for i := range rows {
+		c, err := rows[i].open(ring)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, *c)
+	}
+	return list, nil
+}

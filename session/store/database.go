@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"larkside/session"
+	"larkside/telemetry"
+)
+
+// queryTimeout bounds each statement, including the wait for a connection. A
+// database that hangs counts as down.
+const queryTimeout = 5 * time.Second
+
+// database runs statements. It bounds each by queryTimeout, makes spans of those
+// that explain a request, and reports those that fail.
+type database struct {
+	*sqlx.DB
+	system string // postgresql or sqlite, as the conventions spell them
+	// access is queryAccess, parsed once: SQLite spends more time on parsing it
+	// than on the look-up. It is nil with PostgreSQL, since PgBouncer may stand in
+	// between.
+	access *sqlx.Stmt
+	// failed is called for every statement that failed. Nil: no callback.
+	failed func(context.Context, error)
+}
+
+func (d *database) GetContext(ctx context.Context, dest any, query string, args ...any) error {
+	return d.run(ctx, query, func(ctx context.Context) error { return d.DB.GetContext(ctx, dest, query, args...) })
+}
+
+// getAccess is GetContext for queryAccess, the one statement that requests wait
+// for. A driver starts a goroutine for each statement whose context may end, which
+// costs as much as the statement, so this one's context does not end. With
+// PostgreSQL the connection bounds it (server.Connect). Its callers wait no longer
+// than they like.
+func (d *database) getAccess(ctx context.Context, dest any, args ...any) error {
+	return d.observe(ctx, queryAccess, func(context.Context) error {
+		if d.access != nil {
+			return d.access.GetContext(context.Background(), dest, args...)
+		}
+		return d.DB.GetContext(context.Background(), dest, queryAccess, args...)
+	})
+}
+
+func (d *database) SelectContext(ctx context.Context, dest any, query string, args ...any) error {
+	return d.run(ctx, query, func(ctx context.Context) error { return d.DB.SelectContext(ctx, dest, query, args...) })
+}
+
+func (d *database) ExecContext(ctx context.Context, query string, args ...any) (result sql.Result, err error) {
+	err = d.run(ctx, query, func(ctx context.Context) error {
+		result, err = d.DB.ExecContext(ctx, query, args...)
+		return err
+	})
+	return result, err
+}
+
+func (d *database) run(ctx context.Context, query string, statement func(context.Context) error) error {
+	return d.observe(ctx, query, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+		defer cancel()
+		return statement(ctx)
+	})
+}
+
+func (d *database) observe(ctx context.Context, query string, statement func(context.Context) error) error {
+	spanned, span := d.start(ctx, query)
+	err := statement(spanned)
+	// An answer without a row is an answer, and a caller that hangs up is not the
+	// database's fault.
+	bad := err != nil && !errors.Is(err, sql.ErrNoRows) && !errors.Is(ctx.Err(), context.Canceled)
+	if bad && d.failed != nil {
+		d.failed(ctx, err)
+	}
+	if span != nil {
+		if bad {
+			span.SetAttributes(telemetry.ErrorType.String("_OTHER"))
+			span.SetStatus(codes.Error, "")
+		}
+		span.End()
+	}
+	return err
+}
+
+// start begins the span of a statement that explains a request. It returns a nil
+// span for other statements, and when no trace is recorded.
+func (d *database) start(ctx context.Context, query string) (context.Context, trace.Span) {
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx, nil
+	}
+	summary, purpose := explain(query)
+	if summary == "" {
+		return ctx, nil
+	}
+	return otel.Tracer("larkside/session/store").Start(ctx, summary+purpose, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(telemetry.DBSystem.String(d.system), telemetry.DBSummary.String(summary)))
+}
+
+// explain returns the summary of a statement that a request waits for, and its
+// purpose if the summary does not say it. It returns "" for other statements.
+func explain(query string) (summary, purpose string) {
+	switch query {
+	case queryLoad, queryAccess:
+		return "SELECT sessions", ""
+	case queryResolve:
+		return "SELECT sessions", " (alias)"
+	case queryClaim:
+		return "UPDATE sessions", " (claim lease)"
+	case queryReplace:
+		return "UPDATE sessions", " (store pair)"
+	case queryRelease:
+		return "UPDATE sessions", " (release lease)"
+	case queryEnd:
+		return "UPDATE sessions", " (end)"
+	}
+	return "", ""
+}
+
+// noRows turns sql.ErrNoRows into otherwise, and any other error of the database
+// into [session.ErrUnavailable].
+func noRows(err error, otherwise error, doing string) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, sql.ErrNoRows):
+		return fmt.Errorf("%s: %w", doing, otherwise)
+	}
+	return unavailable(err, doing)
+}
+
+// changedOne returns [session.ErrConflict] if a statement changed no row.
+func changedOne(result sql.Result, err error, doing string) error {
+	if err != nil {
+		return unavailable(err, doing)
+	}
+	if n, err := result.RowsAffected(); err != nil {
+		return unavailable(err, doing)
+	} else if n == 0 {
+		return fmt.Errorf("%s: %w", doing, session.ErrConflict)
+	}
+	return nil
+}
+
+func unavailable(err error, doing string) error {
+	return fmt.Errorf("%s: %w: %w", doing, session.ErrUnavailable, err)
+}
+
+// millis is the database's form of a time: milliseconds since 1970, 0 for none.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// flag is the form of b in both databases.
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

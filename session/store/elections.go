@@ -1,0 +1,34 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+)
+
+// Elections gives each named job to one replica at a time.
+type Elections struct {
+	db    *database
+	owner string // this process, random
+}
+
+// The lease of a job can be taken if it is free, and kept by its owner.
+const queryLead = `INSERT INTO leases (name, owner, until) VALUES ($1, $2, larkside_now() + $3)
+	ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until
+	WHERE leases.until <= larkside_now() OR leases.owner = excluded.owner
+	RETURNING owner`
+
+// Lead reports whether this process does the named job for all replicas, for the
+// next ttl. Calling it again within ttl keeps the job.
+func (e *Elections) Lead(ctx context.Context, name string, ttl time.Duration) (bool, error) {
+	var owner string
+	err := e.db.GetContext(ctx, &owner, queryLead, name, e.owner, ttl.Milliseconds())
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, unavailable(err, "taking the lead")
+	}
+	return owner == e.owner, nil
+}

@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"larkside/session"
+)
+
+// Examination is what [Examine] found.
+type Examination struct {
+	// Absent reports whether there is no database file, or nothing in the
+	// database. The first start makes it.
+	Absent bool
+	// Schema is the version of the database's schema, Knows that of this program.
+	Schema, Knows int64
+	// Keys are the ids of the encryption keys in use.
+	Keys []string
+	// NotRenewable counts the active sessions without a refresh token: each of
+	// them ends with its access token.
+	NotRenewable int
+	// KeysErr says why the configured keys can't open what is stored. It wraps
+	// [ErrSetup], and is nil if they can.
+	KeysErr error
+}
+
+// Examine looks at a database and changes nothing. Errors are [ErrInUse] if a
+// process has the SQLite file open, [ErrSetup] if trying again can't help, and
+// others if the database can't be reached.
+func Examine(ctx context.Context, cfg Config) (*Examination, error) {
+	if path, ok := strings.CutPrefix(cfg.URL.Expose(), "sqlite:"); ok {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return &Examination{Absent: true}, nil
+		}
+	}
+	c, err := connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	e, err := c.examine(ctx, cfg)
+	return e, errors.Join(err, c.close())
+}
+
+// HasSession reports whether key has an active session in a database, without
+// changing anything. Errors as for [Examine].
+func HasSession(ctx context.Context, cfg Config, key session.Key) (bool, error) {
+	e, err := Examine(ctx, cfg)
+	if err != nil || e.Absent {
+		return false, err
+	}
+	c, err := connect(ctx, cfg)
+	if err != nil {
+		return false, err
+	}
+	var n int
+	err = c.db.GetContext(ctx, &n, `SELECT count(*) FROM sessions WHERE app_id = $1 AND open_id = $2 AND state = 'active'`, key.AppID, key.OpenID)
+	if err != nil {
+		err = fmt.Errorf("looking for a session: %w", err)
+	}
+	return n > 0, errors.Join(err, c.close())
+}
+
+func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, error) {
+	e := &Examination{}
+	sources, err := fs.ReadDir(migrations, "migrations/"+c.dialect)
+	if err != nil {
+		return nil, err
+	}
+	// Their names begin with their versions, and are in that order.
+	if _, err := fmt.Sscanf(sources[len(sources)-1].Name(), "%d_", &e.Knows); err != nil {
+		return nil, fmt.Errorf("reading the migrations: %w", err)
+	}
+	tables := `SELECT count(*) FROM sqlite_master WHERE name = 'goose_db_version'`
+	if c.dialect == dialectPostgres {
+		tables = `SELECT count(*) FROM pg_tables WHERE tablename = 'goose_db_version' AND schemaname = ANY (current_schemas(false))`
+	}
+	var there int
+	if err := c.db.GetContext(ctx, &there, tables); err != nil {
+		return nil, fmt.Errorf("reading the schema version: %w", err)
+	}
+	if there > 0 {
+		err = c.db.GetContext(ctx, &e.Schema, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`)
+		if err != nil {
+			return nil, fmt.Errorf("reading the schema version: %w", err)
+		}
+	}
+	if e.Absent = e.Schema == 0; e.Absent {
+		return e, nil
+	}
+	if err := c.db.SelectContext(ctx, &e.Keys, `SELECT id FROM encryption_keys ORDER BY id`); err != nil {
+		return nil, fmt.Errorf("reading the encryption keys in use: %w", err)
+	}
+	if err := c.db.GetContext(ctx, &e.NotRenewable, `SELECT count(*) FROM sessions WHERE state = 'active' AND refresh_token IS NULL`); err != nil {
+		return nil, fmt.Errorf("counting sessions without a refresh token: %w", err)
+	}
+	if cfg.Keys != nil || len(e.Keys) > 0 || c.dialect == dialectPostgres {
+		// Without both, keyring would make SQLite's key file.
+		_, e.KeysErr = c.keyring(ctx, cfg.Keys)
+	}
+	return e, nil
+}

@@ -1,0 +1,33 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// SetSettle shortens the wait of Reseal for other replicas.
+func (d *DB) SetSettle(wait time.Duration) { d.settle = wait }
+
+// ResealAround reads a batch of sessions to seal anew, calls between, stores
+// the batch, and returns how many rows were replaced.
+func (d *DB) ResealAround(ctx context.Context, between func()) (int, error) {
+	r := newResealing(d, nil)
+	rows, err := r.read(ctx, &sealedTables[0], []any{"", ""})
+	if err != nil {
+		return 0, err
+	}
+	between()
+	_, err = r.replace(ctx, &sealedTables[0], rows)
+	return r.done.Sealed, err
+}
+
+// SealedColumns are table.column of all that Reseal goes through.
+func SealedColumns() []string {
+	var all []string
+	for _, t := range sealedTables {
+		for _, column := range t.columns {
+			all = append(all, t.name+"."+column)
+		}
+	}
+	return all
+}

@@ -1,0 +1,123 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+
+	"larkside/telemetry"
+)
+
+const (
+	// backlogAge is how old the database's answer may get before a scrape asks
+	// again, and backlogTimeout is how long that scrape waits.
+	backlogAge     = 30 * time.Second
+	backlogTimeout = time.Second
+)
+
+// instruments makes the metrics. [DB.Close] ends the callbacks.
+func (d *DB) instruments(cacheSize int) error {
+	meter := otel.Meter("larkside/session/store")
+	var errs [11]error
+	d.Sessions.evictions, errs[0] = meter.Int64Counter("larkside.cache.evictions",
+		metric.WithUnit("{session}"), metric.WithDescription("Access tokens that left the cache to make room."))
+	d.Leases.claims, errs[1] = meter.Int64Counter("larkside.leases",
+		metric.WithUnit("{lease}"), metric.WithDescription("Claims of the right to refresh a session: taken, held (by another), moved (the session changed), failed."))
+	failures, err := meter.Int64Counter("larkside.database.failures",
+		metric.WithUnit("{statement}"), metric.WithDescription("Statements that the database did not answer."))
+	errs[2] = err
+	entries, err := meter.Int64ObservableGauge("larkside.cache.entries",
+		metric.WithUnit("{session}"), metric.WithDescription("Users whose access token is in the cache."))
+	errs[3] = err
+	capacity, err := meter.Int64ObservableGauge("larkside.cache.capacity",
+		metric.WithUnit("{session}"), metric.WithDescription("Users whose access token the cache has room for."))
+	errs[4] = err
+	connections, err := meter.Int64ObservableGauge("larkside.database.connections",
+		metric.WithUnit("{connection}"), metric.WithDescription("Open connections to the database: used and idle."))
+	errs[5] = err
+	most, err := meter.Int64ObservableGauge("larkside.database.connections.max",
+		metric.WithUnit("{connection}"), metric.WithDescription("Connections to the database that may be open."))
+	errs[6] = err
+	waited, err := meter.Float64ObservableCounter("larkside.database.connections.wait",
+		metric.WithUnit("s"), metric.WithDescription("Time that statements have waited for a free connection."))
+	errs[7] = err
+	keys, err := meter.Int64ObservableGauge("larkside.encryption.keys",
+		metric.WithUnit("{key}"), metric.WithDescription("Keys that something stored is sealed with; more than one: a rotation is not finished."))
+	errs[8] = err
+	due, err := meter.Int64ObservableGauge("larkside.sweep.due",
+		metric.WithUnit("{session}"), metric.WithDescription("Idle sessions that are due for renewal."))
+	errs[9] = err
+	lag, err := meter.Float64ObservableGauge("larkside.sweep.lag",
+		metric.WithUnit("s"), metric.WithDescription("How long the idle session that waits longest has been due for renewal."))
+	errs[10] = err
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	idle := metric.WithAttributes(telemetry.State.String("idle"))
+	used := metric.WithAttributes(telemetry.State.String("used"))
+	backlog := &backlog{db: d.db, now: d.Sessions.now}
+	callback, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		stats := d.db.Stats()
+		o.ObserveInt64(entries, int64(d.Sessions.cache.len()))
+		o.ObserveInt64(capacity, int64(cacheSize))
+		o.ObserveInt64(connections, int64(stats.Idle), idle)
+		o.ObserveInt64(connections, int64(stats.InUse), used)
+		o.ObserveInt64(most, int64(stats.MaxOpenConnections))
+		o.ObserveFloat64(waited, stats.WaitDuration.Seconds())
+		if b, ok := backlog.read(ctx); ok {
+			o.ObserveInt64(keys, b.Keys)
+			o.ObserveInt64(due, b.Due)
+			o.ObserveFloat64(lag, (time.Duration(b.Lag) * time.Millisecond).Seconds())
+		}
+		return nil
+	}, entries, capacity, connections, most, waited, keys, due, lag)
+	d.unobserve = func() { callback.Unregister() }
+	complaints := telemetry.NewComplaints(d.log)
+	d.db.failed = func(ctx context.Context, err error) {
+		failures.Add(ctx, 1)
+		complaints.Log(ctx, slog.LevelWarn, "the database did not answer a statement", "", "error", err)
+	}
+	return err
+}
+
+// backlog counts what is the same for every replica, in the database.
+type backlog struct {
+	db  *database
+	now func() time.Time
+
+	mu   sync.Mutex
+	at   time.Time
+	ok   bool
+	last counts
+}
+
+type counts struct {
+	Keys int64 `db:"keys"`
+	Due  int64 `db:"due"`
+	Lag  int64 `db:"lag"` // milliseconds
+}
+
+// The rows that queryDueForRefresh finds, and the keys in use.
+const queryBacklog = `SELECT (SELECT COUNT(*) FROM encryption_keys) AS keys, COUNT(*) AS due,
+		COALESCE($1 - MIN(refresh_due_at), 0) AS lag FROM sessions
+	WHERE state = 'active' AND refresh_due_at > 0 AND refresh_due_at <= $1 AND retry_at <= larkside_now()
+		AND lease_until <= larkside_now()`
+
+// read returns the last counts, or false while the database is down.
+func (b *backlog) read(ctx context.Context) (counts, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Since(b.at) < backlogAge {
+		return b.last, b.ok
+	}
+	ctx, cancel := context.WithTimeout(ctx, backlogTimeout)
+	defer cancel()
+	b.at = time.Now()
+	b.ok = b.db.GetContext(ctx, &b.last, queryBacklog, millis(b.now())) == nil
+	return b.last, b.ok
+}

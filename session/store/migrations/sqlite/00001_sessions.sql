@@ -1,0 +1,103 @@
+-- Times are milliseconds since 1970 UTC; 0 means never or unknown.
+-- "sealed" columns hold AES-256-GCM records (session/seal); nothing secret is in clear.
+
+-- +goose Up
+
+-- larkside_now() is registered with the driver (sqlite.go), not part of the schema.
+
+CREATE TABLE sessions (
+    app_id             text   NOT NULL,
+    open_id            text   NOT NULL,
+    union_id           text   NOT NULL DEFAULT '',
+    user_id            text   NOT NULL DEFAULT '',
+    profile            blob,                       -- sealed
+    state              text   NOT NULL,             -- active, consent_required, disabled
+    reason             text   NOT NULL DEFAULT '',
+    access_token       blob,                       -- sealed
+    refresh_token      blob,                       -- sealed; works once
+    token_type         text   NOT NULL,
+    token_url          text   NOT NULL,             -- the endpoint that issued the grant
+    scope              text   NOT NULL DEFAULT '',
+    issued_at          integer NOT NULL,
+    expires_at         integer NOT NULL,
+    refresh_expires_at integer NOT NULL DEFAULT 0,
+    refresh_due_at     integer NOT NULL DEFAULT 0,   -- when the sweep renews it if nobody else did
+    granted_at         integer NOT NULL,
+    refreshed_at       integer NOT NULL DEFAULT 0,
+    after_refusal      integer NOT NULL DEFAULT 0,   -- 1: Lark had refused the access token before this one
+    version            integer NOT NULL,             -- compare-and-swap operand
+    lease_owner        text   NOT NULL DEFAULT '',  -- who may spend the refresh token,
+    lease_until        integer NOT NULL DEFAULT 0,   -- and until when (larkside_now)
+    attempts           integer NOT NULL DEFAULT 0,   -- sendings of this refresh token without a stored outcome
+    attempt_at         integer NOT NULL DEFAULT 0,   -- the latest of them
+    failures           integer NOT NULL DEFAULT 0,
+    retry_at           integer NOT NULL DEFAULT 0,   -- larkside_now
+    doubted_at         integer NOT NULL DEFAULT 0,   -- when Lark first said that the user does not exist
+    synced_at          integer NOT NULL DEFAULT 0,
+    changed_at         integer NOT NULL,             -- larkside_now; the polling watermark
+    PRIMARY KEY (app_id, open_id)
+);
+CREATE INDEX sessions_union_id ON sessions (app_id, union_id) WHERE union_id <> '';
+CREATE INDEX sessions_user_id ON sessions (app_id, user_id) WHERE user_id <> '';
+CREATE INDEX sessions_refresh_due ON sessions (refresh_due_at) WHERE state = 'active' AND refresh_due_at > 0;
+CREATE INDEX sessions_changed ON sessions (changed_at);
+
+CREATE TABLE consents (
+    id              text   NOT NULL PRIMARY KEY,
+    app_id          text   NOT NULL,
+    open_id         text   NOT NULL,
+    flow            text   NOT NULL,              -- device, redirect
+    state           text   NOT NULL,              -- pending, done, declined, expired, superseded, failed
+    reason          text   NOT NULL DEFAULT '',
+    scopes          text   NOT NULL,
+    link            blob,                        -- sealed: the user's link
+    secret          blob,                        -- sealed: device_code or code_verifier
+    ticket_hash     text   NOT NULL DEFAULT '',   -- SHA-256 of the ticket in the redirect flow's link
+    state_hash      text   NOT NULL DEFAULT '',   -- SHA-256 of the OAuth state
+    browser_hash    text   NOT NULL DEFAULT '',   -- SHA-256 of the cookie of the browser that started
+    poll_interval   integer NOT NULL DEFAULT 0,    -- milliseconds
+    poll_at         integer NOT NULL DEFAULT 0,
+    card            text   NOT NULL DEFAULT '',   -- sent, rate_limited, failed, off; empty while unknown
+    card_message_id text   NOT NULL DEFAULT '',
+    card_shows      text   NOT NULL DEFAULT '',   -- the state that the card was last made to show
+    lease_owner     text   NOT NULL DEFAULT '',
+    lease_until     integer NOT NULL DEFAULT 0,
+    created_at      integer NOT NULL,
+    expires_at      integer NOT NULL,
+    changed_at      integer NOT NULL
+);
+-- At most one open consent for one user of one app, whichever replica asks.
+CREATE UNIQUE INDEX consents_pending ON consents (app_id, open_id) WHERE state = 'pending';
+CREATE INDEX consents_user ON consents (app_id, open_id, created_at);
+CREATE INDEX consents_poll ON consents (poll_at) WHERE state = 'pending';
+CREATE INDEX consents_ticket ON consents (ticket_hash) WHERE ticket_hash <> '';
+CREATE INDEX consents_state ON consents (state_hash) WHERE state_hash <> '';
+CREATE INDEX consents_created ON consents (created_at);
+
+-- Which encryption keys have sealed something here. A start with a ring that
+-- lacks one of them, or holds other bytes under its name, is refused.
+CREATE TABLE encryption_keys (
+    id    text  NOT NULL PRIMARY KEY,
+    check_value blob NOT NULL                    -- sealed constant
+);
+
+-- Named leases for work that one replica does for all.
+CREATE TABLE leases (
+    name  text   NOT NULL PRIMARY KEY,
+    owner text   NOT NULL,
+    until integer NOT NULL                         -- larkside_now
+);
+
+-- Calls to the token endpoint per app, counted over all replicas.
+CREATE TABLE rates (
+    name    text   NOT NULL PRIMARY KEY,
+    windows text   NOT NULL,                      -- JSON, see rates.go
+    version integer NOT NULL
+);
+
+-- +goose Down
+DROP TABLE rates;
+DROP TABLE leases;
+DROP TABLE encryption_keys;
+DROP TABLE consents;
+DROP TABLE sessions;

@@ -1,0 +1,78 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"testing"
+	"time"
+
+	"larkside/session"
+	"larkside/session/store"
+	"larkside/test/dbtest"
+)
+
+// named is url with an application_name, by which PostgreSQL's list of
+// connections tells how each was opened.
+func named(t *testing.T, raw, name string) session.Secret {
+	t.Helper()
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("application_name", name)
+	u.RawQuery = q.Encode()
+	return session.NewSecret(u.String())
+}
+
+// A database URL that is changed at run time counts for the connections that
+// are opened next, the listening one included, and what is not one for none.
+func TestReconnect(t *testing.T) {
+	db := dbtest.Postgres(t)
+	raw := db.URL
+	db.URL = named(t, raw, "before").Expose()
+	s := db.Open(t, nil)
+	watcher := (&dbtest.DB{URL: raw, Postgres: true, Keys: db.Keys}).SQL(t)
+	connections := func(name string) (n, listening int) {
+		err := watcher.QueryRowContext(t.Context(), `SELECT count(*), count(*) FILTER (WHERE query LIKE 'LISTEN%')
+			FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`, name).Scan(&n, &listening)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n, listening
+	}
+	await := func(what string, ok func() bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		for tick := time.NewTicker(10 * time.Millisecond); !ok(); {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatal("no " + what)
+			}
+		}
+	}
+	await("listening connection", func() bool { _, l := connections("before"); return l == 1 })
+
+	for _, bad := range []string{"sqlite:larkside.db", "mysql://x", "postgres://host:port/", ""} {
+		if err := s.Reconnect(session.NewSecret(bad), session.Secret{}); !errors.Is(err, store.ErrSetup) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if err := s.Reconnect(named(t, raw, "after"), session.Secret{}); err != nil {
+		t.Fatal(err)
+	}
+	await("listening connection with the new URL", func() bool { _, l := connections("after"); return l == 1 })
+	await("end of the old one", func() bool { _, l := connections("before"); return l == 0 })
+	// The pool's idle connection is still the old one.
+	if _, err := watcher.ExecContext(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'before'`); err != nil {
+		t.Fatal(err)
+	}
+	await("pooled connection with the new URL", func() bool {
+		s.Sessions.Load(t.Context(), session.Key{AppID: "cli_a", OpenID: "ou_a"})
+		n, _ := connections("after")
+		return n >= 2
+	})
+}

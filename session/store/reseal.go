@@ -1,0 +1,413 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"larkside/session"
+	"larkside/session/seal"
+)
+
+// sealedTable is a table with sealed columns. Each row is of one user: it has
+// app_id and open_id, which its records are bound to.
+type sealedTable struct {
+	name    string
+	columns []string
+	// order is the primary key.
+	order []string
+	// row is the column that its records are bound to as well, if any.
+	row string
+}
+
+// sealedTables are all of them; a test holds the list against the schema.
+var sealedTables = []sealedTable{
+	{name: "sessions", columns: []string{"profile", "access_token", "refresh_token"}, order: []string{"app_id", "open_id"}},
+	{name: "consents", columns: []string{"link", "secret"}, order: []string{"id"}, row: "id"},
+}
+
+const (
+	// resealBatch is how many rows are sealed anew in one transaction: few
+	// enough not to keep other writers waiting.
+	resealBatch = 50
+	// resealPasses bounds how often the tables are looked through. A second
+	// pass finds what changed under the first.
+	resealPasses = 10
+	// resealScan bounds a statement that reads a whole table.
+	resealScan = 2 * time.Minute
+	// notedFor is how long a store takes it for granted that the key it seals
+	// with is in encryption_keys.
+	notedFor = 2 * time.Second
+	// resealSettle is the time within which a write of another replica that was
+	// under way, or that trusted notedFor, has come to its end.
+	resealSettle = notedFor + 2*queryTimeout
+)
+
+// Resealed is what [DB.Reseal] has done so far.
+type Resealed struct {
+	// Key is the id of the key that everything is sealed under in the end.
+	Key string `json:"key"`
+	// Sealed counts the rows that were sealed anew.
+	Sealed int `json:"sealed"`
+	// Unreadable counts the rows that do not open with any key of the ring.
+	// They stay as they are, and their keys stay in use.
+	Unreadable int `json:"unreadable"`
+	// Retired are the ids of the keys that seal nothing any more and may leave
+	// the ring.
+	Retired []string `json:"retired"`
+	// Settling: what is left is to wait whether another replica still seals
+	// under another key.
+	Settling bool `json:"settling"`
+}
+
+// ErrReseal: not everything could be sealed under the first key. What could is.
+var ErrReseal = errors.New("not everything is sealed under the first key")
+
+// Reseal seals everything that is not under the ring's first key anew, while
+// this and other replicas serve, and then strikes the keys that seal nothing
+// any more off the list of those that a start needs. progress is called after
+// each batch, from this goroutine; nil is allowed.
+//
+// A row is replaced only over the very records that were read, so what a
+// refresh stores meanwhile is never overwritten, and its version stays, so no
+// refresh under way is disturbed. Every replica must have the new key first; one
+// that still seals under another is noticed, and its key stays on the list.
+// Reseal may be cut off anywhere, called again, and run twice at once.
+//
+// Errors wrap [ErrReseal] or [session.ErrUnavailable]; the result says how far it got.
+func (d *DB) Reseal(ctx context.Context, progress func(Resealed)) (Resealed, error) {
+	r := newResealing(d, progress)
+	err := r.run(ctx)
+	return r.done, err
+}
+
+// resealing is one run of [DB.Reseal].
+type resealing struct {
+	d        *DB
+	key      seal.EncryptionKey
+	done     Resealed
+	progress func(Resealed)
+}
+
+func newResealing(d *DB, progress func(Resealed)) *resealing {
+	r := &resealing{d: d, key: d.sealer.First(), progress: progress}
+	r.done = Resealed{Key: r.key.ID(), Retired: []string{}}
+	return r
+}
+
+func (r *resealing) run(ctx context.Context) error {
+	if err := r.d.sealer.note(ctx, r.key); err != nil {
+		return err
+	}
+	if err := r.sealAll(ctx); err != nil {
+		return err
+	}
+	struck, err := r.retire(ctx)
+	if err != nil || len(struck) == 0 {
+		return errors.Join(err, r.judge())
+	}
+	if err := r.settle(ctx); err != nil {
+		return err
+	}
+	// Whoever sealed under a key that was struck off has done so by now, or
+	// will put it on the list again first.
+	for _, id := range struck {
+		if err := r.reinstate(ctx, id); err != nil {
+			return err
+		}
+	}
+	return r.judge()
+}
+
+// judge is the error of a run that came to its end.
+func (r *resealing) judge() error {
+	if r.done.Unreadable > 0 {
+		return fmt.Errorf("%w: %d rows do not open with the keys that are configured", ErrReseal, r.done.Unreadable)
+	}
+	return nil
+}
+
+func (r *resealing) report() {
+	if r.progress != nil {
+		r.progress(r.done)
+	}
+}
+
+// sealAll goes through all tables until a pass finds nothing to do.
+func (r *resealing) sealAll(ctx context.Context) error {
+	for range resealPasses {
+		r.done.Unreadable = 0
+		open := 0
+		for i := range sealedTables {
+			n, err := r.pass(ctx, &sealedTables[i])
+			if err != nil {
+				return err
+			}
+			open += n
+		}
+		if open == 0 {
+			return nil
+		}
+	}
+	return errStillInUse
+}
+
+// pass goes through one table once, and returns how many rows it found that
+// could be sealed anew.
+func (r *resealing) pass(ctx context.Context, t *sealedTable) (found int, err error) {
+	after := make([]any, len(t.order))
+	for i := range after {
+		after[i] = ""
+	}
+	for {
+		rows, err := r.read(ctx, t, after)
+		if err != nil || len(rows) == 0 {
+			return found, err
+		}
+		last := rows[len(rows)-1]
+		after = last.position(t)
+		n, err := r.replace(ctx, t, rows)
+		found += n
+		if err != nil {
+			return found, err
+		}
+		r.report()
+	}
+}
+
+// sealedRow is one row of a sealed table.
+type sealedRow map[string]any
+
+func (row sealedRow) text(column string) string {
+	switch v := row[column].(type) {
+	case string:
+		return v
+	case []byte:
+		return string(v)
+	}
+	return ""
+}
+
+func (row sealedRow) record(column string) []byte {
+	record, _ := row[column].([]byte)
+	return record
+}
+
+func (row sealedRow) position(t *sealedTable) []any {
+	at := make([]any, len(t.order))
+	for i, column := range t.order {
+		at[i] = row.text(column)
+	}
+	return at
+}
+
+func (row sealedRow) place(t *sealedTable, column string) seal.Place {
+	p := seal.Place{Key: session.Key{AppID: row.text("app_id"), OpenID: row.text("open_id")}, Column: t.name + "." + column}
+	if t.row != "" {
+		p.Row = row.text(t.row)
+	}
+	return p
+}
+
+// read returns the next rows that have a record under another key.
+func (r *resealing) read(ctx context.Context, t *sealedTable, after []any) ([]sealedRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, resealScan)
+	defer cancel()
+	begins := seal.Prefix(r.key.ID())
+	cursor, err := r.d.db.QueryxContext(ctx, t.queryBehind(), append([]any{begins, len(begins), resealBatch}, after...)...)
+	if err != nil {
+		return nil, unavailable(err, "looking for records under other keys")
+	}
+	defer cursor.Close()
+	var rows []sealedRow
+	for cursor.Next() {
+		row := sealedRow{}
+		if err := cursor.MapScan(row); err != nil {
+			return nil, unavailable(err, "looking for records under other keys")
+		}
+		rows = append(rows, row)
+	}
+	if err := cursor.Err(); err != nil {
+		return nil, unavailable(err, "looking for records under other keys")
+	}
+	return rows, nil
+}
+
+// replace seals rows anew and stores them in one transaction. A row that has
+// changed since it was read is left to the next pass.
+func (r *resealing) replace(ctx context.Context, t *sealedTable, rows []sealedRow) (found int, err error) {
+	var updates [][]any
+	for _, row := range rows {
+		args, err := r.reseal(t, row)
+		if err != nil {
+			r.d.log.ErrorContext(ctx, "a stored record does not open", "table", t.name, "app_id", row.text("app_id"), "error", err)
+			r.done.Unreadable++
+			continue
+		}
+		updates = append(updates, args)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*queryTimeout)
+	defer cancel()
+	tx, err := r.d.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return 0, unavailable(err, "sealing records anew")
+	}
+	defer tx.Rollback() // does nothing after Commit
+	sealed, err := r.update(ctx, tx, t, updates)
+	if err != nil {
+		return 0, err
+	}
+	if err := tx.Commit(); err != nil {
+		return 0, unavailable(err, "sealing records anew")
+	}
+	r.done.Sealed += sealed
+	return len(updates), nil
+}
+
+func (r *resealing) update(ctx context.Context, tx *sqlx.Tx, t *sealedTable, updates [][]any) (sealed int, err error) {
+	query := t.queryReseal()
+	for _, args := range updates {
+		result, err := tx.ExecContext(ctx, query, args...)
+		if err != nil {
+			return 0, unavailable(err, "sealing records anew")
+		}
+		n, err := result.RowsAffected()
+		if err != nil {
+			return 0, unavailable(err, "sealing records anew")
+		}
+		sealed += int(n)
+	}
+	return sealed, nil
+}
+
+// reseal returns the arguments of queryReseal: the primary key, then for each
+// column the new record and the one that it may replace.
+func (r *resealing) reseal(t *sealedTable, row sealedRow) ([]any, error) {
+	args := row.position(t)
+	for _, column := range t.columns {
+		old := row.record(column)
+		record, err := r.d.sealer.Reseal(old, r.key, row.place(t, column))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", column, err)
+		}
+		args = append(args, record, old)
+	}
+	return args, nil
+}
+
+// retire strikes off every key that seals nothing, and returns which.
+func (r *resealing) retire(ctx context.Context) (struck []string, err error) {
+	var ids []string
+	if err := r.d.db.SelectContext(ctx, &ids, `SELECT id FROM encryption_keys WHERE id <> $1 ORDER BY id`, r.key.ID()); err != nil {
+		return nil, unavailable(err, "reading the encryption keys in use")
+	}
+	ctx, cancel := context.WithTimeout(ctx, resealScan)
+	defer cancel()
+	for _, id := range ids {
+		begins := seal.Prefix(id)
+		result, err := r.d.db.DB.ExecContext(ctx, `DELETE FROM encryption_keys WHERE id = $3 AND NOT (`+conditionUsed()+`)`, begins, len(begins), id)
+		if err = changedOne(result, err, "striking off an encryption key"); err == nil {
+			struck = append(struck, id)
+		} else if !errors.Is(err, session.ErrConflict) {
+			return struck, err
+		}
+	}
+	r.done.Retired = append(r.done.Retired, struck...)
+	if len(struck) < len(ids) && r.done.Unreadable == 0 {
+		return struck, errStillInUse
+	}
+	return struck, nil
+}
+
+var errStillInUse = fmt.Errorf("%w: another replica seals under another key; give every replica the new key first, then run this again", ErrReseal)
+
+// settle waits where other replicas may write.
+func (r *resealing) settle(ctx context.Context) error {
+	if r.d.conn.dialect == dialectSQLite {
+		return nil // this process is the only one, and seals under the first key
+	}
+	r.done.Settling = true
+	r.report()
+	defer func() { r.done.Settling = false }()
+	timer := time.NewTimer(r.d.settle)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: cut off while waiting for other replicas: %w", ErrReseal, context.Cause(ctx))
+	}
+}
+
+// reinstate puts a key that was struck off on the list again if something is
+// sealed under it after all.
+func (r *resealing) reinstate(ctx context.Context, id string) error {
+	scan, cancel := context.WithTimeout(ctx, resealScan)
+	defer cancel()
+	begins := seal.Prefix(id)
+	var used int
+	err := r.d.db.DB.GetContext(scan, &used, `SELECT CASE WHEN `+conditionUsed()+` THEN 1 ELSE 0 END`, begins, len(begins))
+	if err != nil {
+		return unavailable(err, "looking for records under other keys")
+	}
+	if used == 0 {
+		return nil
+	}
+	r.done.Retired = slices.DeleteFunc(r.done.Retired, func(one string) bool { return one == id })
+	if k, ok := r.d.sealer.Key(id); ok {
+		err = r.d.sealer.note(ctx, k)
+	}
+	return errors.Join(errStillInUse, err)
+}
+
+// conditionUsed: some record begins with $1, whose length is $2.
+func conditionUsed() string {
+	var any []string
+	for _, t := range sealedTables {
+		var in []string
+		for _, column := range t.columns {
+			in = append(in, fmt.Sprintf("substr(%s, 1, $2) = $1", column))
+		}
+		any = append(any, fmt.Sprintf("EXISTS (SELECT 1 FROM %s WHERE %s)", t.name, strings.Join(in, " OR ")))
+	}
+	return strings.Join(any, " OR ")
+}
+
+// queryBehind selects up to $3 rows after the primary key $4…, in its order,
+// with a record that does not begin with $1, whose length is $2.
+func (t *sealedTable) queryBehind() string {
+	var any, after []string
+	for _, column := range t.columns {
+		any = append(any, fmt.Sprintf("substr(%s, 1, $2) <> $1", column)) // NULL, no record, is not true
+	}
+	for i := range t.order {
+		after = append(after, fmt.Sprintf("$%d", 4+i))
+	}
+	order := strings.Join(t.order, ", ")
+	columns := strings.Join(append([]string{"app_id", "open_id"}, t.columns...), ", ")
+	if t.row != "" {
+		columns = t.row + ", " + columns
+	}
+	return fmt.Sprintf("SELECT %s FROM %s WHERE (%s) > (%s) AND (%s) ORDER BY %s LIMIT $3",
+		columns, t.name, order, strings.Join(after, ", "), strings.Join(any, " OR "), order)
+}
+
+// queryReseal replaces the records of one row if none has changed.
+func (t *sealedTable) queryReseal() string {
+	var set, where []string
+	for i, column := range t.order {
+		where = append(where, fmt.Sprintf("%s = $%d", column, i+1))
+	}
+	next := len(t.order) + 1
+	for _, column := range t.columns {
+		set = append(set, fmt.Sprintf("%s = $%d", column, next))
+		where = append(where, fmt.Sprintf("%s IS NOT DISTINCT FROM $%d", column, next+1))
+		next += 2
+	}
+	return fmt.Sprintf("UPDATE %s SET %s WHERE %s", t.name, strings.Join(set, ", "), strings.Join(where, " AND "))
+}

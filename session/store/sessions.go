@@ -1,0 +1,403 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"larkside/session"
+	"larkside/session/seal"
+	"larkside/session/singleflight"
+)
+
+// Sessions reads and writes sessions. A cache of access tokens is in front.
+type Sessions struct {
+	db      *database
+	sealer  *sealer
+	cache   *cache
+	changes *Changes
+	now     func() time.Time
+	ttl     time.Duration
+
+	loads singleflight.Group[session.Key, *session.Access]
+	// restUntil is until when entries are served from the cache without asking the
+	// database, in Unix nanoseconds of the local clock.
+	restUntil atomic.Int64
+	evictions metric.Int64Counter
+}
+
+const (
+	// restAfterFailure is how long cached entries are served without asking the
+	// database again after it did not answer.
+	restAfterFailure = time.Second
+	// checkTimeout bounds the question whether a cached entry still holds. The
+	// entry can be served without an answer, so a database that hangs must not
+	// hold requests up.
+	checkTimeout = 500 * time.Millisecond
+)
+
+// Cached returns the access token of key from this process's cache, or nil.
+// checked reports whether it may be served without asking the database: it was
+// read within the cache's TTL. It does not allocate, and the lock that it takes is
+// shared by a part of the users only.
+func (s *Sessions) Cached(key session.Key) (a *session.Access, checked bool) {
+	e, ok := s.cache.get(key)
+	if !ok {
+		return nil, false
+	}
+	return e.access, e.epoch == s.cache.epoch.Load() && s.now().Sub(s.cache.began)-e.checked < s.ttl
+}
+
+// Access reads key's access token from its row and caches it. Concurrent calls for
+// one key share one query. While the database is down, it returns the cached one,
+// if that is usable, with a nil error. [session.ErrNotFound] if there is no row.
+func (s *Sessions) Access(ctx context.Context, key session.Key) (*session.Access, error) {
+	cached, _ := s.Cached(key)
+	// An entry that has expired is no help while the database is down.
+	good := cached != nil && cached.Usable(s.now())
+	if good && s.now().UnixNano() < s.restUntil.Load() {
+		return cached, nil
+	}
+	patience := queryTimeout
+	if good {
+		patience = checkTimeout
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	a, _, err := s.loads.Do(waiting, key, func(ctx context.Context) (*session.Access, error) { return s.loadAccess(ctx, key) })
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		err = unavailable(context.DeadlineExceeded, "loading a session")
+	}
+	if errors.Is(err, session.ErrUnavailable) && good {
+		s.restUntil.Store(s.now().Add(restAfterFailure).UnixNano())
+		return cached, nil
+	}
+	return a, err
+}
+
+// Requests wait for this statement, so it reads only what an Access has.
+const queryAccess = `SELECT state, reason, access_token, token_type, issued_at, expires_at,
+		CASE WHEN refresh_token IS NULL THEN 0 ELSE 1 END AS renewable, version, retry_at
+	FROM sessions WHERE app_id = $1 AND open_id = $2`
+
+func (s *Sessions) loadAccess(ctx context.Context, key session.Key) (*session.Access, error) {
+	t := s.cache.ticket(key)
+	var r struct {
+		State       string `db:"state"`
+		Reason      string `db:"reason"`
+		AccessToken []byte `db:"access_token"`
+		TokenType   string `db:"token_type"`
+		IssuedAt    int64  `db:"issued_at"`
+		ExpiresAt   int64  `db:"expires_at"`
+		Renewable   int64  `db:"renewable"`
+		Version     int64  `db:"version"`
+		RetryAt     int64  `db:"retry_at"`
+	}
+	err := s.db.getAccess(ctx, &r, key.AppID, key.OpenID)
+	if err := noRows(err, session.ErrNotFound, "loading a session"); err != nil {
+		if errors.Is(err, session.ErrNotFound) {
+			s.cache.remove(key)
+		}
+		return nil, err
+	}
+	token, err := s.sealer.Open(r.AccessToken, accessPlace(key))
+	if err != nil {
+		return nil, unavailable(err, "opening a stored session")
+	}
+	a := session.NewAccess(&session.Session{
+		Key: key, State: session.State(r.State), Reason: session.Reason(r.Reason), Version: r.Version,
+		AccessToken: token, TokenType: r.TokenType,
+		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt), RetryAt: fromMillis(r.RetryAt),
+	})
+	a.Renewable = r.Renewable != 0 && a.State != session.ConsentRequired
+	s.remember(a, t)
+	return a, nil
+}
+
+func (s *Sessions) remember(a *session.Access, t ticket) {
+	if s.cache.put(a, s.now(), t) {
+		s.evictions.Add(context.Background(), 1)
+	}
+}
+
+const queryLoad = `SELECT ` + sessionColumns + ` FROM sessions WHERE app_id = $1 AND open_id = $2`
+
+// Load returns the session of key. [session.ErrNotFound] if there is none.
+func (s *Sessions) Load(ctx context.Context, key session.Key) (*session.Session, error) {
+	var r sessionRow
+	err := s.db.GetContext(ctx, &r, queryLoad, key.AppID, key.OpenID)
+	if err := noRows(err, session.ErrNotFound, "loading a session"); err != nil {
+		return nil, err
+	}
+	return r.open(s.sealer.Keyring)
+}
+
+// The newest grant comes first, since an administrator may give a user_id to
+// another person.
+const queryResolve = `SELECT open_id FROM sessions
+	WHERE app_id = $1 AND (union_id = $2 OR user_id = $2)
+	ORDER BY granted_at DESC LIMIT 1`
+
+// Resolve returns the key of the user whom an alias (union_id or user_id) names.
+// [session.ErrNotFound] if no user of the app who ever consented has it.
+func (s *Sessions) Resolve(ctx context.Context, appID, alias string) (session.Key, error) {
+	var openID string
+	err := s.db.GetContext(ctx, &openID, queryResolve, appID, alias)
+	if err := noRows(err, session.ErrNotFound, "resolving a user id"); err != nil {
+		return session.Key{}, err
+	}
+	return session.Key{AppID: appID, OpenID: openID}, nil
+}
+
+// A new consent replaces whatever was there, even while it is being refreshed. It
+// moves the version, so queryReplace does not store that refresh's result.
+const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, profile, state,
+		access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
+		refresh_expires_at, refresh_due_at, granted_at, synced_at, refresh_life, version, changed_at)
+	VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1, larkside_now())
+	ON CONFLICT (app_id, open_id) DO UPDATE SET
+		union_id = excluded.union_id, user_id = excluded.user_id, profile = excluded.profile,
+		state = 'active', reason = '',
+		access_token = excluded.access_token, refresh_token = excluded.refresh_token,
+		token_type = excluded.token_type, token_url = excluded.token_url, scope = excluded.scope,
+		issued_at = excluded.issued_at, expires_at = excluded.expires_at,
+		refresh_expires_at = excluded.refresh_expires_at, refresh_due_at = excluded.refresh_due_at,
+		granted_at = excluded.granted_at, refreshed_at = 0, after_refusal = 0, synced_at = excluded.synced_at,
+		refresh_life = excluded.refresh_life,
+		version = sessions.version + 1,
+		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0, doubted_at = 0,
+		changed_at = larkside_now()
+	RETURNING ` + sessionColumns
+
+// Put stores what a consent brought over whatever was there. Only the fields that
+// a grant has are taken from g: aliases, profile, tokens and times.
+func (s *Sessions) Put(ctx context.Context, g session.Session) (*session.Session, error) {
+	args, err := s.putArgs(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	var r sessionRow
+	if err := s.db.GetContext(ctx, &r, queryPut, args...); err != nil {
+		return nil, unavailable(err, "storing a session")
+	}
+	return s.stored(&r)
+}
+
+// putArgs returns the arguments of queryPut.
+func (s *Sessions) putArgs(ctx context.Context, g session.Session) ([]any, error) {
+	if err := s.sealer.noteKey(ctx); err != nil {
+		return nil, err
+	}
+	profile, err := s.sealer.sealProfile(g.Key, g.Profile)
+	if err != nil {
+		return nil, err
+	}
+	refreshLife := int64(0)
+	if !g.RefreshExpiresAt.IsZero() {
+		refreshLife = g.RefreshExpiresAt.Sub(g.IssuedAt).Milliseconds()
+	}
+	return []any{g.AppID, g.OpenID, g.UnionID, g.UserID, profile,
+		s.sealer.Seal(g.AccessToken, accessPlace(g.Key)), s.sealer.Seal(g.RefreshToken, refreshPlace(g.Key)),
+		g.TokenType, g.TokenURL, g.Scope, millis(g.IssuedAt), millis(g.ExpiresAt),
+		millis(g.RefreshExpiresAt), refreshDue(g.IssuedAt, g.RefreshExpiresAt), millis(g.GrantedAt), millis(g.SyncedAt), refreshLife}, nil
+}
+
+// refreshDue returns when the sweep refreshes a session that nobody uses: at a
+// random point between 60 and 80 % of its refresh token's life, so that sessions
+// that were granted together are not refreshed together.
+func refreshDue(issued, expires time.Time) int64 {
+	if expires.IsZero() {
+		return 0
+	}
+	life := expires.Sub(issued)
+	return millis(issued.Add(time.Duration((0.6 + 0.2*rand.Float64()) * float64(life))))
+}
+
+// stored caches what was just written and wakes the requests that wait for it.
+func (s *Sessions) stored(r *sessionRow) (*session.Session, error) {
+	written, err := r.open(s.sealer.Keyring)
+	if err != nil {
+		return nil, err
+	}
+	s.cache.remove(written.Key)
+	s.remember(session.NewAccess(written), s.cache.ticket(written.Key))
+	s.changes.wake(written.Key)
+	return written, nil
+}
+
+// Revoking deletes the tokens and the personal data. It moves the version, so that
+// a refresh under way does not bring them back.
+const queryRevoke = `UPDATE sessions SET
+		state = 'consent_required', reason = $3, access_token = NULL, refresh_token = NULL,
+		profile = NULL, refresh_due_at = 0, refresh_expires_at = 0, expires_at = 0,
+		version = version + 1, lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0,
+		failures = 0, retry_at = 0, changed_at = larkside_now()
+	WHERE app_id = $1 AND open_id = $2 AND version = $4
+	RETURNING ` + sessionColumns
+
+// Revoke deletes the tokens and personal data of key for reason. It returns the
+// session as it was before, so that its tokens can be revoked at Lark too.
+// [session.ErrNotFound] if there is none, [session.ErrConflict] if it changed
+// meanwhile.
+func (s *Sessions) Revoke(ctx context.Context, key session.Key, reason session.Reason) (*session.Session, error) {
+	before, err := s.Load(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return before, s.RevokeLoaded(ctx, before, reason)
+}
+
+// RevokeLoaded is [Sessions.Revoke] for a session that the caller has loaded.
+// [session.ErrConflict] if it changed since.
+func (s *Sessions) RevokeLoaded(ctx context.Context, before *session.Session, reason session.Reason) error {
+	var r sessionRow
+	err := s.db.GetContext(ctx, &r, queryRevoke, before.AppID, before.OpenID, reason, before.Version)
+	if err := noRows(err, session.ErrConflict, "revoking a session"); err != nil {
+		return err
+	}
+	_, err = s.stored(&r)
+	return err
+}
+
+const queryDisable = `UPDATE sessions SET state = 'disabled', reason = $3, retry_at = 0, changed_at = larkside_now()
+	WHERE app_id = $1 AND open_id = $2 AND state <> 'disabled'
+	RETURNING ` + sessionColumns
+
+// Disable marks the session of a user who is gone or may not use the app.
+func (s *Sessions) Disable(ctx context.Context, key session.Key, reason session.Reason) error {
+	return s.changeState(ctx, "disabling a session", queryDisable, key, reason)
+}
+
+// A session that was disabled for another reason stays disabled.
+const queryEnable = `UPDATE sessions SET state = 'active', reason = '', retry_at = 0, changed_at = larkside_now()
+	WHERE app_id = $1 AND open_id = $2 AND state = 'disabled' AND reason = $3
+	RETURNING ` + sessionColumns
+
+// Enable makes a session that was disabled for reason active again.
+func (s *Sessions) Enable(ctx context.Context, key session.Key, reason session.Reason) error {
+	return s.changeState(ctx, "enabling a session", queryEnable, key, reason)
+}
+
+// changeState runs a change of state. It is no error if there is nothing to change.
+func (s *Sessions) changeState(ctx context.Context, doing, query string, key session.Key, reason session.Reason) error {
+	var r sessionRow
+	err := s.db.GetContext(ctx, &r, query, key.AppID, key.OpenID, reason)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return unavailable(err, doing)
+	}
+	_, err = s.stored(&r)
+	return err
+}
+
+func accessPlace(k session.Key) seal.Place {
+	return seal.Place{Key: k, Column: "sessions.access_token"}
+}
+
+func refreshPlace(k session.Key) seal.Place {
+	return seal.Place{Key: k, Column: "sessions.refresh_token"}
+}
+
+func profilePlace(k session.Key) seal.Place {
+	return seal.Place{Key: k, Column: "sessions.profile"}
+}
+
+func (s *sealer) sealProfile(key session.Key, p session.Profile) ([]byte, error) {
+	if p == (session.Profile{}) {
+		return nil, nil
+	}
+	plain, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a profile: %w", err)
+	}
+	return s.Seal(session.NewSecret(string(plain)), profilePlace(key)), nil
+}
+
+const sessionColumns = `app_id, open_id, union_id, user_id, profile, state, reason,
+	access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
+	refresh_expires_at, granted_at, refreshed_at, version, attempts, attempt_at,
+	failures, retry_at, doubted_at, synced_at, after_refusal`
+
+// sessionRow is a row of sessions.
+type sessionRow struct {
+	AppID            string `db:"app_id"`
+	OpenID           string `db:"open_id"`
+	UnionID          string `db:"union_id"`
+	UserID           string `db:"user_id"`
+	Profile          []byte `db:"profile"`
+	State            string `db:"state"`
+	Reason           string `db:"reason"`
+	AccessToken      []byte `db:"access_token"`
+	RefreshToken     []byte `db:"refresh_token"`
+	TokenType        string `db:"token_type"`
+	TokenURL         string `db:"token_url"`
+	Scope            string `db:"scope"`
+	IssuedAt         int64  `db:"issued_at"`
+	ExpiresAt        int64  `db:"expires_at"`
+	RefreshExpiresAt int64  `db:"refresh_expires_at"`
+	GrantedAt        int64  `db:"granted_at"`
+	RefreshedAt      int64  `db:"refreshed_at"`
+	Version          int64  `db:"version"`
+	Attempts         int64  `db:"attempts"`
+	AttemptAt        int64  `db:"attempt_at"`
+	Failures         int    `db:"failures"`
+	RetryAt          int64  `db:"retry_at"`
+	DoubtedAt        int64  `db:"doubted_at"`
+	SyncedAt         int64  `db:"synced_at"`
+	AfterRefusal     int64  `db:"after_refusal"`
+}
+
+// open returns the session of a row. A record that does not open is an error of
+// the store. The session never counts as absent then.
+func (r *sessionRow) open(ring *seal.Keyring) (*session.Session, error) {
+	s := &session.Session{
+		Key:     session.Key{AppID: r.AppID, OpenID: r.OpenID},
+		UnionID: r.UnionID, UserID: r.UserID,
+		State: session.State(r.State), Reason: session.Reason(r.Reason),
+		TokenType: r.TokenType, TokenURL: r.TokenURL, Scope: r.Scope,
+		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt),
+		RefreshExpiresAt: fromMillis(r.RefreshExpiresAt),
+		GrantedAt:        fromMillis(r.GrantedAt), RefreshedAt: fromMillis(r.RefreshedAt),
+		AfterRefusal: r.AfterRefusal != 0,
+		Version:      r.Version, Attempts: int(r.Attempts), AttemptAt: fromMillis(r.AttemptAt),
+		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), DoubtedAt: fromMillis(r.DoubtedAt), SyncedAt: fromMillis(r.SyncedAt),
+	}
+	var err1, err2, err3 error
+	s.AccessToken, err1 = ring.Open(r.AccessToken, accessPlace(s.Key))
+	s.RefreshToken, err2 = ring.Open(r.RefreshToken, refreshPlace(s.Key))
+	profile, err3 := ring.Open(r.Profile, profilePlace(s.Key))
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, unavailable(err, "opening a stored session")
+	}
+	if !profile.Empty() {
+		if err := json.Unmarshal([]byte(profile.Expose()), &s.Profile); err != nil {
+			return nil, unavailable(errors.New("the stored profile is not JSON"), "opening a stored session")
+		}
+	}
+	return s, nil
+}
+
+// keys runs a query for the keys of sessions.
+func (d *database) keys(ctx context.Context, doing, query string, args ...any) ([]session.Key, error) {
+	var rows []struct {
+		AppID  string `db:"app_id"`
+		OpenID string `db:"open_id"`
+	}
+	if err := d.SelectContext(ctx, &rows, query, args...); err != nil {
+		return nil, unavailable(err, doing)
+	}
+	keys := make([]session.Key, len(rows))
+	for i, r := range rows {
+		keys[i] = session.Key{AppID: r.AppID, OpenID: r.OpenID}
+	}
+	return keys, nil
+}

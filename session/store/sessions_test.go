@@ -1,0 +1,464 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"larkside/session"
+	"larkside/session/seal"
+	"larkside/session/store"
+	"larkside/test/dbtest"
+)
+
+var alice = session.Key{AppID: "cli_a", OpenID: "ou_alice"}
+
+// grant is a consent's outcome with recognisable tokens.
+func grant(key session.Key, tokens string) session.Session {
+	now := time.Now()
+	return session.Session{
+		Key: key, UnionID: "on_" + key.OpenID, UserID: "u" + key.OpenID,
+		Profile:     session.Profile{Name: "Alice Canary", Email: "alice@canary.example"},
+		AccessToken: session.NewSecret("access-" + tokens), RefreshToken: session.NewSecret("refresh-" + tokens),
+		TokenType: "Bearer", TokenURL: "https://accounts.example/oauth/v3/token", Scope: "offline_access",
+		IssuedAt: now, ExpiresAt: now.Add(2 * time.Hour), RefreshExpiresAt: now.Add(7 * 24 * time.Hour), GrantedAt: now,
+	}
+}
+
+func renewed(tokens string) store.Tokens {
+	now := time.Now()
+	return store.Tokens{
+		AccessToken: session.NewSecret("access-" + tokens), RefreshToken: session.NewSecret("refresh-" + tokens),
+		TokenType: "Bearer", TokenURL: "https://accounts.example/oauth/v3/token", Scope: "offline_access",
+		IssuedAt: now, ExpiresAt: now.Add(2 * time.Hour), RefreshExpiresAt: now.Add(7 * 24 * time.Hour),
+	}
+}
+
+func put(t *testing.T, s *store.DB, g session.Session) *session.Session {
+	t.Helper()
+	stored, err := s.Sessions.Put(t.Context(), g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stored
+}
+
+func claim(t *testing.T, s *store.DB, key session.Key, version int64, ttl time.Duration) *store.Lease {
+	t.Helper()
+	l, err := s.Leases.Claim(t.Context(), key, version, ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func load(t *testing.T, s *store.DB, key session.Key) *session.Session {
+	t.Helper()
+	row, err := s.Sessions.Load(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return row
+}
+
+// What is stored comes back, whoever reads it.
+func TestPutAndLoad(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		if _, err := s.Sessions.Load(t.Context(), alice); !errors.Is(err, session.ErrNotFound) {
+			t.Fatalf("an absent session: %v", err)
+		}
+		g := grant(alice, "1")
+		put(t, s, g)
+		got := load(t, s, alice)
+		if got.AccessToken.Expose() != "access-1" || got.RefreshToken.Expose() != "refresh-1" ||
+			got.Profile != g.Profile || got.State != session.Active || got.Version != 1 ||
+			got.ExpiresAt.UnixMilli() != g.ExpiresAt.UnixMilli() {
+			t.Errorf("got %+v", got)
+		}
+		for _, alias := range []string{"on_ou_alice", "uou_alice"} {
+			if key, err := s.Sessions.Resolve(t.Context(), alice.AppID, alias); err != nil || key != alice {
+				t.Errorf("Resolve(%s) = %v, %v", alias, key, err)
+			}
+		}
+		if _, err := s.Sessions.Resolve(t.Context(), "cli_b", "on_ou_alice"); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("another app's alias resolves: %v", err)
+		}
+		put(t, s, grant(alice, "2"))
+		if got := load(t, s, alice); got.Version != 2 || got.AccessToken.Expose() != "access-2" {
+			t.Errorf("a second consent: version %d", got.Version)
+		}
+	})
+}
+
+// The lease is the right to spend a refresh token: one owner at a time, and a
+// pair is stored over the one that it was made from or not at all.
+func TestLease(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		put(t, s, grant(alice, "1"))
+		first := claim(t, s, alice, 1, time.Minute)
+		if _, err := s.Leases.Claim(t.Context(), alice, 1, time.Minute); !errors.Is(err, session.ErrLeased) {
+			t.Fatalf("a second claim: %v", err)
+		}
+		if _, err := s.Leases.Claim(t.Context(), alice, 7, time.Minute); !errors.Is(err, session.ErrConflict) {
+			t.Fatalf("a claim of another version: %v", err)
+		}
+		if _, err := s.Leases.Replace(t.Context(), first, renewed("2")); err != nil {
+			t.Fatal(err)
+		}
+		got := load(t, s, alice)
+		if got.Version != 2 || got.RefreshToken.Expose() != "refresh-2" || got.Attempts != 0 || got.RefreshedAt.IsZero() {
+			t.Errorf("after Replace: %+v", got)
+		}
+		// The same lease again: its answer may have been lost on the way.
+		if _, err := s.Leases.Replace(t.Context(), first, renewed("2")); err != nil {
+			t.Errorf("a repeated store of the same pair: %v", err)
+		}
+		if _, err := s.Leases.Replace(t.Context(), first, renewed("3")); !errors.Is(err, session.ErrConflict) {
+			t.Errorf("another pair over a newer version: %v", err)
+		}
+		claim(t, s, alice, 2, time.Minute)
+	})
+}
+
+// An owner that died is succeeded when its lease runs out, and the successor
+// sees that the refresh token may have been spent.
+func TestLeaseRunsOut(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		put(t, s, grant(alice, "1"))
+		late := claim(t, s, alice, 1, 0)
+		next := claim(t, s, alice, 1, time.Minute)
+		if next.Session.Attempts != 2 {
+			t.Errorf("attempts = %d, want 2", next.Session.Attempts)
+		}
+		if _, err := s.Leases.Release(t.Context(), late, store.Failure{MaybeSpent: true}); !errors.Is(err, session.ErrConflict) {
+			t.Errorf("the late owner gave back what is another's: %v", err)
+		}
+		ended, err := s.Leases.End(t.Context(), next, store.Ending{State: session.ConsentRequired, Reason: session.RefreshTokenUsed})
+		if err != nil || ended.State != session.ConsentRequired || ended.AccessToken.Empty() {
+			t.Fatalf("End: %+v, %v", ended, err)
+		}
+		// The late owner had the new pair all the time: it is the good one.
+		back, err := s.Leases.Replace(t.Context(), late, renewed("2"))
+		if err != nil || back.State != session.Active || back.Reason != "" {
+			t.Errorf("the late pair: %+v, %v", back, err)
+		}
+	})
+}
+
+func TestReleaseKeepsTheJournal(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		put(t, s, grant(alice, "1"))
+		for i, c := range []struct {
+			spent    bool
+			attempts int
+		}{{false, 0}, {true, 1}, {false, 1}, {true, 2}} {
+			l := claim(t, s, alice, 1, time.Minute)
+			row, err := s.Leases.Release(t.Context(), l, store.Failure{MaybeSpent: c.spent})
+			if err != nil || row.Attempts != c.attempts || row.Failures != i+1 {
+				t.Errorf("release %d: attempts %d failures %d, %v", i, row.Attempts, row.Failures, err)
+			}
+		}
+	})
+}
+
+// A refresh that is under way when its user revokes must not bring the session
+// back.
+func TestRevokeBeatsRefresh(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		put(t, s, grant(alice, "1"))
+		l := claim(t, s, alice, 1, time.Minute)
+		before, err := s.Sessions.Revoke(t.Context(), alice, session.Revoked)
+		if err != nil || before.RefreshToken.Expose() != "refresh-1" {
+			t.Fatalf("Revoke: %v", err)
+		}
+		if _, err := s.Leases.Replace(t.Context(), l, renewed("2")); !errors.Is(err, session.ErrConflict) {
+			t.Errorf("a late pair over a revoked session: %v", err)
+		}
+		got := load(t, s, alice)
+		if got.State != session.ConsentRequired || got.Reason != session.Revoked || !got.AccessToken.Empty() ||
+			!got.RefreshToken.Empty() || got.Profile != (session.Profile{}) {
+			t.Errorf("after Revoke: %+v", got)
+		}
+		if a, _ := s.Sessions.Cached(alice); a != nil && a.Usable(time.Now()) {
+			t.Error("a revoked token is still in the cache")
+		}
+	})
+}
+
+// A row that was moved to another user, or to another column, does not open,
+// and is an error of the store rather than an absent session.
+func TestMovedRowDoesNotOpen(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		bob := session.Key{AppID: alice.AppID, OpenID: "ou_bob"}
+		put(t, s, grant(alice, "1"))
+		put(t, s, grant(bob, "2"))
+		raw := db.SQL(t)
+		for _, change := range []string{
+			`UPDATE sessions SET access_token = (SELECT access_token FROM sessions WHERE open_id = 'ou_alice') WHERE open_id = 'ou_bob'`,
+			`UPDATE sessions SET access_token = refresh_token WHERE open_id = 'ou_bob'`,
+			`UPDATE sessions SET access_token = 'garbage' WHERE open_id = 'ou_bob'`,
+		} {
+			if _, err := raw.Exec(change); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Sessions.Load(t.Context(), bob); !errors.Is(err, session.ErrUnavailable) {
+				t.Errorf("%s: %v", change, err)
+			}
+		}
+		load(t, s, alice)
+	})
+}
+
+// Nothing secret is in clear anywhere in the database, after a refresh either.
+func TestNothingInClear(t *testing.T) {
+	db := dbtest.SQLite(t)
+	s := db.Open(t, nil)
+	put(t, s, grant(alice, "CANARY-1"))
+	if _, err := s.Leases.Replace(t.Context(), claim(t, s, alice, 1, time.Minute), renewed("CANARY-2")); err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", time.Second, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Consents.SetLink(t.Context(), p, session.NewSecret("https://CANARY-link"), session.NewSecret("CANARY-device"), "", time.Second, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Consents.Get(t.Context(), p.ID); err != nil || got.Link.Expose() != "https://CANARY-link" {
+		t.Fatalf("the link does not come back: %v", err)
+	}
+	path := strings.TrimPrefix(db.URL, "sqlite:")
+	for _, file := range []string{path, path + "-wal"} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, canary := range []string{"CANARY", "canary.example", "Alice"} {
+			if strings.Contains(string(content), canary) {
+				t.Errorf("%s is in clear in %s", canary, file)
+			}
+		}
+	}
+}
+
+// With the wrong key, or without one that is in use, nothing starts: stored
+// sessions would look absent, and their users would be asked again.
+func TestWrongKeyRefusesToStart(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		put(t, db.Open(t, nil), grant(alice, "1"))
+		if !db.Postgres {
+			return // the open store holds the file
+		}
+		other, _ := seal.ParseKeyring(seal.NewKey("other"))
+		sameID, _ := seal.ParseKeyring(seal.NewKey("test"))
+		for name, ring := range map[string]*seal.Keyring{"another key": other, "other bytes": sameID} {
+			_, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Keys: ring})
+			if !errors.Is(err, store.ErrSetup) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+func TestSQLiteKeyFile(t *testing.T) {
+	db := dbtest.SQLite(t)
+	open := func() (*store.DB, error) {
+		return store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL)})
+	}
+	s, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, grant(alice, "1"))
+	if _, err := open(); !errors.Is(err, store.ErrInUse) {
+		t.Errorf("a second process: %v", err)
+	}
+	s.Close()
+	file := strings.TrimPrefix(db.URL, "sqlite:") + ".key"
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("key file: %v, %v", info, err)
+	}
+	if s, err = open(); err != nil {
+		t.Fatal(err)
+	}
+	load(t, s, alice)
+	s.Close()
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(); !errors.Is(err, store.ErrSetup) {
+		t.Errorf("without the key file of stored sessions: %v", err)
+	}
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		db.Open(t, nil).Close()
+		if _, err := db.SQL(t).Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`); err != nil {
+			t.Fatal(err)
+		}
+		_, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
+		if !errors.Is(err, store.ErrSchemaNewer) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Replicas that start together raise the schema once.
+func TestStartTogether(t *testing.T) {
+	db := dbtest.Postgres(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			s, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			s.Close()
+		})
+	}
+	wg.Wait()
+}
+
+// A change on one replica reaches the cache of another within a second, by
+// notification and by polling.
+func TestReplicasAgree(t *testing.T) {
+	for _, how := range []string{"", "off"} {
+		t.Run("listen="+how, func(t *testing.T) {
+			db := dbtest.Postgres(t)
+			one, two := db.Open(t, nil), db.Open(t, func(c *store.Config) { c.ListenURL = session.NewSecret(how) })
+			put(t, one, grant(alice, "1"))
+			if _, err := two.Sessions.Access(t.Context(), alice); err != nil {
+				t.Fatal(err)
+			}
+			changed, stop := two.Changes.Watch(alice)
+			defer stop()
+			for round := range 3 { // the first may meet a connection that is just being made
+				put(t, one, grant(alice, fmt.Sprint(round)))
+				deadline := time.After(5 * time.Second)
+				for gone := false; !gone; {
+					select {
+					case <-changed:
+						a, checked := two.Sessions.Cached(alice)
+						gone = a == nil || !checked || a.Version == int64(round+2)
+					case <-deadline:
+						t.Fatal("the other replica's cache was not told")
+					}
+				}
+				if a, err := two.Sessions.Access(t.Context(), alice); err != nil || a.Version != int64(round+2) {
+					t.Fatalf("version %v, %v", a, err)
+				}
+			}
+		})
+	}
+}
+
+// 64 misses of one user at once are one query.
+func TestMissesAreShared(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		put(t, s, grant(alice, "1"))
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				if _, err := s.Sessions.Access(t.Context(), alice); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// One user has one open consent, whoever asks; only one of many begins it.
+func TestOneOpenConsent(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		var mu sync.Mutex
+		began := map[bool]int{}
+		ids := map[string]bool{}
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				p, first, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", time.Second, time.Minute)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				began[first]++
+				ids[p.ID] = true
+			})
+		}
+		wg.Wait()
+		if began[true] != 1 || len(ids) != 1 {
+			t.Errorf("began %v, ids %v", began, ids)
+		}
+		for id := range ids {
+			if _, err := s.Consents.Close(t.Context(), id, session.ConsentDone, ""); err != nil {
+				t.Error(err)
+			}
+			if _, err := s.Consents.Close(t.Context(), id, session.ConsentFailed, ""); !errors.Is(err, session.ErrConflict) {
+				t.Errorf("closed twice: %v", err)
+			}
+		}
+		if _, first, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "x", time.Second, time.Minute); err != nil || !first {
+			t.Errorf("after it was closed: %v, %v", first, err)
+		}
+		if list, err := s.Consents.History.List(t.Context(), "", store.ConsentFilter{}, 10); err != nil || len(list) != 2 || list[0].State != session.ConsentPending {
+			t.Errorf("list: %+v, %v", list, err)
+		}
+	})
+}
+
+// The ceiling holds over replicas in any sliding period.
+func TestRateIsShared(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		limits := []session.Limit{{N: 10, Period: time.Minute}, {N: 15, Period: time.Hour}}
+		total := 0
+		for range 8 {
+			n, _, err := s.Rates.Take(t.Context(), "app", limits, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			total += n
+		}
+		if total != 10 {
+			t.Errorf("%d admitted, want 10", total)
+		}
+		if n, wait, _ := s.Rates.Take(t.Context(), "app", limits, 1); n != 0 || wait <= 0 || wait > time.Minute+5*time.Second {
+			t.Errorf("admitted %d, wait %s", n, wait)
+		}
+		if n, _, _ := s.Rates.Take(t.Context(), "another app", limits, 3); n != 3 {
+			t.Errorf("another app was admitted %d", n)
+		}
+	})
+}
+
+// While the database is away, what is cached goes on.
+func TestCacheOutlivesTheDatabase(t *testing.T) {
+	db := dbtest.SQLite(t)
+	s := db.Open(t, func(c *store.Config) { c.CacheTTL = time.Nanosecond })
+	put(t, s, grant(alice, "1"))
+	s.Close()
+	if a, err := s.Sessions.Access(t.Context(), alice); err != nil || !a.Usable(time.Now()) {
+		t.Errorf("cached: %v", err)
+	}
+	if _, err := s.Sessions.Access(t.Context(), session.Key{AppID: "cli_a", OpenID: "ou_bob"}); !errors.Is(err, session.ErrUnavailable) {
+		t.Errorf("not cached: %v", err)
+	}
+}
