@@ -11,47 +11,51 @@ import (
 	"larkside/session"
 )
 
-// cache is the LRU of access tokens. It is cut into shards because one LRU has
-// one lock and every look-up moves an entry to the front: a lock that all users
-// share would be the busiest of the process.
+// cache is the LRU of access tokens. It has shards, since an LRU has one lock and
+// every look-up moves an entry to the front: a lock that all users share would be
+// the busiest of the process.
 //
 // Refresh tokens never enter it, so a stale entry can't spend one.
 type cache struct {
 	seed maphash.Seed
-	// began is what times are counted from: a duration from there takes a third
-	// of a time's memory and, like it, no notice of a clock that is set.
+	// began is what an entry's time counts from. A duration takes a third of the
+	// memory of a time.Time, and does not change when the clock is set.
 	began  time.Time
 	shards []shard
-	// epoch is what entries have to carry to count as checked. Raising it makes
-	// every entry be looked up in the database again before it is trusted.
+	// epoch is the epoch of the entries that count as checked. Raising it makes
+	// every entry be checked against the database before it is served.
 	epoch atomic.Int64
 }
 
 type shard struct {
 	mu  sync.Mutex
 	lru *simplelru.LRU[session.Key, entry]
-	// removals counts remove calls, so that a row read before one is not
-	// cached after it.
-	removals int64
-	_        [64]byte // keep neighbours off one cache line
+	// news counts the changes that were heard of or stored. A row that was read
+	// before a change may be older than what is cached.
+	news int64
+	_    [64]byte // keeps the shards on cache lines of their own
 }
 
-// ticket is taken before a row is read and shown when it is cached.
-type ticket struct{ epoch, removals int64 }
+// ticket is taken before a statement, and shown when its row is cached.
+type ticket struct{ epoch, news int64 }
 
 type entry struct {
 	access *session.Access
-	// checked is when the row was read, from the cache's beginning.
+	// checked is when the row was read, counted from the cache's beginning.
 	checked time.Duration
 	epoch   int64
 }
+
+// unchecked is the epoch of an entry that is served only if the database confirms
+// it or is down.
+const unchecked = -1
 
 const (
 	maxShards     = 64
 	leastPerShard = 256
 )
 
-// newCache holds at most size entries in all.
+// newCache returns a cache for size entries.
 func newCache(size int) (*cache, error) {
 	n := min(maxShards, max(1, size/leastPerShard))
 	c := &cache{seed: maphash.MakeSeed(), began: time.Now(), shards: make([]shard, n)}
@@ -85,33 +89,56 @@ func (c *cache) ticket(key session.Key) ticket {
 	s := c.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ticket{c.epoch.Load(), s.removals}
+	return ticket{c.epoch.Load(), s.news}
 }
 
-// put caches a, which was read under t. It reports whether another entry had to
-// go for it.
-func (c *cache) put(a *session.Access, now time.Time, t ticket) (evicted bool) {
+// replace caches a, the row of a statement for which t was taken; wrote says that
+// the statement wrote it. It reports whether another entry was evicted.
+//
+// Without news since t, a is the newest. With news, the row of a read may be older
+// than the news, so it is not cached. The row of a write is cached unless a newer
+// version is, but unchecked: nothing tells the order of two rows of one version.
+func (c *cache) replace(a *session.Access, t ticket, wrote bool, now time.Time) (evicted bool) {
 	s := c.shard(a.Key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.removals != t.removals {
-		return false
+	e := entry{access: a, checked: now.Sub(c.began), epoch: t.epoch}
+	if s.news != t.news {
+		old, ok := s.lru.Peek(a.Key)
+		if !wrote || ok && old.access.Version > a.Version {
+			return false
+		}
+		e.epoch = unchecked
 	}
-	if old, ok := s.lru.Peek(a.Key); ok && old.access.Version > a.Version {
-		return false
+	if wrote {
+		s.news++
 	}
-	return s.lru.Add(a.Key, entry{access: a, checked: now.Sub(c.began), epoch: t.epoch})
+	return s.lru.Add(a.Key, e)
 }
 
-func (c *cache) remove(key session.Key) {
+// heard takes the news that key's session has a version and a state. An entry that
+// differs is removed.
+func (c *cache) heard(key session.Key, version int64, state session.State) {
 	s := c.shard(key)
 	s.mu.Lock()
-	s.removals++
-	s.lru.Remove(key)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.news++
+	if e, ok := s.lru.Peek(key); ok && (e.access.Version != version || e.access.State != state) {
+		s.lru.Remove(key)
+	}
 }
 
-// distrust makes every entry be read again before it is served.
+// absent takes the result that there is no row, of a read for which t was taken.
+func (c *cache) absent(key session.Key, t ticket) {
+	s := c.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.news == t.news {
+		s.lru.Remove(key)
+	}
+}
+
+// distrust makes every entry be checked against the database before it is served.
 func (c *cache) distrust() { c.epoch.Add(1) }
 
 func (c *cache) len() int {

@@ -187,21 +187,24 @@ func (c *Changes) heard(n *pq.Notification) {
 		c.cache.distrust()
 		return
 	}
-	if e, ok := c.cache.get(change.Key); ok && change.Table == "sessions" &&
-		(e.access.Version != change.Version || e.access.State != change.State) {
-		c.cache.remove(change.Key)
-	}
-	c.wake(change.Key)
+	c.changed(change.Table, change.Key, change.Version, change.State)
 }
 
-const queryNow = `SELECT larkside_now()`
+// changed handles one change of a row in a table.
+func (c *Changes) changed(table string, key session.Key, version int64, state session.State) {
+	if table == "sessions" {
+		c.cache.heard(key, version, state)
+	}
+	c.wake(key)
+}
 
 // poll asks for changes until ctx ends.
 func (c *Changes) poll(ctx context.Context) {
-	var since int64
-	if err := c.db.GetContext(ctx, &since, queryNow); err != nil {
+	since, err := c.databaseNow(ctx)
+	if err != nil {
 		since = time.Now().UnixMilli()
 	}
+	c.heard(nil) // changes before this moment are not asked for
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
@@ -214,29 +217,42 @@ func (c *Changes) poll(ctx context.Context) {
 	}
 }
 
-const queryChangedSince = `SELECT app_id, open_id, changed_at FROM sessions WHERE changed_at >= $1
-	UNION ALL SELECT app_id, open_id, changed_at FROM consents WHERE changed_at >= $1
+func (c *Changes) databaseNow(ctx context.Context) (now int64, err error) {
+	err = c.db.GetContext(ctx, &now, `SELECT larkside_now()`)
+	return now, err
+}
+
+const queryChangedSince = `SELECT 'sessions' AS tbl, app_id, open_id, state, version, changed_at FROM sessions WHERE changed_at >= $1
+	UNION ALL SELECT 'consents', app_id, open_id, state, 0, changed_at FROM consents WHERE changed_at >= $1
 	ORDER BY changed_at LIMIT $2`
 
+// pollOnce handles the changes since a time of the database's clock, and returns
+// since when to ask next. It handles each change for as long as pollOverlap. After
+// the first time that changes nothing in the cache.
 func (c *Changes) pollOnce(ctx context.Context, since int64) int64 {
 	const limit = 5000
+	now, err := c.databaseNow(ctx)
 	var rows []struct {
-		AppID     string `db:"app_id"`
-		OpenID    string `db:"open_id"`
-		ChangedAt int64  `db:"changed_at"`
+		Table     string        `db:"tbl"`
+		AppID     string        `db:"app_id"`
+		OpenID    string        `db:"open_id"`
+		State     session.State `db:"state"`
+		Version   int64         `db:"version"`
+		ChangedAt int64         `db:"changed_at"`
 	}
-	if err := c.db.SelectContext(ctx, &rows, queryChangedSince, since-pollOverlap.Milliseconds(), limit); err != nil {
+	if err == nil {
+		err = c.db.SelectContext(ctx, &rows, queryChangedSince, since-pollOverlap.Milliseconds(), limit)
+	}
+	if err != nil {
 		c.cache.distrust()
 		return since
 	}
 	for _, r := range rows {
-		key := session.Key{AppID: r.AppID, OpenID: r.OpenID}
-		c.cache.remove(key)
-		c.wake(key)
-		since = max(since, r.ChangedAt)
+		c.changed(r.Table, session.Key{AppID: r.AppID, OpenID: r.OpenID}, r.Version, r.State)
 	}
 	if len(rows) == limit {
 		c.cache.distrust()
+		return rows[limit-1].ChangedAt
 	}
-	return since
+	return now
 }

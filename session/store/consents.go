@@ -181,6 +181,7 @@ func (c *Consents) Drop(ctx context.Context, consent *session.Consent) error {
 // is over. After any other error the outcome is unknown, and Finish may be called
 // again: it succeeds if it finds its own grant stored.
 func (c *Consents) Finish(ctx context.Context, id string, g session.Session) (*session.Session, error) {
+	t := c.sessions.cache.ticket(g.Key)
 	row, err := c.finish(ctx, id, g)
 	if errors.Is(err, session.ErrConflict) {
 		return c.sessions.alreadyStored(ctx, g.Key, g.AccessToken, err)
@@ -188,7 +189,7 @@ func (c *Consents) Finish(ctx context.Context, id string, g session.Session) (*s
 	if err != nil {
 		return nil, err
 	}
-	stored, err := c.sessions.stored(row)
+	stored, err := c.sessions.stored(row, t)
 	c.audit.consent(ctx, &session.Consent{Key: g.Key, State: session.ConsentDone, Scopes: g.Scope})
 	return stored, err
 }

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"time"
+
+	"larkside/session"
 )
 
 // SetSettle shortens the wait of Reseal for other replicas.
@@ -30,4 +32,18 @@ func SealedColumns() []string {
 		}
 	}
 	return all
+}
+
+// OnLoaded has f run between the answer of each look-up and the cache.
+func (s *Sessions) OnLoaded(f func()) { s.testingOnlyLoaded = f }
+
+// OnStored has f run between the answer of each write and the cache.
+func (s *Sessions) OnStored(f func(*session.Session)) { s.testingOnlyStored = f }
+
+// PollOnce looks for changes since a time of the database's clock.
+func (c *Changes) PollOnce(ctx context.Context, since int64) int64 { return c.pollOnce(ctx, since) }
+
+// Heard takes the news that another replica has stored a session.
+func (c *Changes) Heard(s *session.Session) {
+	c.changed("sessions", s.Key, s.Version, s.State)
 }

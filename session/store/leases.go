@@ -132,15 +132,14 @@ func (l *Leases) Replace(ctx context.Context, lease *Lease, t Tokens) (*session.
 		return nil, err
 	}
 	key := lease.Session.Key
-	var r sessionRow
-	err := s.db.GetContext(ctx, &r, queryReplace, key.AppID, key.OpenID, lease.Session.Version,
+	stored, err := s.write(ctx, key, "storing refreshed tokens", queryReplace, key.AppID, key.OpenID, lease.Session.Version,
 		s.sealer.Seal(t.AccessToken, accessPlace(key)), s.sealer.Seal(t.RefreshToken, refreshPlace(key)),
 		t.TokenType, t.TokenURL, t.Scope, millis(t.IssuedAt), millis(t.ExpiresAt),
 		millis(t.RefreshExpiresAt), refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()), flag(t.AfterRefusal))
-	if err := noRows(err, session.ErrConflict, "storing refreshed tokens"); err != nil {
+	if errors.Is(err, session.ErrConflict) {
 		return s.alreadyStored(ctx, key, t.AccessToken, err)
 	}
-	return s.stored(&r)
+	return stored, err
 }
 
 // alreadyStored returns the session of key if it has the access token. It
@@ -211,10 +210,5 @@ func (l *Leases) End(ctx context.Context, lease *Lease, e Ending) (*session.Sess
 // giveBack runs a query that ends the lease. args follow the four that name it.
 func (l *Leases) giveBack(ctx context.Context, lease *Lease, doing, query string, args ...any) (*session.Session, error) {
 	s := lease.Session
-	var r sessionRow
-	err := l.sessions.db.GetContext(ctx, &r, query, append([]any{s.AppID, s.OpenID, s.Version, lease.owner}, args...)...)
-	if err := noRows(err, session.ErrConflict, doing); err != nil {
-		return nil, err
-	}
-	return l.sessions.stored(&r)
+	return l.sessions.write(ctx, s.Key, doing, query, append([]any{s.AppID, s.OpenID, s.Version, lease.owner}, args...)...)
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +30,11 @@ type Sessions struct {
 	// database, in Unix nanoseconds of the local clock.
 	restUntil atomic.Int64
 	evictions metric.Int64Counter
+
+	// testingOnlyLoaded runs between the answer of a look-up and the cache,
+	// testingOnlyStored between the answer of a write and the cache.
+	testingOnlyLoaded func()
+	testingOnlyStored func(*session.Session)
 }
 
 const (
@@ -101,9 +105,12 @@ func (s *Sessions) loadAccess(ctx context.Context, key session.Key) (*session.Ac
 		RetryAt     int64  `db:"retry_at"`
 	}
 	err := s.db.getAccess(ctx, &r, key.AppID, key.OpenID)
+	if s.testingOnlyLoaded != nil {
+		s.testingOnlyLoaded()
+	}
 	if err := noRows(err, session.ErrNotFound, "loading a session"); err != nil {
 		if errors.Is(err, session.ErrNotFound) {
-			s.cache.remove(key)
+			s.cache.absent(key, t)
 		}
 		return nil, err
 	}
@@ -117,12 +124,12 @@ func (s *Sessions) loadAccess(ctx context.Context, key session.Key) (*session.Ac
 		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt), RetryAt: fromMillis(r.RetryAt),
 	})
 	a.Renewable = r.Renewable != 0 && a.State != session.ConsentRequired
-	s.remember(a, t)
+	s.remember(a, t, false)
 	return a, nil
 }
 
-func (s *Sessions) remember(a *session.Access, t ticket) {
-	if s.cache.put(a, s.now(), t) {
+func (s *Sessions) remember(a *session.Access, t ticket, wrote bool) {
+	if s.cache.replace(a, t, wrote, s.now()) {
 		s.evictions.Add(context.Background(), 1)
 	}
 }
@@ -183,11 +190,7 @@ func (s *Sessions) Put(ctx context.Context, g session.Session) (*session.Session
 	if err != nil {
 		return nil, err
 	}
-	var r sessionRow
-	if err := s.db.GetContext(ctx, &r, queryPut, args...); err != nil {
-		return nil, unavailable(err, "storing a session")
-	}
-	return s.stored(&r)
+	return s.write(ctx, g.Key, "storing a session", queryPut, args...)
 }
 
 // putArgs returns the arguments of queryPut.
@@ -220,14 +223,29 @@ func refreshDue(issued, expires time.Time) int64 {
 	return millis(issued.Add(time.Duration((0.6 + 0.2*rand.Float64()) * float64(life))))
 }
 
-// stored caches what was just written and wakes the requests that wait for it.
-func (s *Sessions) stored(r *sessionRow) (*session.Session, error) {
+// write runs a statement that changes key's row and returns it, and caches the
+// result. [session.ErrConflict] if there is no such row to change.
+func (s *Sessions) write(ctx context.Context, key session.Key, doing, query string, args ...any) (*session.Session, error) {
+	t := s.cache.ticket(key)
+	var r sessionRow
+	err := s.db.GetContext(ctx, &r, query, args...)
+	if err := noRows(err, session.ErrConflict, doing); err != nil {
+		return nil, err
+	}
+	return s.stored(&r, t)
+}
+
+// stored caches what a statement wrote, for which t was taken, and wakes the
+// requests that wait for it.
+func (s *Sessions) stored(r *sessionRow, t ticket) (*session.Session, error) {
 	written, err := r.open(s.sealer.Keyring)
 	if err != nil {
 		return nil, err
 	}
-	s.cache.remove(written.Key)
-	s.remember(session.NewAccess(written), s.cache.ticket(written.Key))
+	if s.testingOnlyStored != nil {
+		s.testingOnlyStored(written)
+	}
+	s.remember(session.NewAccess(written), t, true)
 	s.changes.wake(written.Key)
 	return written, nil
 }
@@ -257,12 +275,7 @@ func (s *Sessions) Revoke(ctx context.Context, key session.Key, reason session.R
 // RevokeLoaded is [Sessions.Revoke] for a session that the caller has loaded.
 // [session.ErrConflict] if it changed since.
 func (s *Sessions) RevokeLoaded(ctx context.Context, before *session.Session, reason session.Reason) error {
-	var r sessionRow
-	err := s.db.GetContext(ctx, &r, queryRevoke, before.AppID, before.OpenID, reason, before.Version)
-	if err := noRows(err, session.ErrConflict, "revoking a session"); err != nil {
-		return err
-	}
-	_, err = s.stored(&r)
+	_, err := s.write(ctx, before.Key, "revoking a session", queryRevoke, before.AppID, before.OpenID, reason, before.Version)
 	return err
 }
 
@@ -287,15 +300,10 @@ func (s *Sessions) Enable(ctx context.Context, key session.Key, reason session.R
 
 // changeState runs a change of state. It is no error if there is nothing to change.
 func (s *Sessions) changeState(ctx context.Context, doing, query string, key session.Key, reason session.Reason) error {
-	var r sessionRow
-	err := s.db.GetContext(ctx, &r, query, key.AppID, key.OpenID, reason)
-	if errors.Is(err, sql.ErrNoRows) {
+	_, err := s.write(ctx, key, doing, query, key.AppID, key.OpenID, reason)
+	if errors.Is(err, session.ErrConflict) {
 		return nil
 	}
-	if err != nil {
-		return unavailable(err, doing)
-	}
-	_, err = s.stored(&r)
 	return err
 }
 

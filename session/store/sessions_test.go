@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"larkside/session"
@@ -367,19 +368,114 @@ func TestReplicasAgree(t *testing.T) {
 
 // 64 misses of one user at once are one query.
 func TestMissesAreShared(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
-		s := db.Open(t, nil)
+	path := dbtest.SQLite(t)
+	synctest.Test(t, func(t *testing.T) {
+		s, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(path.URL), Keys: path.Keys})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
 		put(t, s, grant(alice, "1"))
-		var wg sync.WaitGroup
+		queries, answer := 0, make(chan struct{})
+		s.Sessions.OnLoaded(func() { queries++; <-answer })
 		for range 64 {
-			wg.Go(func() {
+			go func() {
 				if _, err := s.Sessions.Access(t.Context(), alice); err != nil {
 					t.Error(err)
 				}
-			})
+			}()
 		}
-		wg.Wait()
+		synctest.Wait() // all of them wait now
+		if queries != 1 {
+			t.Errorf("%d queries", queries)
+		}
+		close(answer)
+		synctest.Wait()
 	})
+}
+
+// A look-up that began before another replica revoked does not put the old token
+// back as one that is checked.
+func TestLookupDuringRevocation(t *testing.T) {
+	db := dbtest.Postgres(t)
+	here, there := db.Open(t, nil), db.Open(t, nil)
+	put(t, there, grant(alice, "1"))
+	changed, stop := here.Changes.Watch(alice)
+	defer stop()
+	here.Sessions.OnLoaded(func() {
+		here.Sessions.OnLoaded(nil)
+		if _, err := there.Sessions.Revoke(t.Context(), alice, session.Revoked); err != nil {
+			t.Error(err)
+		}
+		here.Changes.Heard(load(t, there, alice)) // the notification itself may come later
+	})
+	if a, err := here.Sessions.Access(t.Context(), alice); err != nil || a.Version != 1 {
+		t.Fatalf("the look-up: %v, %v", a, err)
+	}
+	<-changed
+	if a, checked := here.Sessions.Cached(alice); checked {
+		t.Errorf("version %d is served as checked", a.Version)
+	}
+	if a, err := here.Sessions.Access(t.Context(), alice); err != nil || a.State != session.ConsentRequired {
+		t.Errorf("the next look-up: %v, %v", a, err)
+	}
+}
+
+// A write whose answer is late does not take the place of a newer one.
+func TestLateWrite(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		put(t, s, grant(alice, "1"))
+		s.Sessions.OnStored(func(*session.Session) {
+			s.Sessions.OnStored(nil)
+			put(t, s, grant(alice, "3"))
+		})
+		if late := put(t, s, grant(alice, "2")); late.Version != 2 {
+			t.Fatalf("version %d", late.Version)
+		}
+		if a, _ := s.Sessions.Cached(alice); a == nil || a.Version != 3 {
+			t.Errorf("cached %+v", a)
+		}
+	})
+}
+
+// Polling comes to rest: a change is behind the next question when it is older
+// than the overlap, and what is cached already stays.
+func TestPollingSettles(t *testing.T) {
+	db := dbtest.Postgres(t)
+	here, there := db.Open(t, nil), db.Open(t, nil)
+	put(t, here, grant(alice, "1"))
+	if _, err := here.Sessions.Access(t.Context(), alice); err != nil {
+		t.Fatal(err)
+	}
+	var changedAt, after int64
+	raw := db.SQL(t)
+	if err := raw.QueryRow(`UPDATE sessions SET changed_at = changed_at - 1000 RETURNING changed_at`).Scan(&changedAt); err != nil {
+		t.Fatal(err)
+	}
+	since := there.Changes.PollOnce(t.Context(), changedAt)
+	if err := raw.QueryRow(`SELECT larkside_now()`).Scan(&after); err != nil {
+		t.Fatal(err)
+	}
+	if since < changedAt+1000 || since > after {
+		t.Errorf("the next question is about %d ms after the change", since-changedAt)
+	}
+	if put(t, there, grant(alice, "2")); here.Changes.PollOnce(t.Context(), since) < since {
+		t.Error("the clock goes back")
+	}
+	if a, checked := here.Sessions.Cached(alice); a != nil && checked && a.Version != 2 {
+		t.Errorf("the other replica's change is not seen: %+v", a)
+	}
+	a, err := here.Sessions.Access(t.Context(), alice)
+	if err != nil || a.Version != 2 {
+		t.Fatalf("%v, %v", a, err)
+	}
+	for range 3 {
+		since = here.Changes.PollOnce(t.Context(), since)
+	}
+	if again, _ := here.Sessions.Cached(alice); again != a {
+		t.Error("what is cached is dropped again")
+	}
 }
 
 // One user has one open consent, whoever asks; only one of many begins it.
