@@ -222,9 +222,9 @@ func (c *Changes) databaseNow(ctx context.Context) (now int64, err error) {
 	return now, err
 }
 
-const queryChangedSince = `SELECT 'sessions' AS tbl, app_id, open_id, state, version, changed_at FROM sessions WHERE changed_at >= $1
-	UNION ALL SELECT 'consents', app_id, open_id, state, 0, changed_at FROM consents WHERE changed_at >= $1
-	ORDER BY changed_at LIMIT $2`
+const queryChangedSince = `SELECT 'sessions' AS tbl, app_id, open_id, state, version FROM sessions WHERE changed_at >= $1
+	UNION ALL SELECT 'consents', app_id, open_id, state, 0 FROM consents WHERE changed_at >= $1
+	LIMIT $2`
 
 // pollOnce handles the changes since a time of the database's clock, and returns
 // since when to ask next. It handles each change for as long as pollOverlap. After
@@ -233,12 +233,11 @@ func (c *Changes) pollOnce(ctx context.Context, since int64) int64 {
 	const limit = 5000
 	now, err := c.databaseNow(ctx)
 	var rows []struct {
-		Table     string        `db:"tbl"`
-		AppID     string        `db:"app_id"`
-		OpenID    string        `db:"open_id"`
-		State     session.State `db:"state"`
-		Version   int64         `db:"version"`
-		ChangedAt int64         `db:"changed_at"`
+		Table   string        `db:"tbl"`
+		AppID   string        `db:"app_id"`
+		OpenID  string        `db:"open_id"`
+		State   session.State `db:"state"`
+		Version int64         `db:"version"`
 	}
 	if err == nil {
 		err = c.db.SelectContext(ctx, &rows, queryChangedSince, since-pollOverlap.Milliseconds(), limit)
@@ -250,9 +249,8 @@ func (c *Changes) pollOnce(ctx context.Context, since int64) int64 {
 	for _, r := range rows {
 		c.changed(r.Table, session.Key{AppID: r.AppID, OpenID: r.OpenID}, r.Version, r.State)
 	}
-	if len(rows) == limit {
-		c.cache.distrust()
-		return rows[limit-1].ChangedAt
+	if len(rows) == limit { // there may be more
+		c.heard(nil)
 	}
 	return now
 }

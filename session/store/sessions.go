@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -147,16 +148,25 @@ func (s *Sessions) Load(ctx context.Context, key session.Key) (*session.Session,
 }
 
 // The newest grant comes first, since an administrator may give a user_id to
-// another person.
-const queryResolve = `SELECT open_id FROM sessions
-	WHERE app_id = $1 AND (union_id = $2 OR user_id = $2)
-	ORDER BY granted_at DESC LIMIT 1`
+// another person. The comparison with '' is the condition of the index.
+const (
+	queryByUnionID = `SELECT open_id FROM sessions
+	WHERE app_id = $1 AND union_id = $2 AND union_id <> '' ORDER BY granted_at DESC LIMIT 1`
+	queryByUserID = `SELECT open_id FROM sessions
+	WHERE app_id = $1 AND user_id = $2 AND user_id <> '' ORDER BY granted_at DESC LIMIT 1`
+)
 
-// Resolve returns the key of the user whom an alias (union_id or user_id) names.
-// [session.ErrNotFound] if no user of the app who ever consented has it.
+// Resolve returns the key of the user whom an alias names: a union_id if it begins
+// with on_, else a user_id. An administrator chooses user_ids, so one that is
+// spelled like another user's union_id must not lead to that user's token.
+// [session.ErrNotFound] if no user of the app who ever consented has the alias.
 func (s *Sessions) Resolve(ctx context.Context, appID, alias string) (session.Key, error) {
+	query := queryByUserID
+	if strings.HasPrefix(alias, "on_") {
+		query = queryByUnionID
+	}
 	var openID string
-	err := s.db.GetContext(ctx, &openID, queryResolve, appID, alias)
+	err := s.db.GetContext(ctx, &openID, query, appID, alias)
 	if err := noRows(err, session.ErrNotFound, "resolving a user id"); err != nil {
 		return session.Key{}, err
 	}

@@ -96,6 +96,30 @@ func TestPutAndLoad(t *testing.T) {
 	})
 }
 
+// An alias is of one kind. A user_id that an administrator spells like somebody
+// else's union_id leads to nobody, and so does the opposite.
+func TestAliasesDoNotMix(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		mallory := session.Key{AppID: alice.AppID, OpenID: "ou_mallory"}
+		put(t, s, grant(alice, "1"))
+		g := grant(mallory, "2")
+		g.UserID, g.UnionID = "on_"+alice.OpenID, "u"+alice.OpenID
+		put(t, s, g)
+		nameless := grant(session.Key{AppID: alice.AppID, OpenID: "ou_nameless"}, "3")
+		nameless.UserID, nameless.UnionID = "", ""
+		put(t, s, nameless)
+		for _, alias := range []string{"on_" + alice.OpenID, "u" + alice.OpenID} {
+			if key, err := s.Sessions.Resolve(t.Context(), alice.AppID, alias); err != nil || key != alice {
+				t.Errorf("Resolve(%s) = %v, %v", alias, key, err)
+			}
+		}
+		if key, err := s.Sessions.Resolve(t.Context(), alice.AppID, ""); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("an empty alias: %v, %v", key, err)
+		}
+	})
+}
+
 // The lease is the right to spend a refresh token: one owner at a time, and a
 // pair is stored over the one that it was made from or not at all.
 func TestLease(t *testing.T) {
