@@ -13,21 +13,20 @@ import (
 	"larkside/session/lark"
 )
 
-// app is what all sessions of one app share: its client, the rate at which the
-// token endpoint may be called, and whether it is worth calling at all.
+// app is what all sessions of one app share: its client, the rate of calls to the
+// token endpoint, and whether the endpoint is worth calling.
 type app struct {
 	id       string
 	client   Lark
 	governor *governor
-	// breaker opens when the token endpoint fails again and again, whoever's
-	// session it is.
+	// breaker opens when the token endpoint keeps failing, for whatever sessions.
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 	now     func() time.Time
 	log     *slog.Logger
 
 	mu sync.Mutex
-	// refusal is Lark's word that the app itself is not accepted; nil when it
-	// is. probeAt is when one refresh may be tried all the same.
+	// refusal is Lark's last answer that refused the app itself, nil if Lark
+	// accepts it. probeAt is when one refresh is tried nevertheless.
 	refusal error
 	probeAt time.Time
 }
@@ -55,7 +54,7 @@ func newApp(id string, client Lark, g *governor, now func() time.Time, log *slog
 	}
 }
 
-// resting says why the token endpoint may not be called now. It changes
+// resting returns why the token endpoint is not called now, or nil. It changes
 // nothing.
 func (a *app) resting() error {
 	a.mu.Lock()
@@ -75,9 +74,9 @@ func errCircuitOpen() error {
 	return &session.RetryError{Err: fmt.Errorf("%w: the token endpoint keeps failing", session.ErrRefreshUnavailable), After: breakFor}
 }
 
-// admit takes the right to call the token endpoint once. The outcome of the
-// call goes into done. Of an app that is refused, one call in every probeEvery
-// is let through.
+// admit gives the right to call the token endpoint once. The caller passes the
+// call's error to done. For an app that Lark refuses, one call in each probeEvery
+// is admitted.
 func (a *app) admit() (done func(error), err error) {
 	if err := a.resting(); err != nil {
 		return nil, err
@@ -90,13 +89,13 @@ func (a *app) admit() (done func(error), err error) {
 	a.probeAt = a.now().Add(probeEvery)
 	a.mu.Unlock()
 	return func(err error) {
-		a.judge(err)
+		a.note(err)
 		report(transient(err))
 	}, nil
 }
 
-// transient returns err if it says that the endpoint is failing, not that it
-// refused one request.
+// transient returns err if it says that the endpoint fails, and nil if it says that
+// the endpoint refused one request.
 func transient(err error) error {
 	var e *lark.Error
 	if errors.As(err, &e) && e.Class != lark.Retry {
@@ -105,9 +104,9 @@ func transient(err error) error {
 	return err
 }
 
-// judge keeps the verdict on the app. It is logged when it changes, not each
-// time it is confirmed.
-func (a *app) judge(err error) {
+// note records what a call says about whether Lark accepts the app. It logs
+// changes only.
+func (a *app) note(err error) {
 	var e *lark.Error
 	refused := errors.As(err, &e) && e.Class == lark.AppRefused
 	a.mu.Lock()
@@ -124,12 +123,12 @@ func (a *app) judge(err error) {
 	}
 }
 
-// refreshSwitch is Lark's word that the console's "refresh user_access_token"
-// switch is off.
+// refreshSwitch is Lark's code for an app whose switch "refresh user_access_token"
+// is off in the console.
 const refreshSwitch = 20074
 
-// Report takes the outcome of another call to Lark that authenticated as the
-// app, such as the start of a consent. A success there says nothing about the
+// Report takes the outcome of another call to Lark that authenticated as the app,
+// such as the start of a consent. A success of such a call says nothing about the
 // refresh switch.
 func (s *Source) Report(appID string, err error) {
 	a, ok := s.apps[appID]
@@ -137,43 +136,44 @@ func (s *Source) Report(appID string, err error) {
 		return
 	}
 	var refusal *lark.Error
-	if err == nil && errors.As(a.verdict(), &refusal) && refusal.Code == refreshSwitch {
+	if err == nil && errors.As(a.lastRefusal(), &refusal) && refusal.Code == refreshSwitch {
 		return
 	}
-	a.judge(err)
+	a.note(err)
 }
 
-func (a *app) verdict() error {
+func (a *app) lastRefusal() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.refusal
 }
 
-func (a *app) forgive() {
+// probeNow lets the next refresh be tried.
+func (a *app) probeNow() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.probeAt = time.Time{}
 }
 
-// Refusal returns why Lark refuses the app, nil while it is accepted as far as
-// is known.
+// Refusal returns why Lark refuses the app. It is nil if Lark accepts the app, or
+// has not been asked yet.
 func (s *Source) Refusal(appID string) error {
 	if a, ok := s.apps[appID]; ok {
-		return a.verdict()
+		return a.lastRefusal()
 	}
 	return nil
 }
 
-// Reconsider lets refused apps be tried at once: an app secret has changed.
+// Reconsider lets apps that Lark refuses be tried at once. It is called when an
+// app's secret has changed.
 func (s *Source) Reconsider() {
 	for _, a := range s.apps {
-		a.forgive()
+		a.probeNow()
 	}
 }
 
-// Admitted returns nil if app's token endpoint may be called as far as is
-// known: what starts consents asks, so that nobody gets a card of an app that
-// can't take the answer.
+// Admitted returns an error if Lark refuses the app. It is called before a consent
+// is started, so that nobody gets the card of an app that can't use the answer.
 func (s *Source) Admitted(appID string) error {
 	a, ok := s.apps[appID]
 	if !ok {

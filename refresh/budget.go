@@ -6,8 +6,8 @@ import (
 	"larkside/session"
 )
 
-// Budget returns the limits on app's calls to the token endpoint and how much
-// of each is used now, over all replicas. Both are nil for an unknown app.
+// Budget returns the limits on app's calls to the token endpoint, and how much of
+// each is used now over all replicas. Both are nil for an unknown app.
 func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Limit, used []int, err error) {
 	a, ok := s.apps[appID]
 	if !ok {
@@ -17,8 +17,8 @@ func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Lim
 	return a.governor.limits, used, err
 }
 
-// Resting says why this replica leaves app's token endpoint alone now: Lark
-// refuses the app, or the endpoint keeps failing. Nil: it does not.
+// Resting returns why this replica does not call app's token endpoint now: Lark
+// refuses the app, or the endpoint keeps failing. It returns nil if it calls it.
 func (s *Source) Resting(appID string) error {
 	if a, ok := s.apps[appID]; ok {
 		return a.resting()
@@ -26,5 +26,5 @@ func (s *Source) Resting(appID string) error {
 	return nil
 }
 
-// name is under what the app's calls are counted.
+// name is the name by which the app's calls are counted.
 func (g *governor) name() string { return "token/" + g.app }

@@ -9,9 +9,8 @@ import (
 	"larkside/session/store"
 )
 
-// governor spreads an app's calls to the token endpoint so that all replicas
-// together stay under its rates. Calls for sessions that a request waits for go
-// first.
+// governor delays an app's calls to the token endpoint, so that all replicas
+// together stay under its limits. Calls that a request waits for go first.
 type governor struct {
 	app    string
 	rates  *store.Rates
@@ -21,11 +20,10 @@ type governor struct {
 	urgent  []*turn
 	idle    []*turn
 	running bool
-	// waiters counts, by open_id, the requests that wait for a session's
-	// renewal. See expect.
+	// waiters counts the requests that wait for a renewal, by open_id. See expect.
 	waiters map[string]int
-	// news wakes a dispatcher that waits for the rate: the first urgent turn has
-	// come, or the last turn has left.
+	// news wakes the dispatcher while it waits for the rate: the first urgent turn
+	// has come, or the last turn has left.
 	news chan struct{}
 }
 
@@ -34,7 +32,7 @@ type turn struct {
 	openID string
 	// urgent is guarded by the governor's mu.
 	urgent bool
-	// ready gets nil when the call may be made, or the database's error.
+	// ready gets nil when the call may be made, or an error of the database.
 	ready chan error
 }
 
@@ -42,13 +40,13 @@ func newGovernor(app string, rates *store.Rates, limits []session.Limit) *govern
 	return &governor{app: app, rates: rates, limits: limits, waiters: make(map[string]int), news: make(chan struct{}, 1)}
 }
 
-// admissionBatch is how many admissions are taken from the database at a time,
-// at most.
+// admissionBatch is how many admissions are taken from the database at most at a
+// time.
 const admissionBatch = 20
 
-// expect tells the governor that a request waits for openID's renewal. Until
-// done is called its turn is urgent, also one that is in line already: a renewal
-// that began behind a request, or for the sweep, may have to be waited for later.
+// expect tells the governor that a request waits for openID's renewal. Until done
+// is called, its turn is urgent. That holds for a turn that is in line already,
+// too, since a request may come to wait for a renewal that began without one.
 func (g *governor) expect(openID string) (done func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -69,8 +67,8 @@ func (g *governor) expect(openID string) (done func()) {
 	}
 }
 
-// join takes a place in line for openID's call. Whoever does not wait for it to
-// be ready has to leave.
+// join takes a place in line for openID's call. The caller waits for ready, or
+// calls leave.
 func (g *governor) join(openID string) *turn {
 	t := &turn{openID: openID, ready: make(chan error, 1)}
 	g.mu.Lock()
@@ -92,7 +90,7 @@ func (g *governor) addUrgent(t *turn) {
 	t.urgent = true
 	g.urgent = append(g.urgent, t)
 	if len(g.urgent) == 1 {
-		g.tell()
+		g.wake()
 	}
 }
 
@@ -103,14 +101,15 @@ func (g *governor) wasUrgent(t *turn) bool {
 	return t.urgent
 }
 
-// leave gives up a place in line, or hands on what has just been admitted.
+// leave gives up a place in line. If its call has just been admitted, the admission
+// goes to the next.
 func (g *governor) leave(t *turn) {
 	if !g.drop(t) && <-t.ready == nil {
 		g.pass()
 	}
 }
 
-// drop reports whether t was still in line.
+// drop takes t out of the line, and reports whether it was in line.
 func (g *governor) drop(t *turn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -119,7 +118,7 @@ func (g *governor) drop(t *turn) bool {
 			if other == t {
 				*queue = append((*queue)[:i:i], (*queue)[i+1:]...)
 				if len(g.urgent)+len(g.idle) == 0 {
-					g.tell()
+					g.wake()
 				}
 				return true
 			}
@@ -128,7 +127,7 @@ func (g *governor) drop(t *turn) bool {
 	return false
 }
 
-// dispatch runs while anyone waits.
+// dispatch takes admissions from the database until nobody is in line.
 func (g *governor) dispatch() {
 	for {
 		n, urgent := g.waiting()
@@ -157,15 +156,16 @@ func (g *governor) pause(rest time.Duration) {
 	}
 }
 
-func (g *governor) tell() {
+// wake makes a dispatcher that waits for the rate look again.
+func (g *governor) wake() {
 	select {
 	case g.news <- struct{}{}:
 	default:
 	}
 }
 
-// waiting returns how many wait, of the urgent ones if there are any, and ends
-// the dispatcher when nobody does.
+// waiting returns how many urgent turns are in line, or how many others if none
+// is urgent. If nobody is in line it marks the dispatcher as ended.
 func (g *governor) waiting() (n int, urgent bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -176,8 +176,8 @@ func (g *governor) waiting() (n int, urgent bool) {
 	return len(g.idle), false
 }
 
-// limitsFor leaves half of the rate to those who wait, on this replica or another,
-// when the work is not urgent.
+// limitsFor returns the limits for urgent turns, and half of them for others, so
+// that half of the rate is left for requests that wait on any replica.
 func (g *governor) limitsFor(urgent bool) []session.Limit {
 	if urgent {
 		return g.limits
@@ -189,12 +189,11 @@ func (g *governor) limitsFor(urgent bool) []session.Limit {
 	return halves
 }
 
-// pass hands on an admission that its taker has found no use for: another owner
-// was at work on the session already. The next in line spends it at about the
-// same moment; with nobody in line it is lost.
+// pass hands an admission on to the next in line. Its owner could not use it, since
+// another replica has the session's lease. With nobody in line it is lost.
 func (g *governor) pass() { g.call(1, nil) }
 
-// call tells the first n in line, the urgent ones first.
+// call sends err to the first n turns in line, the urgent ones first.
 func (g *governor) call(n int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -210,6 +209,6 @@ func (g *governor) call(n int, err error) {
 		*queue = (*queue)[1:]
 	}
 	if len(g.urgent)+len(g.idle) == 0 {
-		g.tell()
+		g.wake()
 	}
 }

@@ -15,36 +15,35 @@ import (
 	"larkside/telemetry"
 )
 
-// Class says what came of one run of the protocol. The strings are the label
-// of larkside_refreshes_total.
+// Class is the result of one run of the protocol. The strings are the label of
+// larkside_refreshes_total.
 type Class string
 
 const (
 	// Renewed: a new pair is stored.
 	Renewed Class = "renewed"
-	// WonByOther: another replica had refreshed it already.
+	// WonByOther: another replica has renewed the session already.
 	WonByOther Class = "won_by_other"
 	// Superseded: the user consented anew meanwhile.
 	Superseded Class = "superseded"
-	// Transient: Lark failed for the moment; the session is kept.
+	// Transient: Lark failed. The session is kept.
 	Transient Class = "transient"
-	// Rested: the circuit is open or the app is refused; Lark was not asked.
+	// Rested: the circuit is open, or Lark refuses the app. Lark was not asked.
 	Rested Class = "rested"
-	// Stopped: the process ends; Lark was not asked.
+	// Stopped: the process ends. Lark was not asked.
 	Stopped Class = "stopped"
-	// Contended: others held the lease all the time.
+	// Contended: other owners held the lease all the time.
 	Contended Class = "contended"
-	// StoreFailed: the database failed; the session is kept.
+	// StoreFailed: the database failed. The session is kept.
 	StoreFailed Class = "store_failed"
-	// Misconfigured: Lark refuses the app; the session is kept.
+	// Misconfigured: Lark refuses the app. The session is kept.
 	Misconfigured Class = "misconfigured"
-	// Refused: a token fresh from Lark was refused by Lark.
+	// Refused: Lark refused a token that replaced a refused one.
 	Refused Class = "refused"
-	// RotationLost: the refresh token was spent by an attempt whose answer was
+	// RotationLost: an earlier attempt spent the refresh token, and its answer was
 	// never stored. The session is lost.
 	RotationLost Class = "rotation_lost"
-	// Reused: the refresh token was spent or revoked by someone else. The
-	// session is lost.
+	// Reused: someone else spent or revoked the refresh token. The session is lost.
 	Reused Class = "reused"
 	// Dead: the refresh token is too old or malformed. The session is over.
 	Dead Class = "dead"
@@ -62,16 +61,15 @@ type metrics struct {
 }
 
 const (
-	// budgetAge is how old what the database said about the used part of the
-	// token endpoint's rate may get before it is asked again, and budgetTimeout
-	// how long that takes at most, for all apps together.
+	// budgetAge is how old the database's answer about the used part of the token
+	// endpoint's rate may get before it is asked again. budgetTimeout bounds that
+	// question, for all apps together.
 	budgetAge     = 10 * time.Second
 	budgetTimeout = 500 * time.Millisecond
 )
 
-// budgets remembers how much of each app's limits was used lately: instruments
-// are read every few seconds, by more than one reader. It is safe for
-// concurrent use.
+// budgets caches how much of each app's limits is used, since instruments are read
+// every few seconds by more than one reader. It is safe for concurrent use.
 type budgets struct {
 	source *Source
 
@@ -86,8 +84,8 @@ type budget struct {
 	used   float64
 }
 
-// read returns the budgets by app. Apps that the database said nothing about
-// are absent, and not asked about again before the others are.
+// read returns the budgets by app. An app for which the database failed is absent
+// until all are read again.
 func (b *budgets) read(ctx context.Context) map[string][]budget {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -143,7 +141,7 @@ func newMetrics(s *Source) (m metrics, err error) {
 		spent := budgets.read(ctx)
 		for id, a := range s.apps {
 			app := telemetry.App.String(id)
-			o.ObserveInt64(refused, oneIf(a.verdict() != nil), metric.WithAttributes(app))
+			o.ObserveInt64(refused, oneIf(a.lastRefusal() != nil), metric.WithAttributes(app))
 			o.ObserveInt64(open, oneIf(a.breaker.State() != gobreaker.StateClosed), metric.WithAttributes(app))
 			for _, b := range spent[id] {
 				o.ObserveFloat64(used, b.used, metric.WithAttributes(app, telemetry.Period.String(short(b.period))))
@@ -164,7 +162,7 @@ func oneIf(is bool) int64 {
 	return 0
 }
 
-// short is d as it is written in REFRESH_RATE: 1m, not 1m0s.
+// short returns d as it is written in REFRESH_RATE: 1m, not 1m0s.
 func short(d time.Duration) string {
 	text := d.String()
 	if strings.HasSuffix(text, "m0s") {
@@ -176,14 +174,14 @@ func short(d time.Duration) string {
 	return text
 }
 
-// ran counts a run that has ended.
+// ran records the end of a run.
 func (m metrics) ran(ctx context.Context, c Class, took time.Duration) {
 	class := metric.WithAttributes(telemetry.Class.String(string(c)))
 	m.refreshes.Add(ctx, 1, class)
 	m.took.Record(ctx, took.Seconds(), class)
 }
 
-// asks records how much life was left of the token that is replaced.
+// asks records how much life the replaced access token had left.
 func (m metrics) asks(ctx context.Context, left time.Duration) {
 	m.left.Record(ctx, max(0, left).Seconds())
 }

@@ -13,14 +13,14 @@ import (
 
 // Synced counts what one run of [Source.SyncUsers] did.
 type Synced struct {
-	// Read users were found in Lark's directory, Absent ones were not (the app
-	// may not see them), Disabled ones have left or are frozen.
+	// Read counts the users found in Lark's directory, Absent those who are not
+	// there (the app may not see them), Disabled those who left or are frozen.
 	Read, Absent, Disabled int
 }
 
-// SyncUsers reads the data of every user of app whose data is older than
-// before, 50 at a time, and reports after each 50. One user's failure does not
-// stop the rest.
+// SyncUsers reads the profiles of app's users that were last read before a time, 50
+// at a time. It calls progress after each 50. An id that Lark does not accept does
+// not stop the others.
 func (s *Source) SyncUsers(ctx context.Context, appID string, before time.Time, progress func(Synced)) (Synced, error) {
 	var total Synced
 	a, ok := s.apps[appID]
@@ -41,7 +41,7 @@ func (s *Source) SyncUsers(ctx context.Context, appID string, before time.Time, 
 	}
 }
 
-// syncDue is the scheduled run.
+// syncDue reads the profiles that are older than [Config].Sync.
 func (s *Source) syncDue(ctx context.Context, appID string) {
 	n, err := s.SyncUsers(ctx, appID, s.now().Add(-s.syncEvery), nil)
 	switch {
@@ -52,19 +52,19 @@ func (s *Source) syncDue(ctx context.Context, appID string) {
 	}
 }
 
-// syncSome reads one batch. An id that Lark does not accept spoils the whole
-// answer, so such a batch is halved until the id stands alone.
+// syncSome reads one batch. Lark refuses a whole batch for one id that it does not
+// accept. Such a batch is halved until that id is alone.
 func (s *Source) syncSome(ctx context.Context, a *app, keys []session.Key, total *Synced) error {
 	ids := make([]string, len(keys))
 	for i, k := range keys {
 		ids[i] = k.OpenID
 	}
 	users, err := a.client.Users(ctx, ids)
-	if spoilt(err) && len(keys) > 1 {
+	if refusedID(err) && len(keys) > 1 {
 		half := len(keys) / 2
 		return errors.Join(s.syncSome(ctx, a, keys[:half], total), s.syncSome(ctx, a, keys[half:], total))
 	}
-	if err != nil && !spoilt(err) {
+	if err != nil && !refusedID(err) {
 		return err
 	}
 	found := make(map[string]lark.ContactUser, len(users))
@@ -79,7 +79,8 @@ func (s *Source) syncSome(ctx context.Context, a *app, keys []session.Key, total
 	return nil
 }
 
-func spoilt(err error) bool {
+// refusedID reports whether Lark did not accept one of the ids.
+func refusedID(err error) bool {
 	var e *lark.Error
 	return errors.As(err, &e) && (e.Class == lark.InvalidID || e.Class == lark.Rejected)
 }

@@ -162,7 +162,7 @@ func TestEveryCode(t *testing.T) {
 				k := w.consented(larktest.Alice)
 				time.Sleep(3 * time.Hour)
 				w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: c.code, Times: -1})
-				_, class, err := w.source.attempt(background(), k, want{version: 1})
+				_, class, err := w.source.run(background(), k, want{version: 1})
 				if class != c.class || !errors.Is(err, c.err) {
 					t.Errorf("class %s, %v", class, err)
 				}
@@ -319,7 +319,7 @@ func TestCrashWindow(t *testing.T) {
 			w.token(k)
 			synctest.Wait()
 			time.Sleep(2 * time.Second)
-			_, class, err := w.source.attempt(background(), k, want{version: 1})
+			_, class, err := w.source.run(background(), k, want{version: 1})
 			if class != RotationLost || err != nil {
 				t.Errorf("class %s, %v", class, err)
 			}
@@ -416,7 +416,7 @@ func TestClaimsQueue(t *testing.T) {
 	}
 	for _, tc := range []ending{
 		{"the one before has ended", func(w *world) { <-w.source.claiming }, 0, false},
-		{"the one before hangs", func(*world) {}, claimQueue, false},
+		{"the one before hangs", func(*world) {}, claimWait, false},
 		{"the process stops", func(w *world) { w.shutdown() }, 0, true},
 	} {
 		t.Run(tc.sentence, func(t *testing.T) {

@@ -20,13 +20,13 @@ import (
 
 // Lark is what refreshing needs of one app's client. *lark.Client is one.
 type Lark interface {
-	// Refresh spends a refresh token. Errors are *lark.Error.
+	// Refresh spends a refresh token. Its errors are *lark.Error.
 	Refresh(ctx context.Context, tokenURL string, refreshToken session.Secret) (lark.Token, error)
-	// Users reads up to 50 people's data.
+	// Users reads the profiles of up to 50 users.
 	Users(ctx context.Context, openIDs []string) ([]lark.ContactUser, error)
 }
 
-// Config is what a [Source] needs. Zero values stand for the defaults named.
+// Config is what a [Source] needs.
 type Config struct {
 	// Sessions, Leases, Profiles, Rates, Elections and Changes are those of one
 	// database; required.
@@ -36,67 +36,69 @@ type Config struct {
 	Rates     *store.Rates
 	Elections *store.Elections
 	Changes   *store.Changes
-	// Apps holds the client of each app by its id.
+	// Apps has the client of each app, by the app's id; required.
 	Apps map[string]Lark
-	// Threshold: a token with less than this fraction of its life left is
-	// renewed behind the requests that use it. 0: 0.1.
+	// Threshold is the fraction of an access token's life. With less left, the
+	// token is renewed behind the requests that use it. 0: 0.1.
 	Threshold float64
-	// Limits bound the calls to the token endpoint per app over all replicas.
+	// Limits bound the calls to the token endpoint, per app and over all replicas.
 	// None: 40 in a second and 900 in a minute.
 	Limits []session.Limit
-	// Sweep is how often idle sessions are looked through. 0: never.
+	// Sweep is how often sessions that nobody uses are renewed if they are due. 0:
+	// never.
 	Sweep time.Duration
-	// Sync is how old a person's data may get. 0: it is never read again.
+	// Sync is how old a profile may get before it is read from Lark again. 0: it is
+	// never read again.
 	Sync time.Duration
-	// ExchangeTimeout bounds one call to the token endpoint, 0: 10 s; the
-	// lease lasts twice as long.
-	ExchangeTimeout time.Duration
-	// Ended is called when a session was found to be past renewal, at most once
-	// for each, possibly concurrently. Nil: nobody cares.
+	// CallTimeout bounds one call to the token endpoint. A lease lasts twice as
+	// long. 0: 10 s.
+	CallTimeout time.Duration
+	// Ended is called once for each session that can't be renewed any more,
+	// possibly concurrently. Nil: no callback.
 	Ended func(ctx context.Context, s *session.Session)
-	// Discard is given a pair that was renewed while its user revoked: it must
-	// end at Lark. Called possibly concurrently, on a context that no caller
-	// cancels. Nil: it lives until it expires.
+	// Discard is called with a pair that was renewed while its user revoked, so
+	// that it can be revoked at Lark. It is called possibly concurrently, on a
+	// context that no caller cancels. Nil: the pair works until it expires.
 	Discard func(ctx context.Context, key session.Key, access, refresh session.Secret)
-	// Users writes user ids into spans and logs.
+	// Users writes user ids to spans and logs.
 	Users telemetry.Users
 	// Now is the clock that judges expiry. Nil: time.Now.
 	Now func() time.Time
+	// Log receives what an operator can act on. Nil: no log.
 	Log *slog.Logger
 }
 
-// Source finds access tokens and keeps them renewed. It is safe for concurrent
-// use.
+// Source finds access tokens and renews them. It is safe for concurrent use.
 type Source struct {
-	sessions        *store.Sessions
-	leases          *store.Leases
-	profiles        *store.Profiles
-	elections       *store.Elections
-	changes         *store.Changes
-	apps            map[string]*app
-	threshold       float64
-	exchangeTimeout time.Duration
-	sweepEvery      time.Duration
-	syncEvery       time.Duration
-	ended           func(context.Context, *session.Session)
-	discard         func(ctx context.Context, key session.Key, access, refresh session.Secret)
-	users           telemetry.Users
-	now             func() time.Time
-	log             *slog.Logger
-	complaints      *telemetry.Complaints
-	tracer          trace.Tracer
-	metrics         metrics
+	sessions    *store.Sessions
+	leases      *store.Leases
+	profiles    *store.Profiles
+	elections   *store.Elections
+	changes     *store.Changes
+	apps        map[string]*app
+	threshold   float64
+	callTimeout time.Duration
+	sweepEvery  time.Duration
+	syncEvery   time.Duration
+	ended       func(context.Context, *session.Session)
+	discard     func(ctx context.Context, key session.Key, access, refresh session.Secret)
+	users       telemetry.Users
+	now         func() time.Time
+	log         *slog.Logger
+	complaints  *telemetry.Complaints
+	tracer      trace.Tracer
+	metrics     metrics
 
 	runs singleflight.Group[session.Key, *session.Access]
-	// claiming holds an item while a run claims a lease. See claim.
+	// claiming has an item while a run claims a lease. See claim.
 	claiming chan struct{}
-	// behind counts what a run leaves to do after its end.
+	// behind counts the goroutines that go on after a run has ended.
 	behind sync.WaitGroup
-	// stopping is closed by Shutdown: no run begins to ask Lark after it.
+	// stopping is closed by Shutdown. After that no run begins to ask Lark.
 	stopping chan struct{}
 	stop     func()
-	// unstored holds the keys of pairs that Lark has issued and the database has
-	// not taken yet. See keep.
+	// unstored has the keys of the pairs that Lark has issued and the database has
+	// not taken yet. See storePair.
 	unstored sync.Map
 
 	// testingOnlyBeforeStore runs between Lark's answer and the store.
@@ -104,18 +106,18 @@ type Source struct {
 }
 
 const (
-	defaultThreshold       = 0.1
-	defaultExchangeTimeout = 10 * time.Second
-	// renewPeriod is how often a request that finds its token near the end may
-	// start a renewal behind it.
+	defaultThreshold   = 0.1
+	defaultCallTimeout = 10 * time.Second
+	// renewPeriod is how often a request whose token is near its end may start a
+	// renewal.
 	renewPeriod = time.Second
-	// successorRest is how long the successor of a refused token is not renewed
-	// again when it is refused too: what refuses both refuses the next one as
-	// well, and each would cost a rotation.
+	// successorRest is for a token that replaced a refused one and is refused, too:
+	// for so long it is not renewed. Whatever refuses both would refuse the next
+	// one as well, and each would cost a rotation.
 	successorRest = 30 * time.Second
 )
 
-// New returns a Source. Run [Source.Run] beside it for the sweep.
+// New checks c and returns a Source. [Source.Run] does what needs a clock.
 func New(c Config) (*Source, error) {
 	if c.Sessions == nil || c.Leases == nil || c.Profiles == nil || c.Rates == nil || c.Elections == nil || c.Changes == nil {
 		return nil, errors.New("refresh: a part of the store is missing")
@@ -125,7 +127,7 @@ func New(c Config) (*Source, error) {
 	}
 	s := &Source{
 		sessions: c.Sessions, leases: c.Leases, profiles: c.Profiles, elections: c.Elections, changes: c.Changes,
-		threshold: c.Threshold, exchangeTimeout: c.ExchangeTimeout,
+		threshold: c.Threshold, callTimeout: c.CallTimeout,
 		sweepEvery: c.Sweep, syncEvery: c.Sync, ended: c.Ended, discard: c.Discard, users: c.Users, now: c.Now, log: c.Log,
 		apps:     make(map[string]*app, len(c.Apps)),
 		tracer:   otel.Tracer("larkside/refresh"),
@@ -136,8 +138,8 @@ func New(c Config) (*Source, error) {
 	if s.threshold == 0 {
 		s.threshold = defaultThreshold
 	}
-	if s.exchangeTimeout == 0 {
-		s.exchangeTimeout = defaultExchangeTimeout
+	if s.callTimeout == 0 {
+		s.callTimeout = defaultCallTimeout
 	}
 	if s.ended == nil {
 		s.ended = func(context.Context, *session.Session) {}
@@ -164,9 +166,9 @@ func New(c Config) (*Source, error) {
 	return s, err
 }
 
-// Token returns an access token of key that is valid now, and where it was
-// found. A token near its end is returned at once and renewed behind the
-// request; an expired one is waited for. Errors wrap [session.ErrConsentRequired]
+// Token returns an access token of key that is valid now, and where it was found.
+// It returns a token that is near its end at once, and renews it behind the
+// request. It waits for the renewal of an expired one. Errors wrap [session.ErrConsentRequired]
 // (a [session.ConsentRequiredError] with the reason), [session.ErrUserDisabled],
 // [session.ErrAppMisconfigured], [session.ErrRefreshUnavailable] or
 // [session.ErrUnavailable] (each a [session.RetryError]), or are ctx's.
@@ -178,10 +180,10 @@ func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, s
 			s.renewBehind(ctx, a, now)
 			return a, session.FromCache, nil
 		case a.Renewable && a.State == session.Active:
-			return s.wait(ctx, a)
+			return s.waitForRenewal(ctx, a)
 		}
-		// Nobody is sent away, or asked to authorize, on the word of the cache:
-		// the user may just have done so on another replica.
+		// The cache alone is no reason to send anybody away or to ask for consent:
+		// the user may just have authorized on another replica.
 	}
 	a, err := s.sessions.Access(ctx, key)
 	switch {
@@ -193,11 +195,11 @@ func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, s
 		s.renewBehind(ctx, a, now)
 		return a, session.FromDatabase, nil
 	}
-	return s.wait(ctx, a)
+	return s.waitForRenewal(ctx, a)
 }
 
-// renewBehind starts a renewal if a is near its end. For all requests but one a
-// second it costs two comparisons and an atomic load.
+// renewBehind starts a renewal if a is near its end, once a second at most. Most
+// requests pay one comparison for it.
 func (s *Source) renewBehind(ctx context.Context, a *session.Access, now time.Time) {
 	if now.Before(a.RefreshAt(s.threshold)) || !a.Renewable || now.Before(a.RetryAt()) || !a.ClaimRenewal(now, renewPeriod) {
 		return
@@ -207,12 +209,12 @@ func (s *Source) renewBehind(ctx context.Context, a *session.Access, now time.Ti
 	})
 }
 
-// wait is for a request that can't go on with a.
-func (s *Source) wait(ctx context.Context, a *session.Access) (*session.Access, session.Lookup, error) {
-	if err := s.hopeless(a); err != nil {
+// waitForRenewal is for a request that can't use a.
+func (s *Source) waitForRenewal(ctx context.Context, a *session.Access) (*session.Access, session.Lookup, error) {
+	if err := s.renewalBlocked(a); err != nil {
 		return nil, session.Missing, err
 	}
-	fresh, joined, err := s.await(ctx, a.Key, want{version: a.Version})
+	fresh, joined, err := s.runOrJoin(ctx, a.Key, want{version: a.Version})
 	switch {
 	case err != nil:
 		return nil, session.Missing, err
@@ -224,8 +226,9 @@ func (s *Source) wait(ctx context.Context, a *session.Access) (*session.Access, 
 	return fresh, session.Refreshed, nil
 }
 
-// hopeless says why asking Lark to renew a is of no use now.
-func (s *Source) hopeless(a *session.Access) error {
+// renewalBlocked returns why Lark is not asked to renew a now, or nil if it can be
+// asked.
+func (s *Source) renewalBlocked(a *session.Access) error {
 	if rest := a.RetryAt().Sub(s.now()); rest > 0 && a.Renewable {
 		if a.State == session.Disabled {
 			return session.ErrUserDisabled
@@ -243,29 +246,28 @@ func (s *Source) hopeless(a *session.Access) error {
 	return nil
 }
 
-// Refused is told when Lark refused the access token of key at version. It
-// returns another one: the stored one if that has moved on already, else the
+// Refused is called when Lark refused the access token of key at version. It
+// returns another token: the stored one if that has another version, else the
 // result of one forced refresh. Errors are those of [Source.Token].
 func (s *Source) Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
 	for {
-		fresh, joined, err := s.await(ctx, key, want{version: version, refused: true})
+		fresh, joined, err := s.runOrJoin(ctx, key, want{version: version, refused: true})
 		switch {
 		case err != nil:
 			return nil, err
 		case fresh.Version != version && fresh.Usable(s.now()):
 			return fresh, nil
 		case !joined:
-			return nil, retryLater(fmt.Errorf("%w: the token was refused and no other came", session.ErrRefreshUnavailable))
+			return nil, retryLater(fmt.Errorf("%w: the token was refused, and there is no other", session.ErrRefreshUnavailable))
 		}
-		// The run that was joined did not know of the refusal: it failed for the
-		// moment and kept the token that there is. The next run knows.
+		// The run was another caller's and did not know of the refusal. It failed and
+		// returned the present token. The next run knows.
 	}
 }
 
-// await returns what a run for key brings, and whether that run had been
-// started by another caller. The run's call to Lark goes before those that
-// nobody waits for.
-func (s *Source) await(ctx context.Context, key session.Key, w want) (a *session.Access, joined bool, err error) {
+// runOrJoin returns the result of a run for key. joined reports whether another
+// caller had started it. Its call to Lark goes before those that nobody waits for.
+func (s *Source) runOrJoin(ctx context.Context, key session.Key, w want) (a *session.Access, joined bool, err error) {
 	if app, ok := s.apps[key.AppID]; ok {
 		defer app.governor.expect(key.OpenID)()
 	}
@@ -274,8 +276,8 @@ func (s *Source) await(ctx context.Context, key session.Key, w want) (a *session
 	})
 }
 
-// Refresh renews key's session now, whether it needs it or not. When that fails
-// it is an error, whatever the token that there was is still good for.
+// Refresh renews key's session now, even if its token is fresh. It returns an error
+// if that fails, even if the present token is usable.
 func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access, error) {
 	a, err := s.sessions.Access(ctx, key)
 	if errors.Is(err, session.ErrNotFound) {
@@ -284,21 +286,21 @@ func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access,
 	if err != nil {
 		return nil, retryLater(err)
 	}
-	if err := s.hopeless(a); err != nil {
+	if err := s.renewalBlocked(a); err != nil {
 		return nil, err
 	}
-	fresh, _, err := s.await(ctx, key, want{version: a.Version, force: true})
+	fresh, _, err := s.runOrJoin(ctx, key, want{version: a.Version, force: true})
 	if err == nil && fresh.Version == a.Version {
-		// The token that there was still works, so the failure was not passed on.
+		// The run failed and returned the present token.
 		return nil, &session.RetryError{Err: fmt.Errorf("%w: nothing was renewed", session.ErrRefreshUnavailable), After: time.Second}
 	}
 	return fresh, err
 }
 
-// Shutdown begins no renewal any more and returns when those under way have
-// ended and the database has taken what they brought, whoever asked for them and
-// has left since; or with ctx's error, and then grants may be lost. Those that
-// have not asked Lark yet end with [session.ErrRefreshUnavailable]. It may be
+// Shutdown lets no further renewal begin. It returns when those under way have
+// ended and their pairs are stored, even if no caller waits for them any more.
+// Renewals that have not asked Lark yet end with [session.ErrRefreshUnavailable].
+// It returns an error if ctx ends earlier, and then grants may be lost. It may be
 // called again.
 func (s *Source) Shutdown(ctx context.Context) error {
 	s.stop()
@@ -318,8 +320,8 @@ func (s *Source) Shutdown(ctx context.Context) error {
 	}
 }
 
-// stopped is the error of a run that has not asked Lark when the process ends,
-// nil while it goes on.
+// stopped returns the error of a run that has not asked Lark yet, once Shutdown has
+// been called, and nil before.
 func (s *Source) stopped() error {
 	select {
 	case <-s.stopping:
@@ -329,7 +331,7 @@ func (s *Source) stopped() error {
 	}
 }
 
-// retryLater gives an error that passes by itself a time to come back.
+// retryLater makes err a [session.RetryError], unless it is one.
 func retryLater(err error) error {
 	var known *session.RetryError
 	if errors.As(err, &known) {
@@ -340,7 +342,7 @@ func retryLater(err error) error {
 
 func atLeastASecond(d time.Duration) time.Duration { return max(time.Second, d) }
 
-// logFor is the log with whose session it is about.
+// logFor returns the log with the attributes of key.
 func (s *Source) logFor(key session.Key) *slog.Logger {
 	return s.log.With("app_id", key.AppID, s.users.Log(key.OpenID))
 }

@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// sweepAtOnce is how many idle sessions are renewed at a time; the governor
-	// sets the pace.
+	// sweepAtOnce is how many idle sessions are renewed at a time. The governor
+	// delays them.
 	sweepAtOnce = 8
-	// sweepLimit is how many are looked up in one go.
+	// sweepLimit is how many idle sessions one sweep renews.
 	sweepLimit = 500
 )
 
-// Run renews idle sessions and reads people's data until ctx ends. Over all
-// replicas one does each at a time.
+// Run renews idle sessions and reads profiles until ctx ends. Each of the two jobs
+// is done by one replica at a time.
 func (s *Source) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if s.sweepEvery > 0 {
@@ -35,7 +35,7 @@ func (s *Source) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// every does work about every period on the one replica that has the lead.
+// every does a job about every period if this replica has been elected for it.
 func (s *Source) every(ctx context.Context, name string, period time.Duration, work func(context.Context)) error {
 	for {
 		// The jitter keeps replicas that were started together apart.
@@ -56,8 +56,8 @@ func (s *Source) every(ctx context.Context, name string, period time.Duration, w
 	}
 }
 
-// sweep renews the sessions that nobody has used for most of their refresh
-// token's life. A session that fails keeps its own backoff and comes again.
+// sweep renews the sessions that nobody has used for most of their refresh token's
+// life. A session that fails is tried again after its own backoff.
 func (s *Source) sweep(ctx context.Context) {
 	due, err := s.leases.Due(ctx, sweepLimit)
 	if err != nil {

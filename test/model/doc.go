@@ -22,7 +22,7 @@
 //
 // Not modelled, because they only delay a step or keep one from being tried:
 // retry_at, the governor, the circuit breaker, an app that is refused, a user
-// who is gone. Calls that share one run (session.Group) are one run.
+// who is gone. Calls that share one run (singleflight) are one run.
 //
 // # Faults, without a bound on their number
 //

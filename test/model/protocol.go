@@ -383,7 +383,7 @@ func (c Config) settle(s state, i int, do doer) {
 	}
 }
 
-// replace is queryReplace and what follows from it (storeOnce, superseded).
+// replace is queryReplace and what follows from it (storeOnce).
 func (c Config) replace(to *state, i int) {
 	r := to.replicas[i]
 	matches := to.row.version == r.version || c.Mutation == ReplaceAnyVersion
