@@ -38,9 +38,7 @@ func doctored(t *testing.T, env []string) (status int, bad []string, all string)
 	if err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	for _, line := range regexp.MustCompile(`(?m)^(?:warn|fail) .*(?:\n +→ .*)?`).FindAllString(string(out), -1) {
-		bad = append(bad, line)
-	}
+	bad = regexp.MustCompile(`(?m)^(?:warn|fail) .*(?:\n +→ .*)?`).FindAllString(string(out), -1)
 	return cmd.ProcessState.ExitCode(), bad, string(out)
 }
 

@@ -8,10 +8,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version and revision can be set at link time, as the Dockerfile does:
-// -ldflags "-X main.version=v1.2.3 -X main.revision=abc123".
-var version, revision string
-
 // Build is what this binary was made of.
 type Build struct {
 	Version  string // v1.2.3, or devel
@@ -19,7 +15,7 @@ type Build struct {
 	Go       string // go1.26.8
 }
 
-// BuildInfo takes what was set at link time, else what the go command recorded.
+// BuildInfo takes version and revision, which main has from the linker, else what the go command recorded.
 func BuildInfo(version, revision string) Build {
 	b := Build{Version: version, Revision: revision, Go: runtime.Version()}
 	info, ok := debug.ReadBuildInfo()
