@@ -4,7 +4,9 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	gopath "path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,5 +86,59 @@ func checkImports(t *testing.T, path string) {
 		if name == "github.com/larksuite/oapi-sdk-go/v3" && !free {
 			t.Errorf("%s imports the root of Lark's SDK, which links every service there is", path)
 		}
+	}
+}
+
+// onlyTested are the modules that go.mod has for the tests of the product's
+// packages and for nothing else. All are small, or are there anyway since what
+// the product needs needs them. What is large and for one kind of test gets a
+// module of its own: test/browser, test/deploy, test/tools.
+var onlyTested = []string{
+	"github.com/google/go-cmp",
+	"github.com/santhosh-tekuri/jsonschema/v6",
+	"go.opentelemetry.io/proto/otlp",
+	"golang.org/x/net",
+	"google.golang.org/grpc",
+	"google.golang.org/protobuf",
+}
+
+// Who builds the product or its image downloads what that needs.
+func TestRequirements(t *testing.T) {
+	used := map[string]bool{}
+	for _, dir := range []string{"cmd", "proxy", "refresh", "session", "telemetry"} {
+		err := filepath.WalkDir(filepath.Join("..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+			if err != nil {
+				return err
+			}
+			for _, spec := range file.Imports {
+				name, _ := strconv.Unquote(spec.Path.Value)
+				for ; name != "."; name = gopath.Dir(name) { // the package, and each module that could hold it
+					used[name] = true
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	required := regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(read(t, "go.mod"), -1)
+	if len(required) < 10 {
+		t.Fatalf("only %q are required: does this test still understand go.mod?", required)
+	}
+	for _, module := range required {
+		switch name := module[1]; {
+		case !used[name] && !slices.Contains(onlyTested, name):
+			t.Errorf("%s is in go.mod, and no package of the product imports it", name)
+		case used[name] && slices.Contains(onlyTested, name):
+			t.Errorf("%s is in the list of what only tests need, and the product imports it", name)
+		}
+	}
+	if strings.Contains(read(t, "go.mod"), "\ntool ") {
+		t.Error("go.mod names a tool: tools are in test/tools/go.mod")
 	}
 }

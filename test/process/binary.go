@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -50,8 +51,24 @@ func compile() (string, error) {
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, "larkside/cmd/larkside")...).CombinedOutput(); err != nil {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	build := exec.Command("go", append(args, "./cmd/larkside")...)
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building larkside: %w\n%s", err, out)
 	}
 	return path, nil
+}
+
+// Root is the directory of larkside's module. A test in a module of its own
+// builds larkside there, with the versions of dependencies that are shipped.
+func Root() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "larkside").Output()
+	if err != nil {
+		return "", fmt.Errorf("where larkside's module is: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
