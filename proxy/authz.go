@@ -3,6 +3,8 @@ package proxy
 import (
 	"net/http"
 	"strings"
+
+	"larkside/proxy/edge"
 )
 
 // serveOwn serves what is under /-/larkside/, of which nothing is forwarded.
@@ -10,7 +12,7 @@ func (p *proxy) serveOwn(x *exchange) error {
 	path := pathOf(x.raw)
 	rest := strings.TrimPrefix(path, authzPath)
 	if len(rest) == len(path) || rest != "" && rest[0] != '/' {
-		return &failure{Failure: pathNotAllowed, detail: "There is nothing at this path: /-/larkside/ has only authz."}
+		return &edge.Answer{Failure: edge.PathNotAllowed, Detail: "There is nothing at this path: /-/larkside/ has only authz."}
 	}
 	return p.authz(x, rest)
 }
@@ -24,14 +26,14 @@ func (p *proxy) authz(x *exchange, rest string) error {
 	if len(methods) > 0 {
 		method := methods[0]
 		if !allEqual(methods) || !isToken(method) || method == http.MethodConnect || method == http.MethodTrace {
-			return methodNotAllowed
+			return edge.MethodNotAllowed
 		}
 		x.method = method
 	}
 	paths := sources(x.in.Header, "X-Forwarded-Uri", "X-Original-Uri")
 	for i, target := range paths {
 		if !isTarget(target) {
-			return ambiguousPath
+			return edge.AmbiguousPath
 		}
 		paths[i] = pathOf(target)
 	}
@@ -39,14 +41,14 @@ func (p *proxy) authz(x *exchange, rest string) error {
 		paths = append(paths, rest)
 	}
 	if len(paths) == 0 || !allEqual(paths) {
-		return ambiguousPath
+		return edge.AmbiguousPath
 	}
 	var ok bool
 	if x.path, x.class, ok = p.judge(paths[0]); !ok {
-		return ambiguousPath
+		return edge.AmbiguousPath
 	}
 	if x.class.own {
-		return pathNotAllowed
+		return edge.PathNotAllowed
 	}
 	if err := p.admit(x); err != nil {
 		return err

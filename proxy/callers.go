@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 )
 
@@ -92,9 +93,9 @@ func (a *allowance) request(method, path string) error {
 	case a == nil:
 		return nil
 	case a.paths != nil && matchAny(a.paths, path) < 0:
-		return callerNotAllowed
+		return edge.CallerNotAllowed
 	case a.methods != nil && !slices.Contains(a.methods, method):
-		return callerNotAllowed
+		return edge.CallerNotAllowed
 	}
 	return nil
 }
@@ -105,7 +106,7 @@ func (a *allowance) user(openID, name string) error {
 	if a == nil || a.users == nil || a.users[openID] || a.users[name] {
 		return nil
 	}
-	return callerNotAllowed
+	return edge.CallerNotAllowed
 }
 
 // tenant says whether the caller may act as the app.
@@ -113,7 +114,7 @@ func (a *allowance) tenant() error {
 	if a == nil || a.users == nil {
 		return nil
 	}
-	return callerNotAllowed
+	return edge.CallerNotAllowed
 }
 
 func takeOne(l *rate.Limiter) error {
@@ -124,7 +125,7 @@ func takeOne(l *rate.Limiter) error {
 		return nil
 	}
 	r.CancelAt(now) // who is refused does not push the others back
-	return &failure{Failure: callerRateLimited, retryAfter: wait}
+	return &edge.Answer{Failure: edge.CallerRateLimited, RetryAfter: wait}
 }
 
 // Wrong keys are answered with 401 up to this rate, over all peers: behind
@@ -169,7 +170,7 @@ func (s *callers) identify(h http.Header) (string, *allowance, error) {
 		if err := takeOne(s.wrong); err != nil {
 			return "", nil, err
 		}
-		return "", nil, callerUnauthenticated
+		return "", nil, edge.CallerUnauthenticated
 	}
 	allowed := s.limits[name]
 	return name, allowed, allowed.take()

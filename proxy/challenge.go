@@ -3,9 +3,9 @@ package proxy
 import (
 	"errors"
 	"log/slog"
-	"net/http"
 	"time"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 )
 
@@ -16,19 +16,19 @@ const defaultRetry = 10 * time.Second
 // challenge asks the user of x for consent and returns the 401 that tells the
 // caller, or the error that stands in the way of asking.
 func (p *proxy) challenge(x *exchange, reason session.Reason) error {
-	f := &failure{Failure: authorizationRequired, reason: reason, challenge: session.Challenge{Card: session.CardFailed}}
+	f := &edge.Answer{Failure: edge.AuthorizationRequired, Reason: reason, Challenge: session.Challenge{Card: session.CardFailed}}
 	switch {
 	case x.key.OpenID == "":
 		// A union_id or user_id of someone who never consented. Only an
 		// open_id can be asked.
-		f.detail = "This user is not known by that id yet: name the user by open_id (ou_…) until the app is authorized."
+		f.Detail = "This user is not known by that id yet: name the user by open_id (ou_…) until the app is authorized."
 	case p.cfg.Asker == nil:
-		f.challenge.Card = session.CardOff
+		f.Challenge.Card = session.CardOff
 	default:
 		c, err := p.cfg.Asker.Ask(x, x.key, reason, nil)
 		switch {
 		case err == nil:
-			f.challenge = c
+			f.Challenge = c
 		case x.Err() != nil, errors.Is(err, session.ErrUnavailable), errors.Is(err, session.ErrConflict),
 			errors.Is(err, session.ErrAppMisconfigured), errors.Is(err, session.ErrUserDisabled):
 			return err
@@ -36,23 +36,14 @@ func (p *proxy) challenge(x *exchange, reason session.Reason) error {
 			p.complaints.Log(x, slog.LevelWarn, "asking for consent failed", "", "error", err)
 		}
 	}
-	if f.challenge.AuthorizeURL == "" && f.detail == "" {
-		f.detail = "The user has to authorize the app, and there is no link for that now: send the request again after Retry-After."
+	if f.Challenge.AuthorizeURL == "" && f.Detail == "" {
+		f.Detail = "The user has to authorize the app, and there is no link for that now: send the request again after Retry-After."
 	}
-	f.retryAfter = f.challenge.RetryAfter
-	if f.retryAfter <= 0 {
-		f.retryAfter = defaultRetry
+	f.RetryAfter = f.Challenge.RetryAfter
+	if f.RetryAfter <= 0 {
+		f.RetryAfter = defaultRetry
 	}
 	return f
-}
-
-// challengeHeaders: RFC 6750 section 3, with the error name of a token that
-// "is expired, revoked, malformed, or invalid for other reasons".
-func challengeHeaders(h http.Header, f *failure) {
-	h.Set("WWW-Authenticate", `Bearer realm="lark", error="invalid_token"`)
-	if f.challenge.AuthorizeURL != "" {
-		h.Set("X-Larkside-Authorize-Url", f.challenge.AuthorizeURL)
-	}
 }
 
 // reasonOf returns why the user must be asked, and false if err says no such

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/telemetry"
 )
@@ -18,7 +19,7 @@ import (
 type proxy struct {
 	cfg       Config
 	origin    origin
-	hosts     hosts
+	hosts     edge.Hosts
 	callers   callers
 	reverse   *httputil.ReverseProxy
 	telemetry *instruments
@@ -46,7 +47,7 @@ func New(c Config) (http.Handler, error) {
 	p := &proxy{
 		cfg:       c,
 		origin:    originOf(c),
-		hosts:     c.AllowHosts,
+		hosts:     edge.Hosts{Names: c.AllowHosts, Loopback: c.AllowHosts == nil},
 		callers:   newCallers(c),
 		telemetry: t,
 		waiting:   waiting,
@@ -103,24 +104,24 @@ func (p *proxy) serve(x *exchange) error {
 	r := x.in
 	p.telemetry.startIdentify(x)
 	if p.cfg.Draining() {
-		return draining
+		return edge.Draining
 	}
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
-		return methodNotAllowed
+		return edge.MethodNotAllowed
 	}
 	var ok bool
 	if x.raw, ok = p.requestTarget(r); !ok {
-		return ambiguousPath
+		return edge.AmbiguousPath
 	}
-	if p.fromPage(r) {
-		return hostNotAllowed
+	err := p.hosts.Check(r)
+	if err != nil {
+		return err
 	}
-	var err error
 	if x.caller, x.allowed, err = p.callers.identify(r.Header); err != nil {
 		return err
 	}
 	if x.path, x.class, ok = p.judge(pathOf(x.raw)); !ok {
-		return ambiguousPath
+		return edge.AmbiguousPath
 	}
 	if x.class.own {
 		return p.serveOwn(x)
@@ -163,7 +164,7 @@ func (p *proxy) admit(x *exchange) error {
 	}
 	switch {
 	case id != "" && !x.class.inject:
-		return pathNotAllowed
+		return edge.PathNotAllowed
 	case id != "":
 		x.credential, x.outcome = userToken, Proxied
 		return p.admitUser(x, id)
@@ -178,7 +179,7 @@ func (p *proxy) admit(x *exchange) error {
 		x.tenant, err = p.cfg.Tenant.TenantAccessToken(x, x.app)
 		return err
 	}
-	return userIDRequired
+	return edge.UserIDRequired
 }
 
 // admitUser gets the token of the user whom id names.
@@ -288,5 +289,5 @@ func (p *proxy) fail(x *exchange, err error) {
 		// sending side.
 		panic(http.ErrAbortHandler)
 	}
-	x.answer(p.failureOf(x, err))
+	x.answer(p.answerTo(x, err))
 }

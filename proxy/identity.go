@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"larkside/proxy/edge"
 )
 
 // The headers that an app steers Larkside with, in the one spelling that is
@@ -52,9 +54,9 @@ func userID(h http.Header) (string, error) {
 	return id, nil
 }
 
-// badUserID is invalidUserID with the one of its causes that applies.
+// badUserID is InvalidUserID with the one of its causes that applies.
 func badUserID(cause string) error {
-	return &failure{Failure: invalidUserID, detail: "X-Lark-User-Id is not usable: " + cause + "."}
+	return &edge.Answer{Failure: edge.InvalidUserID, Detail: "X-Lark-User-Id is not usable: " + cause + "."}
 }
 
 func idByte(c byte) bool {
@@ -69,7 +71,7 @@ func (p *proxy) appID(h http.Header) (string, error) {
 	case !present:
 		return p.cfg.Apps[0], nil
 	case !agree || !slices.Contains(p.cfg.Apps, id):
-		return "", unknownApp
+		return "", edge.UnknownApp
 	}
 	return id, nil
 }

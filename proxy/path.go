@@ -40,7 +40,7 @@ func (p *proxy) requestTarget(r *http.Request) (string, bool) {
 	raw := r.RequestURI
 	if !strings.HasPrefix(raw, "/") {
 		_, rest, found := strings.Cut(raw, "://")
-		if !found || r.URL.User != nil || !p.hosts.allow(r.URL.Host) {
+		if !found || r.URL.User != nil || !p.hosts.Allow(r.URL.Host) {
 			return "", false
 		}
 		switch i := strings.IndexAny(rest, "/?"); {

@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/telemetry"
 )
@@ -319,15 +320,15 @@ func (t *instruments) token(x *exchange, tokens TokenSource) (*session.Access, s
 func lookupError(err error) string {
 	switch _, asked := reasonOf(err); {
 	case asked:
-		return authorizationRequired.Name
+		return edge.AuthorizationRequired.Name
 	case errors.Is(err, session.ErrUserDisabled):
-		return userDisabled.Name
+		return edge.UserDisabled.Name
 	case errors.Is(err, session.ErrAppMisconfigured):
-		return appMisconfigured.Name
+		return edge.AppMisconfigured.Name
 	case errors.Is(err, session.ErrRefreshUnavailable):
-		return refreshUnavailable.Name
+		return edge.RefreshUnavailable.Name
 	case errors.Is(err, session.ErrUnavailable):
-		return storeUnavailable.Name
+		return edge.StoreUnavailable.Name
 	}
 	return errorType(err)
 }
@@ -397,7 +398,7 @@ func (t *instruments) endAttempt(span trace.Span, res *http.Response, found lark
 }
 
 func errorType(err error) string {
-	var row *Failure
+	var row *edge.Failure
 	switch {
 	case errors.As(err, &row):
 		return row.Name

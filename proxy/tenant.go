@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+
+	"larkside/proxy/edge"
 )
 
 // maxTokenCall bounds the body of an SDK's call for its app token.
@@ -44,7 +46,7 @@ func (p *proxy) answerTokenCall(x *exchange) (answered bool, err error) {
 	h := x.w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
-	h.Set(requestIDHeader, x.requestID())
+	h.Set(edge.RequestIDHeader, x.requestID())
 	x.w.WriteHeader(http.StatusOK)
 	// As Lark answers: the app call brings both.
 	if x.path == tokenPrefix+"app_access_token/internal" {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 )
 
@@ -270,7 +271,7 @@ func (p *proxy) unanswered(x *exchange, err error, sent time.Time) error {
 	if x.Err() != nil || x.upload.broken() {
 		return errCallerGone // the caller's doing; there is nobody to tell
 	}
-	row := upstreamUnreachable
+	row := edge.UpstreamUnreachable
 	var op *net.OpError
 	var timeout interface{ Timeout() bool }
 	// A connection that can't be made in time is a failure to connect; only
@@ -278,7 +279,7 @@ func (p *proxy) unanswered(x *exchange, err error, sent time.Time) error {
 	// both of its own timeouts no name, but the second can't come early.
 	dial := errors.As(err, &op) && op.Op == "dial"
 	if !dial && errors.As(err, &timeout) && timeout.Timeout() && time.Since(sent) >= p.cfg.UpstreamTimeout {
-		row = upstreamTimeout
+		row = edge.UpstreamTimeout
 	}
 	p.complaints.Log(x, slog.LevelWarn, "upstream did not answer", row.Name, "failure", row.Name, "error", err)
 	return row

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 )
 
@@ -29,7 +30,7 @@ func (p *proxy) askAndWait(x *exchange, err error) error {
 		// The user authorized between the look-up and the question.
 		return p.findToken(x)
 	}
-	var f *failure
+	var f *edge.Answer
 	if !errors.As(answer, &f) || !p.mayWait(x) {
 		return answer
 	}
@@ -45,7 +46,7 @@ func (p *proxy) askAndWait(x *exchange, err error) error {
 			return nil
 		}
 		if reason, ok := reasonOf(err); ok && reason == session.Declined {
-			f.reason, x.reason = reason, reason
+			f.Reason, x.reason = reason, reason
 			return f
 		} else if err != nil && !ok {
 			return err

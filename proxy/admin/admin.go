@@ -17,6 +17,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/store"
 )
@@ -100,7 +101,7 @@ func New(c Config) http.Handler {
 		}
 		mux.Handle(path, h)
 	}
-	nothing := a.locked(a.dispatch(methods{http.MethodGet: func(http.ResponseWriter, *http.Request) error { return notFound }}))
+	nothing := a.locked(a.dispatch(methods{http.MethodGet: func(http.ResponseWriter, *http.Request) error { return edge.NotFound }}))
 	mux.Handle("/api/", nothing)
 	if a.Console != nil {
 		mux.Handle("/", a.Console)
@@ -169,7 +170,7 @@ func (a *admin) dispatch(m methods) http.Handler {
 		h, ok := m[method]
 		if !ok {
 			w.Header().Set("Allow", strings.Join(allow, ", "))
-			a.fail(w, r, methodNotAllowed)
+			a.fail(w, r, edge.MethodNotAllowed)
 			return
 		}
 		err := readable(r)
@@ -192,7 +193,7 @@ func readable(r *http.Request) error {
 		}
 	}
 	if !ok {
-		return detailed{invalidRequest, "Path and query have to be UTF-8 without NUL."}
+		return invalid("Path and query have to be UTF-8 without NUL.")
 	}
 	return nil
 }

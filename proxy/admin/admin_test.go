@@ -17,6 +17,7 @@ import (
 	"larkside/proxy"
 	"larkside/proxy/admin"
 	"larkside/session"
+	"larkside/telemetry"
 )
 
 // answer is what came back from the real listener.
@@ -45,6 +46,9 @@ func (a answer) name(t *testing.T) string {
 	}
 	if about["type"] != a.header.Get("X-Larkside-Error") {
 		t.Errorf("error.type %v, X-Larkside-Error %q", about["type"], a.header.Get("X-Larkside-Error"))
+	}
+	if id := a.header.Get("X-Larkside-Request-Id"); id == "" || about["request_id"] != id {
+		t.Errorf("error.request_id %v, X-Larkside-Request-Id %q", about["request_id"], id)
 	}
 	return about["type"].(string)
 }
@@ -172,6 +176,7 @@ func TestWebPagesAreRefused(t *testing.T) {
 	}{
 		{"a client on this machine", nil, false},
 		{"a client that says localhost", []string{"Host", "LOCALHOST:8081"}, false},
+		{"a client that says localhost with a final dot", []string{"Host", "localhost.:8081"}, false},
 		{"a client that says [::1]", []string{"Host", "[::1]:8081"}, false},
 		{"a configured name, with any port", []string{"Host", "larkside.internal:9999"}, false},
 		{"a name that an attacker points here (DNS rebinding)", []string{"Host", "evil.example:8081"}, true},
@@ -289,8 +294,12 @@ func TestCodesAgreeWithTheProxy(t *testing.T) {
 // What nobody foresaw goes to the log, not to the client.
 func TestUnforeseenErrors(t *testing.T) {
 	var log bytes.Buffer
+	handler, err := telemetry.NewHandler(&log, telemetry.FormatText, slog.LevelInfo)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ask := serve(t, admin.Config{
-		Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Log: slog.New(handler),
 		SyncUsers: func(context.Context, func(admin.UserSync), admin.Actor) (admin.UserSync, error) {
 			return admin.UserSync{}, errors.New("boom-42")
 		},
@@ -299,7 +308,7 @@ func TestUnforeseenErrors(t *testing.T) {
 	if got.status != 500 || got.name(t) != "internal_error" || strings.Contains(got.body, "boom") {
 		t.Errorf("%+v", got)
 	}
-	if !strings.Contains(log.String(), "boom-42") {
+	if !strings.Contains(log.String(), "boom-42") || !strings.Contains(log.String(), "request_id="+got.header.Get("X-Larkside-Request-Id")) {
 		t.Errorf("log %q", &log)
 	}
 }

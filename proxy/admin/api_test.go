@@ -191,7 +191,7 @@ func TestRevokeAndRefresh(t *testing.T) {
 			t.Errorf("%v: %+v, want %d %s", tc.err, got, tc.status, tc.name)
 		}
 		after := cmp.Or(got.header.Get("Retry-After"), "none")
-		if want := map[string]string{"refresh_unavailable": "7", "not_asked": "7", "store_unavailable": "1", "app_misconfigured": "1"}[tc.name]; after != cmp.Or(want, "none") {
+		if want := map[string]string{"refresh_unavailable": "7", "not_asked": "7", "store_unavailable": "1", "app_misconfigured": "30"}[tc.name]; after != cmp.Or(want, "none") {
 			t.Errorf("%v: Retry-After %s", tc.err, after)
 		}
 		if tc.name == "consent_required" && !strings.Contains(got.body, `"reason":"refresh_token_expired"`) {

@@ -71,7 +71,7 @@ func (a *admin) startConsent(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if want.OpenID == "" || !storable(want.OpenID+want.AppID) {
-		return detailed{invalidRequest, "open_id is required, and has to be text without NUL."}
+		return invalid("open_id is required, and has to be text without NUL.")
 	}
 	key, err := a.key(r.Context(), want.AppID, want.OpenID)
 	if err != nil {

@@ -46,13 +46,13 @@ func paging(query url.Values, n int) (limit int, after []string, err error) {
 	limit = defaultLimit
 	if given := query.Get("limit"); given != "" {
 		if limit, err = strconv.Atoi(given); err != nil || limit < 1 || limit > maxLimit {
-			return 0, nil, detailed{invalidRequest, fmt.Sprintf("limit takes 1 to %d.", maxLimit)}
+			return 0, nil, invalid(fmt.Sprintf("limit takes 1 to %d.", maxLimit))
 		}
 	}
 	after = make([]string, n)
 	if given := query.Get("cursor"); given != "" {
 		if after, err = decodeCursor(given); err != nil || len(after) != n {
-			return 0, nil, detailed{invalidRequest, "cursor takes what an answer gave as next."}
+			return 0, nil, invalid("cursor takes what an answer gave as next.")
 		}
 	}
 	return limit, after, nil
@@ -74,25 +74,25 @@ func oneOf[S ~string](query url.Values, name string, words ...S) (S, error) {
 	if word == "" || slices.Contains(words, word) {
 		return word, nil
 	}
-	return "", detailed{invalidRequest, fmt.Sprintf("%s takes one of %q.", name, words)}
+	return "", invalid(fmt.Sprintf("%s takes one of %q.", name, words))
 }
 
 // readJSON reads a body of at most maxBody; an empty one leaves v as it is.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		return detailed{invalidRequest, fmt.Sprintf("The body could not be read or is larger than %d bytes.", maxBody)}
+		return invalid(fmt.Sprintf("The body could not be read or is larger than %d bytes.", maxBody))
 	}
 	if len(raw) == 0 {
 		return nil
 	}
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return detailed{invalidRequest, "The body takes Content-Type: application/json."}
+		return invalid("The body takes Content-Type: application/json.")
 	}
 	dec := json.NewDecoder(strings.NewReader(string(raw)))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil || dec.More() {
-		return detailed{invalidRequest, "The body is not the JSON object that this path takes."}
+		return invalid("The body is not the JSON object that this path takes.")
 	}
 	return nil
 }

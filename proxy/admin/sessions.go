@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/store"
 )
@@ -125,7 +126,7 @@ func (a *admin) key(ctx context.Context, appID, user string) (session.Key, error
 		appID = a.Apps[0]
 	}
 	if !slices.Contains(a.Apps, appID) {
-		return session.Key{}, unknownApp
+		return session.Key{}, edge.UnknownApp
 	}
 	if strings.HasPrefix(user, "ou_") {
 		return session.Key{AppID: appID, OpenID: user}, nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"larkside/session/store"
+	"larkside/telemetry"
 )
 
 // UserSync is what came of reading profiles.
@@ -115,7 +116,6 @@ func (a *admin) breakOff(out *lines, r *http.Request, err error) error {
 	if !out.begun {
 		return err
 	}
-	_, envelope := a.envelope(r, err)
-	out.write(envelope)
+	out.write(json.RawMessage(a.answerTo(r, err).Envelope(telemetry.RequestID(r.Context()))))
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 )
 
@@ -117,8 +118,7 @@ func (k *Console) signedIn(do action) action {
 			k.tooMany(w, r, next)
 			return nil
 		}
-		w.Header().Set("WWW-Authenticate", `Bearer realm="larkside admin"`)
-		w.Header().Set("X-Larkside-Error", "admin_unauthenticated")
+		edge.AdminUnauthenticated.SetHeader(w.Header())
 		k.showLogin(w, r, http.StatusUnauthorized, next, "")
 		return nil
 	}
@@ -156,7 +156,7 @@ func (k *Console) tokenFor(browser, ticket string) string {
 // checkForm refuses a form that does not come from one of our pages. A request
 // that carries the key itself was made by no web page.
 func (k *Console) checkForm(r *http.Request) error {
-	if new(http.CrossOriginProtection).Check(r) != nil {
+	if edge.CrossSite(r) {
 		return errForm
 	}
 	if err := r.ParseForm(); err != nil {
