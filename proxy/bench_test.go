@@ -22,6 +22,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/session"
+	larkapi "larkside/session/lark"
 )
 
 // answer1K is what Lark answers in the benchmarks.
@@ -75,6 +76,7 @@ func benchSession() *session.Session {
 func benchProxy(tb testing.TB) http.Handler {
 	upstream, _ := url.Parse("https://open.feishu.cn")
 	h, err := proxy.New(proxy.Config{
+		UserTokenRefusal: larkapi.UserTokenRefusal, TenantTokenRefusal: larkapi.TenantTokenRefusal,
 		Upstream: upstream, Transport: nullTransport{}, Apps: []string{"cli_a"},
 		InjectPaths: []string{"/open-apis/apaas/"}, Tokens: oneToken{benchAccess()},
 		ReplayBuffer: 64 << 10,

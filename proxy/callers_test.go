@@ -10,6 +10,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/session"
+	larkapi "larkside/session/lark"
 )
 
 // limited is a bed with the callers "free", which has no limits, and "web",
@@ -230,6 +231,7 @@ func TestCallerLimitsAreChecked(t *testing.T) {
 		"a rate of less than no": {keys, proxy.CallerLimit{Requests: -1, Period: 1}, "a number and a period"},
 	} {
 		_, err := proxy.New(proxy.Config{
+			UserTokenRefusal: larkapi.UserTokenRefusal, TenantTokenRefusal: larkapi.TenantTokenRefusal,
 			Upstream: &url.URL{Scheme: "http", Host: "lark.test"}, Apps: []string{app}, Tokens: newTokens(),
 			CallerKeys: tc.keys, CallerLimits: map[string]proxy.CallerLimit{"web": tc.limit},
 		})

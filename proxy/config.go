@@ -101,6 +101,11 @@ type Config struct {
 
 	// Tokens, required.
 	Tokens TokenSource
+	// UserTokenRefusal and TenantTokenRefusal, required, say what the code and msg
+	// of an answer of Lark's mean for the token that was sent. They are called for
+	// each answer that is looked at, first with an empty msg, and must then not
+	// return NotRefused for a code that with some msg is a refusal.
+	UserTokenRefusal, TenantTokenRefusal func(code int, msg string) session.Refusal
 	// Asker may be nil: the 401 then carries no link.
 	Asker Asker
 	// Resolver may be nil: users then go by open_id only.
@@ -195,6 +200,9 @@ func (c Config) check() error {
 	}
 	if c.Tokens == nil {
 		fail("no token source")
+	}
+	if c.UserTokenRefusal == nil || c.TenantTokenRefusal == nil {
+		fail("nothing tells which of Lark's answers refuse a token")
 	}
 	if len(c.TenantPaths) > 0 && c.Tenant == nil {
 		fail("tenant paths without a source of tenant tokens")

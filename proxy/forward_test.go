@@ -13,6 +13,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/session"
+	larkapi "larkside/session/lark"
 )
 
 func sees(t *testing.T, got received, want string) {
@@ -286,7 +287,10 @@ func TestNoEnvironmentProxy(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	good := func() proxy.Config {
-		return proxy.Config{Upstream: &url.URL{Scheme: "https", Host: "x"}, Apps: []string{app}, Tokens: newTokens()}
+		return proxy.Config{
+			Upstream: &url.URL{Scheme: "https", Host: "x"}, Apps: []string{app}, Tokens: newTokens(),
+			UserTokenRefusal: larkapi.UserTokenRefusal, TenantTokenRefusal: larkapi.TenantTokenRefusal,
+		}
 	}
 	if _, err := proxy.New(good()); err != nil {
 		t.Fatal(err)
@@ -297,6 +301,7 @@ func TestSettings(t *testing.T) {
 		"upstream query":    func(c *proxy.Config) { c.Upstream.RawQuery = "a" },
 		"no app":            func(c *proxy.Config) { c.Apps = nil },
 		"no tokens":         func(c *proxy.Config) { c.Tokens = nil },
+		"no refusals":       func(c *proxy.Config) { c.UserTokenRefusal = nil },
 		"no tenant":         func(c *proxy.Config) { c.TenantPaths = []string{"/a/"} },
 		"relative path":     func(c *proxy.Config) { c.InjectPaths = []string{"a/"} },
 		"dotted path":       func(c *proxy.Config) { c.InjectPaths = []string{"/a/../b/"} },

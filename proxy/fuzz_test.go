@@ -13,10 +13,13 @@ import (
 	"testing/iotest"
 	"unicode"
 	"unicode/utf8"
+
+	"larkside/session"
+	"larkside/session/lark"
 )
 
 func fuzzProxy() *proxy {
-	return &proxy{cfg: Config{Apps: []string{"cli_a"}, InjectPaths: []string{"/open-apis/apaas/", "/open-apis/"}, TenantPaths: []string{"/open-apis/im/"}}}
+	return &proxy{cfg: Config{UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal, Apps: []string{"cli_a"}, InjectPaths: []string{"/open-apis/apaas/", "/open-apis/"}, TenantPaths: []string{"/open-apis/im/"}}}
 }
 
 // readings are what a raw path can mean to some server: decoded never, once or
@@ -166,7 +169,7 @@ func FuzzUpstreamErrorBody(f *testing.F) {
 		var want struct {
 			Code json.RawMessage `json:"code"`
 		}
-		if found.verdict(userToken) == refused && json.Unmarshal(content, &want) == nil {
+		if found.refusal == session.TokenInvalid && json.Unmarshal(content, &want) == nil {
 			if code := strings.TrimSpace(string(want.Code)); !regexp.MustCompile(`^-?[0-9]+$`).MatchString(code) {
 				t.Fatalf("refused by the code %s in %q", code, content)
 			}

@@ -18,6 +18,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/session"
+	larkapi "larkside/session/lark"
 )
 
 const (
@@ -309,6 +310,7 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 	b.tokens.grant("ou_1")
 	upstream, _ := url.Parse(b.lark.URL)
 	c := proxy.Config{
+		UserTokenRefusal: larkapi.UserTokenRefusal, TenantTokenRefusal: larkapi.TenantTokenRefusal,
 		Upstream: upstream, Apps: []string{app, "cli_b"},
 		InjectPaths: []string{"/open-apis/apaas/", "/open-apis/spark/", "/open-apis/sheets/v2/", "/open-apis/authen/v1/user_info"},
 		TenantPaths: []string{"/open-apis/im/"},

@@ -19,6 +19,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/session"
+	larkapi "larkside/session/lark"
 )
 
 // S1, S2: no spelling of Connection takes the injected header away, or the
@@ -378,7 +379,10 @@ func TestWebPagesAreRefused(t *testing.T) {
 // A browser doesn't reach a Unix socket, and its clients name any Host.
 func TestUnixSocketNeedsNoHost(t *testing.T) {
 	b := start(t, nil)
-	h, err := proxy.New(proxy.Config{Upstream: mustURL(b.lark.URL), Apps: []string{app}, InjectPaths: []string{"/"}, Tokens: b.tokens})
+	h, err := proxy.New(proxy.Config{
+		Upstream: mustURL(b.lark.URL), Apps: []string{app}, InjectPaths: []string{"/"}, Tokens: b.tokens,
+		UserTokenRefusal: larkapi.UserTokenRefusal, TenantTokenRefusal: larkapi.TenantTokenRefusal,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"larkside/session"
 )
 
 // Lark says that a token is no good in the JSON body, under any HTTP status
@@ -25,56 +27,6 @@ const (
 	peekFailure = 64 << 10
 )
 
-// verdict is what an answer of Lark's says about the token that was sent.
-type verdict int
-
-const (
-	// fine: nothing.
-	fine verdict = iota
-	// refused: the token is invalid or expired. A new one helps.
-	refused
-	// wrongKind: the API takes tenant tokens only. A refresh would not help,
-	// and cost a rotation.
-	wrongKind
-	// scopeMissing: the user has to grant more. The token is good.
-	scopeMissing
-	// appScopeMissing: the app itself lacks the scope. No user can help.
-	appScopeMissing
-)
-
-// tokenCodes are Lark's codes that are about the token, and how they are read.
-// Source: Lark "generic error codes", crawled 2026-05-24; 20005, 20006 and
-// 4001 are those of older APIs. 99991668 has two meanings, told apart by msg.
-var tokenCodes = map[int]verdict{
-	99991668: refused,
-	99991677: refused,
-	99991671: refused,
-	20005:    refused,
-	20006:    refused,
-	4001:     refused,
-	99991679: scopeMissing,
-	99991672: appScopeMissing,
-}
-
-// tenantTokenCodes are those that say that a tenant token is no good, or that
-// the API takes only user tokens.
-var tenantTokenCodes = map[int]verdict{
-	99991663: refused,
-	99991665: refused,
-	99991671: refused,
-}
-
-// codesOf returns the codes that are about a token of kind c.
-func codesOf(c credential) map[int]verdict {
-	if c == tenantToken {
-		return tenantTokenCodes
-	}
-	return tokenCodes
-}
-
-// notSupported is the msg of the second meaning of 99991668.
-const notSupported = "user access token not support"
-
 // larkError is the part of Lark's envelope that matters here.
 type larkError struct {
 	Code  int    `json:"code"`
@@ -84,15 +36,17 @@ type larkError struct {
 			Subject string `json:"subject"`
 		} `json:"permission_violations"`
 	} `json:"error"`
+
+	// refusal is what Code and Msg say about the token that was sent.
+	refusal session.Refusal
 }
 
-// verdict returns what e says about a token of kind c.
-func (e *larkError) verdict(c credential) verdict {
-	v := codesOf(c)[e.Code]
-	if v == refused && e.Code == 99991668 && strings.Contains(strings.ToLower(e.Msg), notSupported) {
-		return wrongKind
+// refusals returns the function that reads answers to a token of kind c.
+func (p *proxy) refusals(c credential) func(code int, msg string) session.Refusal {
+	if c == tenantToken {
+		return p.cfg.TenantTokenRefusal
 	}
-	return v
+	return p.cfg.UserTokenRefusal
 }
 
 // scopes returns the alternatives of which one would do.
@@ -168,7 +122,8 @@ func (p *proxy) inspect(x *exchange, res *http.Response) larkError {
 		return larkError{}
 	}
 	x.borrow(&p.peeks)
-	data, found := readEnvelope(res, *x.peek, limit, codesOf(x.credential))
+	data, found := readEnvelope(res, *x.peek, limit, p.refusals(x.credential))
+	found.refusal = p.refusals(x.credential)(found.Code, found.Msg)
 	*x.peek = data[:0]
 	x.answerBody = peeked{data, res.Body}
 	res.Body = &x.answerBody
@@ -178,7 +133,7 @@ func (p *proxy) inspect(x *exchange, res *http.Response) larkError {
 // readEnvelope reads res.Body into buf until the envelope's code is known, and
 // all of it, up to limit, when the code is about the token. An error ends the
 // look; whoever reads on meets it again.
-func readEnvelope(res *http.Response, buf []byte, limit int, codes map[int]verdict) (data []byte, found larkError) {
+func readEnvelope(res *http.Response, buf []byte, limit int, refusal func(int, string) session.Refusal) (data []byte, found larkError) {
 	var err error
 	encoded := res.Header.Get("Content-Encoding") != "" && !strings.EqualFold(res.Header.Get("Content-Encoding"), "identity")
 	scan := 0 // when data is this long it is worth looking again
@@ -192,7 +147,7 @@ func readEnvelope(res *http.Response, buf []byte, limit int, codes map[int]verdi
 		if encoded || len(data) < scan {
 			continue
 		}
-		if code, known := envelopeCode(data); known && codes[code] == fine {
+		if code, known := envelopeCode(data); known && refusal(code, "") == session.NotRefused {
 			return data, larkError{Code: code}
 		}
 		scan = len(data) + len(data)/8 // byte by byte must not cost the square

@@ -231,6 +231,7 @@ func TestSeriesStayFew(t *testing.T) {
 	}
 	routes := larkapi.NewRoutes()
 	h, err := proxy.New(proxy.Config{
+		UserTokenRefusal: larkapi.UserTokenRefusal, TenantTokenRefusal: larkapi.TenantTokenRefusal,
 		Upstream: upstream, Transport: nullTransport{}, Apps: []string{"cli_a"}, InjectPaths: []string{"/"}, Tokens: anyToken{},
 		Route: func(method, path string) string {
 			if template, ok := routes.Match(method, path); ok {

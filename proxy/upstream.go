@@ -143,7 +143,7 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	x := exchangeOf(out.Context())
 	res, found, err := p.attempt(x, out, 0)
 	switch {
-	case err != nil || found.verdict(x.credential) != refused:
+	case err != nil || found.refusal != session.TokenInvalid:
 		p.remark(x, found)
 		return res, err
 	case x.credential == tenantToken:
@@ -162,7 +162,7 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	res.Body.Close()
 	x.access, x.outcome = renewed, RefreshedReplayed
 	res, found, err = p.attempt(x, next, 1)
-	if err == nil && found.verdict(x.credential) == refused {
+	if err == nil && found.refusal == session.TokenInvalid {
 		res.Body.Close()
 		return nil, &session.ConsentRequiredError{Reason: session.TokenRefused}
 	}
@@ -190,7 +190,7 @@ func (p *proxy) replaceTenantToken(x *exchange, out *http.Request, res *http.Res
 	res.Body.Close()
 	x.tenant = other
 	res, found, err := p.attempt(x, next, 1)
-	if err == nil && found.verdict(x.credential) != refused {
+	if err == nil && found.refusal != session.TokenInvalid {
 		x.outcome = RefreshedReplayed
 	}
 	return res, err
@@ -240,12 +240,12 @@ func (p *proxy) attempt(x *exchange, out *http.Request, resend int) (res *http.R
 
 // remark keeps what an answer that is passed on says beside its content.
 func (p *proxy) remark(x *exchange, found larkError) {
-	switch found.verdict(x.credential) {
-	case wrongKind:
+	switch found.refusal {
+	case session.WrongTokenKind:
 		x.hint, x.outcome = hintTenantOnly, WrongTokenKind
-	case appScopeMissing:
+	case session.AppScopeMissing:
 		x.hint, x.outcome = hintAppScope, AppScopeMissing
-	case scopeMissing:
+	case session.ScopeMissing:
 		x.outcome = ScopeMissing
 		x.link = p.askForScope(x, found.scopes())
 	}

@@ -27,6 +27,7 @@ func (s *server) newProxy() (http.Handler, error) {
 	}
 	routes := lark.NewRoutes()
 	return proxy.New(proxy.Config{
+		UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal,
 		Upstream: upstream, Transport: proxy.NewTransport(transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
 		Apps: s.cfg.AppIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
 		Tokens: userTokens{s}, Asker: asker{s}, Resolver: userNames{s}, Tenant: tenantTokens{s}, Waiter: consentWaiter{s},

@@ -230,15 +230,9 @@ var oauthNames = map[string]row{
 }
 
 // userInfoCodes: Lark "get user information" (mostly HTTP 200), and what the
-// gateway says about a user_access_token.
+// gateway answers instead, but for [UserTokenRefusal].
 var userInfoCodes = map[int]row{
 	20001:    {class: Misconfigured},
-	4001:     {class: Reauthorize, reason: session.TokenRefused},
-	20005:    {class: Reauthorize, reason: session.TokenRefused},
-	20006:    {class: Reauthorize, reason: session.TokenRefused},
-	99991668: {class: Reauthorize, reason: session.TokenRefused},
-	99991671: {class: Reauthorize, reason: session.TokenRefused},
-	99991677: {class: Reauthorize, reason: session.TokenRefused},
 	20008:    {class: UserDisabled, reason: session.UserGone},
 	20010:    {class: UserDisabled, reason: session.UserNotPermitted},
 	20021:    {class: UserDisabled, reason: session.UserGone},
@@ -255,10 +249,17 @@ var userInfoCodes = map[int]row{
 	99991673: {class: Misconfigured},
 }
 
-func onUserInfo(code int) (row, bool) { r, ok := userInfoCodes[code]; return r, ok }
+func onUserInfo(code int) (row, bool) {
+	if UserTokenRefusal(code, "") == session.TokenInvalid {
+		return row{class: Reauthorize, reason: session.TokenRefused}, true
+	}
+	r, ok := userInfoCodes[code]
+	return r, ok
+}
 
-// appCodes: what may answer a call with the app's own token. Lark "send
-// message", "update message card", "batch get users", "general error codes".
+// appCodes: what may answer a call with the app's own token, but for
+// [TenantTokenRefusal]. Lark "send message", "update message card", "batch get
+// users", "general error codes".
 var appCodes = map[int]Class{
 	// The token itself.
 	10003:    AppRefused,    // bad parameter, such as the app id
@@ -272,9 +273,6 @@ var appCodes = map[int]Class{
 	99991403: Misconfigured, // monthly quota
 	99991661: Retry,         // no token: the token answer had none
 	99991662: Misconfigured, // app disabled
-	99991663: Retry,         // token expired early
-	99991665: Retry,
-	99991671: Retry,
 	99991672: Misconfigured, // scope not enabled on the app
 	99991673: Misconfigured, // app not installed
 	99991676: Misconfigured,
@@ -332,7 +330,13 @@ var appCodes = map[int]Class{
 	99992354: Gone, // no such message id
 }
 
-func onApp(code int) (row, bool) { c, ok := appCodes[code]; return row{class: c}, ok }
+func onApp(code int) (row, bool) {
+	if TenantTokenRefusal(code, "") == session.TokenInvalid {
+		return row{class: Retry}, true
+	}
+	c, ok := appCodes[code]
+	return row{class: c}, ok
+}
 
 // verdict returns the answer's members, or the *Error that it amounts to. The
 // order is that of Lark's own SDK: the status, then code and error in the

@@ -68,7 +68,7 @@ func (c *Client) call(ctx context.Context, op string, run sdkCall) (*exchange, f
 	}
 	x, f, err := c.send(ctx, op, token, run)
 	var refusal *Error
-	if !errors.As(err, &refusal) || !tenantTokenRefused(refusal.Code) {
+	if !errors.As(err, &refusal) || TenantTokenRefusal(refusal.Code, "") != session.TokenInvalid {
 		return x, f, err
 	}
 	next, failed := c.ReplaceTenantAccessToken(ctx, token)

@@ -27,13 +27,6 @@ const (
 	replacePause = 30 * time.Second
 )
 
-// tenantTokenRefused reports whether code is an API's answer to a tenant token
-// that is expired, revoked or malformed, or sent where only a user token helps.
-// Source: Lark "generic error codes", crawled 2026-05-24.
-func tenantTokenRefused(code int) bool {
-	return code == 99991663 || code == 99991665 || code == 99991671
-}
-
 // tenantToken is the app's own token, fetched once for everybody. The SDK's own
 // cache can't be read, fetches once for each caller, makes callers wait while it
 // renews, and keeps a token that Lark refuses.

@@ -88,6 +88,7 @@ func source(b *testing.B, db *store.DB, client refresh.Lark) *refresh.Source {
 
 func larkside(b *testing.B, to *url.URL, tokens proxy.TokenSource, transport http.RoundTripper) http.Handler {
 	h, err := proxy.New(proxy.Config{
+		UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal,
 		Upstream: to, Transport: transport, Apps: []string{larktest.AppID},
 		InjectPaths: []string{"/open-apis/apaas/"}, Tokens: tokens, ReplayBuffer: 64 << 10,
 	})

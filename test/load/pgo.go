@@ -202,6 +202,7 @@ func wired(target string, source *refresh.Source, users telemetry.Users, log *sl
 	}
 	routes := lark.NewRoutes()
 	return proxy.New(proxy.Config{
+		UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal,
 		Upstream: upstream, Transport: proxy.NewTransport(proxy.TransportConfig{RootCAs: rootsFromEnv()}),
 		UpstreamTimeout: 30 * time.Second, Apps: []string{appID}, InjectPaths: []string{"/open-apis/apaas/", "/open-apis/spark/"},
 		Tokens: source, ReplayBuffer: 64 << 10,
