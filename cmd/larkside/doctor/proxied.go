@@ -12,6 +12,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/session"
+	"larkside/session/lark"
 )
 
 // calledPath takes a user's token and needs no scope.
@@ -41,6 +42,7 @@ func (l *live) callThroughProxy(ctx context.Context) (answered string, ok bool, 
 	})
 	handler, err := proxy.New(proxy.Config{
 		Upstream: upstream, Transport: l.recorder, Apps: []string{l.key.AppID}, InjectPaths: []string{calledPath}, Tokens: oneToken{l.key, access},
+		UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal,
 	})
 	if err != nil {
 		return "", false, err
