@@ -10,18 +10,20 @@ import (
 	larkcore "github.com/larksuite/oapi-sdk-go/v3/core"
 )
 
-// AppInfo is what the developer console says about the app.
+// AppInfo is the app's configuration in the developer console.
 type AppInfo struct {
-	// Scopes are those that are enabled.
+	// Scopes are the enabled ones.
 	Scopes []AppScope
-	// RedirectURLs are those that are registered.
+	// RedirectURLs are the registered ones.
 	RedirectURLs []string
-	// Unpublished: no version is online, so that nothing above counts yet.
+	// Unpublished reports whether no version is online. Then nothing above is in
+	// effect yet.
 	Unpublished bool
 }
 
-// AppScope is a scope that is enabled on the app, and for whose tokens. A user
-// who is asked for one that is enabled for the tenant only gets error 20027.
+// AppScope is a scope that is enabled on the app, for user tokens, tenant tokens or
+// both. Asking a user for one that is enabled for tenant tokens only leads to error
+// 20027.
 type AppScope struct {
 	Name         string
 	User, Tenant bool
@@ -56,13 +58,12 @@ func (c *Client) App(ctx context.Context) (AppInfo, error) {
 		TokenTypes []string `json:"token_types"`
 	}
 	var info AppInfo
-	// What has another form is as good as not there.
+	// A member of another form counts as absent.
 	json.Unmarshal(app["scopes"], &scopes)
 	json.Unmarshal(app["redirect_urls"], &info.RedirectURLs)
 	info.Unpublished = string(app["online_version_id"]) == `""`
 	for _, s := range scopes {
-		// An answer without token types, as it was documented before, is taken
-		// to mean both.
+		// An earlier documentation had no token types. Without them, both are meant.
 		unsaid := len(s.TokenTypes) == 0
 		info.Scopes = append(info.Scopes, AppScope{
 			Name:   s.Scope,
@@ -85,8 +86,8 @@ type Bot struct {
 // NoBot is Lark's code for an app without a bot.
 const NoBot = 11205
 
-// Bot reads the app's bot. The error of an app that has none has the code
-// [NoBot]; every other error says nothing about the bot.
+// Bot reads the app's bot. For an app without one the error has the code [NoBot].
+// Other errors say nothing about the bot.
 // Source: Lark "get bot information" (/open-apis/bot/v3/info), which needs no
 // scope.
 func (c *Client) Bot(ctx context.Context) (Bot, error) {
@@ -102,13 +103,13 @@ func (c *Client) Bot(ctx context.Context) (Bot, error) {
 	return Bot{Name: scrub(bot.text("app_name"), nil), Status: int(status)}, nil
 }
 
-// read gets path with the app's own token and a query of name, value pairs.
-func (c *Client) read(ctx context.Context, op, path string, query ...string) (*exchange, fields, error) {
+// read sends GET to path, with the app's own token and a query of name, value pairs.
+func (c *Client) read(ctx context.Context, op, path string, query ...string) (*call, fields, error) {
 	params := larkcore.QueryParams{}
 	for i := 0; i+1 < len(query); i += 2 {
 		params.Set(query[i], query[i+1])
 	}
-	return c.call(ctx, op, func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
+	return c.callAsApp(ctx, op, func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
 		_, err := larkcore.Request(ctx, &larkcore.ApiReq{
 			HttpMethod:                http.MethodGet,
 			ApiPath:                   path,

@@ -17,34 +17,32 @@ import (
 	"larkside/session"
 )
 
-// Config says which app speaks, and where Lark is.
+// Config is what a [Client] needs.
 type Config struct {
 	// AppID is the app's cli_… identifier; required.
 	AppID string
-	// Secret returns the app's secret. It is asked at each use, possibly
-	// concurrently, since the secret may be rotated at run time; required.
+	// Secret returns the app's secret; required. It is called at each use, possibly
+	// concurrently, since the secret may change at run time.
 	Secret func() session.Secret
 	// OpenURL and AccountsURL are base URLs without a trailing slash, such as
 	// https://open.feishu.cn and https://accounts.feishu.cn; required.
 	OpenURL, AccountsURL string
-	// TokenURL is the complete address of the OAuth token endpoint at which new
-	// grants are made; empty: v2 of OpenURL. See [Client.Exchange] for what
-	// happens where it refuses.
+	// TokenURL is the complete address of the OAuth token endpoint for new grants.
+	// Empty: v2 of OpenURL. See [Client.Exchange] for what happens if it refuses.
 	TokenURL string
-	// Transport carries all requests. Nil: one of our own, with TLS 1.2 or
-	// newer, no proxy from the environment and no transparent decompression.
+	// Transport sends all requests. Nil: one with TLS 1.2 or newer, without a proxy
+	// from the environment and without decompression.
 	Transport http.RoundTripper
-	// Log receives what an operator may want to know; nil discards it.
+	// Log receives what an operator can act on. Nil: no log.
 	Log *slog.Logger
 }
 
-// callTimeout bounds each request, its answer read to the end, where the
-// context does not end before.
+// callTimeout bounds each request, including reading its answer. The context may
+// end it earlier.
 const callTimeout = 30 * time.Second
 
-// Client speaks to Lark for one app. Its methods may be called concurrently
-// and block until Lark has answered or the context is done; each request is
-// given up after 30 s.
+// Client speaks to Lark for one app. It is safe for concurrent use. Its methods block
+// until Lark has answered, the context is done, or 30 s have passed.
 type Client struct {
 	appID                string
 	secret               func() session.Secret
@@ -87,8 +85,8 @@ func New(c Config) (*Client, error) {
 		endpoints: newTokenEndpoints(c.TokenURL, c.OpenURL, c.AccountsURL),
 		http: &http.Client{
 			Transport: &recorder{base: c.Transport, tracer: otel.Tracer("larkside/session/lark"), took: took},
-			// A credential must not follow a redirect anywhere: the 3xx is
-			// the answer, and judged as one.
+			// A credential must not follow a redirect anywhere. The 3xx is judged as the
+			// answer.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Timeout:       callTimeout,
 		},
@@ -100,7 +98,7 @@ func checkURL(s string) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
-		// url.Error would repeat the address, which may hold a password.
+		// url.Error would quote the address, which may hold a password.
 		return errors.New("a base URL can't be parsed")
 	case u.Scheme != "https" && u.Scheme != "http", u.Host == "":
 		return fmt.Errorf("base URL %q is not http(s)://host", u.Redacted())
@@ -111,11 +109,10 @@ func checkURL(s string) error {
 }
 
 // AuthorizeURL returns the page on which a user grants scopes to the app.
-// challenge is the S256 code challenge (RFC 7636 section 4.2). The page always
-// asks (prompt=consent), also inside the Lark client, where a web app would
-// otherwise be sent straight back. Lark accepts at most 200 scopes (50 until
-// the middle of 2026), and offline_access must be among them for a refresh
-// token to be issued.
+// challenge is the S256 code challenge (RFC 7636 section 4.2). With prompt=consent
+// the page always asks. Without it, a web app inside the Lark client would be sent
+// straight back. Lark accepts at most 200 scopes (50 until the middle of 2026). It
+// issues a refresh token only if offline_access is among them.
 // Source: Lark "obtain OAuth code", 2026-03-19; the limit: a crawl of
 // 2026-09-11.
 func (c *Client) AuthorizeURL(redirectURI, state, challenge string, scopes []string) string {
@@ -129,20 +126,20 @@ func (c *Client) AuthorizeURL(redirectURI, state, challenge string, scopes []str
 		"code_challenge_method": {"S256"},
 		"prompt":                {"consent"},
 	}
-	// Lark's examples write the blank between scopes as %20; a real plus is
-	// %2B by now.
+	// Lark's examples write the space between scopes as %20. A real plus has become
+	// %2B already.
 	return c.accountsURL + "/open-apis/authen/v1/authorize?" + strings.ReplaceAll(q.Encode(), "+", "%20")
 }
 
-// postForm sends one form and leaves the answer in x. RFC 6749 section 4
-// prescribes the form for token endpoints, and the device and revocation
-// endpoints know nothing else.
-func (c *Client) postForm(ctx context.Context, x *exchange, to string, form url.Values, prepare ...func(*http.Request)) {
+// postForm sends one form and records the answer in x. RFC 6749 section 4 prescribes
+// a form for token endpoints, and Lark's device and revocation endpoints take nothing
+// else.
+func (c *Client) postForm(ctx context.Context, x *call, to string, form url.Values, prepare ...func(*http.Request)) {
 	c.post(ctx, x, to, "application/x-www-form-urlencoded", form.Encode(), prepare...)
 }
 
 // postJSON sends the members of form as a JSON object of strings.
-func (c *Client) postJSON(ctx context.Context, x *exchange, to string, form url.Values) {
+func (c *Client) postJSON(ctx context.Context, x *call, to string, form url.Values) {
 	members := make(map[string]string, len(form))
 	for name := range form {
 		members[name] = form.Get(name)
@@ -155,8 +152,8 @@ func (c *Client) postJSON(ctx context.Context, x *exchange, to string, form url.
 	c.post(ctx, x, to, "application/json; charset=utf-8", string(body))
 }
 
-func (c *Client) post(ctx context.Context, x *exchange, to, contentType, body string, prepare ...func(*http.Request)) {
-	req, err := http.NewRequestWithContext(withExchange(ctx, x), http.MethodPost, to, strings.NewReader(body))
+func (c *Client) post(ctx context.Context, x *call, to, contentType, body string, prepare ...func(*http.Request)) {
+	req, err := http.NewRequestWithContext(withCall(ctx, x), http.MethodPost, to, strings.NewReader(body))
 	if err != nil {
 		x.err, x.unsent = err, true
 		return
@@ -168,7 +165,7 @@ func (c *Client) post(ctx context.Context, x *exchange, to, contentType, body st
 	c.do(req)
 }
 
-// do sends req; the exchange in its context has the result.
+// do sends req. The call in its context records the result.
 func (c *Client) do(req *http.Request) {
 	req.Header.Set("Accept", "application/json")
 	if resp, err := c.http.Do(req); err == nil {

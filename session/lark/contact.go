@@ -14,15 +14,15 @@ import (
 // MaxUsers is how many users one [Client.Users] may ask for.
 const MaxUsers = 50
 
-// ContactUser is a user as the tenant's directory shows them to the app.
+// ContactUser is what the tenant's directory shows of a user to the app.
 type ContactUser struct {
 	// OpenID is never empty; UserID needs contact:user.employee_id:readonly.
 	OpenID, UnionID, UserID string
 	Profile                 session.Profile
 }
 
-// Users reads up to [MaxUsers] users from the directory. One whom the app may
-// not see is absent from the result, in which no order is promised.
+// Users reads up to [MaxUsers] users from the directory, in any order. Users whom the
+// app may not see are absent.
 // Source: Lark "batch get users" (contact v3).
 func (c *Client) Users(ctx context.Context, openIDs []string) ([]ContactUser, error) {
 	if len(openIDs) > MaxUsers {
@@ -31,15 +31,15 @@ func (c *Client) Users(ctx context.Context, openIDs []string) ([]ContactUser, er
 	if len(openIDs) == 0 {
 		return nil, nil
 	}
-	// By the SDK's core, since its contact package would add half a megabyte
-	// to the binary for this one call.
+	// The SDK's contact package would add half a megabyte to the binary for this one
+	// call, so its core is used.
 	req := &larkcore.ApiReq{
 		HttpMethod:                http.MethodGet,
 		ApiPath:                   "/open-apis/contact/v3/users/batch",
 		QueryParams:               larkcore.QueryParams{"user_ids": openIDs, "user_id_type": {"open_id"}},
 		SupportedAccessTokenTypes: []larkcore.AccessTokenType{larkcore.AccessTokenTypeTenant},
 	}
-	_, f, err := c.call(ctx, "read users", func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
+	_, f, err := c.callAsApp(ctx, "read users", func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
 		_, err := larkcore.Request(ctx, req, s.config, options...)
 		return err
 	})
@@ -49,7 +49,8 @@ func (c *Client) Users(ctx context.Context, openIDs []string) ([]ContactUser, er
 	return contactUsers(f.object("data")["items"]), nil
 }
 
-// contactUsers skips what is no user: one odd entry must not stop the rest.
+// contactUsers skips entries that are no user, so that one of them does not stop the
+// rest.
 func contactUsers(items json.RawMessage) []ContactUser {
 	var list []json.RawMessage
 	if json.Unmarshal(items, &list) != nil {
@@ -67,8 +68,8 @@ func contactUsers(items json.RawMessage) []ContactUser {
 	return users
 }
 
-// status is the gravest that is true, as session.Profile names it. A user who
-// is none of them, such as one never activated, has none.
+// status returns the gravest status that is true, in the words of session.Profile, or
+// "" if none is: the user was never activated, for instance.
 func status(f fields) string {
 	for _, s := range []struct{ flag, name string }{
 		{"is_resigned", "resigned"},

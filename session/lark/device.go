@@ -13,35 +13,33 @@ import (
 
 // DeviceAuthorization is a started device flow (RFC 8628 section 3.2).
 type DeviceAuthorization struct {
-	// DeviceCode is polled with; it stays here.
+	// DeviceCode is sent with each poll and shown to nobody.
 	DeviceCode session.Secret
-	// UserCode is shown to the user on VerificationURI; in
-	// VerificationURIComplete, the address for the button, it is included.
-	// Without one from Lark that is VerificationURI. Both are absolute http(s)
-	// addresses.
+	// UserCode is what the user types on VerificationURI. VerificationURIComplete, for
+	// the button, has it in the address. Both are absolute http(s) addresses. If Lark
+	// sent only one, they are the same.
 	UserCode, VerificationURI, VerificationURIComplete string
-	// ExpiresIn is at most an hour, from receipt. Interval is the least time
+	// ExpiresIn counts from receipt and is an hour at most. Interval is the least time
 	// between polls, 1 s to 60 s.
 	ExpiresIn, Interval time.Duration
 }
 
-// StartDevice starts a device flow for scopes, which should include
-// offline_access. The app authenticates by HTTP Basic, as Lark's own clients
-// do; where a proxy strips that header (larksuite/cli#509, #1932) the secret
-// is sent in the body instead, in one second request.
+// StartDevice starts a device flow for scopes, which should include offline_access.
+// The app authenticates by HTTP Basic, like Lark's own clients. If a proxy strips that
+// header (larksuite/cli#509, #1932), a second request has the secret in its body.
 func (c *Client) StartDevice(ctx context.Context, scopes []string) (DeviceAuthorization, error) {
 	secret := c.secret()
 	form := url.Values{"client_id": {c.appID}, "scope": {strings.Join(scopes, " ")}}
-	x := &exchange{op: "start device flow", limit: tokenLimit, secrets: []session.Secret{secret}}
+	x := &call{op: "start device flow", limit: tokenLimit, secrets: []session.Secret{secret}}
 	to := c.accountsURL + "/oauth/v1/device_authorization"
 
 	c.postForm(ctx, x, to, form, func(r *http.Request) { r.SetBasicAuth(c.appID, secret.Expose()) })
-	f, err := x.verdict(onCode)
+	f, err := x.result(onCode)
 	if basicStripped(err) {
 		c.log.WarnContext(ctx, "Lark did not see the Authorization header of a device flow; sending the secret in the body")
 		form.Set("client_secret", secret.Expose())
 		c.postForm(ctx, x, to, form)
-		f, err = x.verdict(onCode)
+		f, err = x.result(onCode)
 	}
 	if err != nil {
 		return DeviceAuthorization{}, err
@@ -49,18 +47,18 @@ func (c *Client) StartDevice(ctx context.Context, scopes []string) (DeviceAuthor
 	return newDevice(x, f)
 }
 
-// basicStripped looks at the text because Lark has no code for it: "missing
-// required parameter: client_secret".
+// basicStripped reports whether Lark did not see the HTTP Basic header. It looks at the
+// text, since Lark has no code for this: "missing required parameter: client_secret".
 func basicStripped(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Outcome == Refused && strings.Contains(e.Description, "client_secret")
 }
 
-func newDevice(x *exchange, f fields) (DeviceAuthorization, error) {
+func newDevice(x *call, f fields) (DeviceAuthorization, error) {
 	d := DeviceAuthorization{
 		DeviceCode: session.NewSecret(f.text("device_code")),
 		UserCode:   f.text("user_code"),
-		// Lark's own clients fall back to these when a number is missing.
+		// Lark's own clients use these values if a number is missing.
 		ExpiresIn: seconds(f, "expires_in", 240, 3600),
 		Interval:  seconds(f, "interval", 5, 60),
 	}
@@ -81,7 +79,7 @@ func newDevice(x *exchange, f fields) (DeviceAuthorization, error) {
 	return d, nil
 }
 
-// seconds reads a duration of at least one second.
+// seconds reads a duration between one second and limit.
 func seconds(f fields, name string, fallback, limit float64) time.Duration {
 	n, ok := f.number(name)
 	if !ok || n < 1 {
@@ -90,12 +88,11 @@ func seconds(f fields, name string, fallback, limit float64) time.Duration {
 	return time.Duration(min(n, limit)) * time.Second
 }
 
-// PollDevice asks once whether the user has decided. Besides success it
-// returns an [*Error] that is one of [ErrAuthorizationPending] (go on),
-// [ErrSlowDown] (go on, five seconds slower), [ErrAccessDenied] and
-// [ErrExpired] (stop), or none of them: go on until the flow expires. A poll
-// that the token endpoint does not know goes to its other version from the next
-// one on, as with [Client.Exchange].
+// PollDevice asks once whether the user has decided. Its [*Error] wraps
+// [ErrAuthorizationPending] (poll again), [ErrSlowDown] (poll again, five seconds
+// slower), [ErrAccessDenied] or [ErrExpired] (stop). After any other error, poll again
+// until the flow expires. If the token endpoint does not know this grant type, the
+// other version is asked from the next poll on, as with [Client.Exchange].
 func (c *Client) PollDevice(ctx context.Context, deviceCode session.Secret) (Token, error) {
 	form := url.Values{
 		"grant_type":  {"urn:ietf:params:oauth:grant-type:device_code"},
@@ -108,8 +105,8 @@ func (c *Client) PollDevice(ctx context.Context, deviceCode session.Secret) (Tok
 	if !errors.As(err, &e) || e.HTTPStatus >= 500 {
 		return t, err
 	}
-	// Lark's invalid_grant stands beside many codes, of which most are about
-	// the user or the app rather than about the device code.
+	// Lark sends invalid_grant with many codes. Most are about the user or the app, not
+	// about the device code.
 	if known := pollErrors[e.Name]; known != nil && (known != ErrExpired || e.Class == Reauthorize || e.Class == Unknown) {
 		e.Err = known
 	}

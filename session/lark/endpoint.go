@@ -10,34 +10,34 @@ import (
 	"sync/atomic"
 )
 
-// The two versions of Lark's OAuth token endpoint. v2 is the one that works for
-// all that Larkside asks, on both brands:
+// The two versions of Lark's OAuth token endpoint. v2 works for everything that
+// Larkside asks, on both brands:
 //
-//   - v3 answers 20049 to a code that was asked for with a PKCE challenge: [P] a
+//   - v3 answers 20049 to a code that was requested with a PKCE challenge: [P] a
 //     public project's live test of 2026-09-26, oapi-sdk-go issue 230.
 //   - Released clients of Lark's poll device codes at v2: [S] lark-cli 1.0.96,
 //     openclaw-lark 2026.7.16; [P] a project whose test says "verified live".
 //   - v3 of larksuite.com answers invalid_grant to real codes: [P] two
 //     repositories, lark-cli issue 1470.
 //
-// None of it is documented, so either version may change its mind. See note.
+// None of it is documented, so it may change. See note.
 const (
 	tokenPathV2 = "/open-apis/authen/v2/oauth/token"
 	tokenPathV3 = "/oauth/v3/token"
 )
 
-// tokenEndpoints are the addresses at which an app may spend a secret, and the
-// one that new grants are made at.
+// tokenEndpoints are the addresses to which an app's secret may be sent, and which of
+// them makes new grants.
 type tokenEndpoints struct {
 	configured, v2, v3 string
 	// wantsJSON is set once v2 has taken JSON after it had refused a form.
 	wantsJSON atomic.Bool
 
 	mu sync.Mutex
-	// unfit are those that said that they can't make a grant, in the order in
-	// which they said so.
+	// unfit are the endpoints that answered that they can't make a grant, in the order
+	// of their answers.
 	unfit []string
-	// pkceFailures counts the 20049 of v2 since its last success.
+	// pkceFailures counts v2's answers 20049 since its last success.
 	pkceFailures int
 }
 
@@ -45,15 +45,15 @@ func newTokenEndpoints(configured, openURL, accountsURL string) *tokenEndpoints 
 	return &tokenEndpoints{configured: configured, v2: openURL + tokenPathV2, v3: accountsURL + tokenPathV3}
 }
 
-// allowed reports whether to may get the app's secret and a refresh token. It
-// comes out of a database row, and a host of Lark's serves more than its own
-// endpoints (customers' webhooks live there), so only whole addresses count.
+// allowed reports whether the app's secret and a refresh token may be sent to an
+// address. The address comes from a database row. Lark's hosts serve customers'
+// webhooks, too, so whole addresses are compared.
 func (t *tokenEndpoints) allowed(to string) bool {
 	return to == t.configured || to == t.v2 || to == t.v3
 }
 
-// forGrants is where new grants are made: the configured endpoint until it has
-// said that it can't, then the other version.
+// forGrants returns the endpoint for new grants: the configured one until it has
+// answered that it can't make them, then the other version.
 func (t *tokenEndpoints) forGrants() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -63,7 +63,7 @@ func (t *tokenEndpoints) forGrants() string {
 	return t.configured
 }
 
-// other is the version that the configured endpoint is not.
+// other returns the version that is not configured.
 func (t *tokenEndpoints) other() string {
 	if t.configured == t.v2 {
 		return t.v3
@@ -71,9 +71,9 @@ func (t *tokenEndpoints) other() string {
 	return t.v2
 }
 
-// note takes what an attempt at to came to. When it says that to can't make
-// grants, note reports what forGrants returns from now on, and whether that is
-// news. When both versions refuse, the configured one is asked again.
+// note records the outcome of an attempt at the endpoint to. It returns what forGrants
+// returns from now on, and whether to has just turned out to be unfit. If both versions
+// are unfit, the configured one is asked.
 func (t *tokenEndpoints) note(to string, err error) (next string, news bool) {
 	var e *Error
 	errors.As(err, &e)
@@ -85,12 +85,12 @@ func (t *tokenEndpoints) note(to string, err error) (next string, news bool) {
 	return t.forGrants(), news
 }
 
-// maxPKCEFailures is how many 20049 in a row are taken to say that v2 refuses
-// PKCE. One alone may be a user who was handed somebody else's code.
+// maxPKCEFailures is after how many answers 20049 in a row v2 counts as refusing PKCE.
+// One alone may come from a user with somebody else's code.
 const maxPKCEFailures = 2
 
-// unfitBy reports whether e is about the endpoint rather than about what was
-// sent to it: it does not know the grant type, or it refuses PKCE. t.mu is held.
+// unfitBy reports whether e says that the endpoint can't make this kind of grant: it
+// does not know the grant type, or it refuses PKCE. t.mu is held.
 func (t *tokenEndpoints) unfitBy(to string, e *Error) bool {
 	switch {
 	case e == nil:
@@ -109,8 +109,8 @@ func (t *tokenEndpoints) unfitBy(to string, e *Error) bool {
 	return false
 }
 
-// askGrants makes a grant with ask at the endpoint for new grants, and turns to
-// the other version from the next one on when that one can't.
+// askGrants makes a grant at the endpoint for new grants. If that endpoint can't make
+// it, the other version is asked from the next grant on.
 func (c *Client) askGrants(ctx context.Context, ask func(to string) (Token, error)) (Token, error) {
 	to := c.endpoints.forGrants()
 	t, err := ask(to)
@@ -124,21 +124,21 @@ func (c *Client) askGrants(ctx context.Context, ask func(to string) (Token, erro
 	return t, err
 }
 
-// malformed is Lark's code for a body that it can't read, or that lacks a field.
+// malformed is Lark's code for a body that it can't read or that lacks a field.
 const malformed = 20063
 
-// encoding picks how a body is sent to a token endpoint. A form is tried first:
-// RFC 6749 section 4 prescribes it, Lark advises it for v3, and its own clients
-// send it to v2 ([S] lark-cli, openclaw-lark), for which Lark documents JSON ([D]).
-// One project says that v2 takes JSON only ([P]): then it answers 20063, having
-// done nothing, and is asked once more in JSON.
-func (t *tokenEndpoints) encoding(to string) (json bool) {
+// sendsJSON reports whether a body is sent to a token endpoint as JSON. A form is tried
+// first: RFC 6749 section 4 prescribes it, Lark advises it for v3, and Lark's own
+// clients send it to v2 ([S] lark-cli, openclaw-lark), for which Lark documents JSON
+// ([D]). One project says that v2 takes JSON only ([P]). Then v2 answers 20063 and does
+// nothing, and is asked again in JSON.
+func (t *tokenEndpoints) sendsJSON(to string) bool {
 	return t.takesJSON(to) && t.wantsJSON.Load()
 }
 
 func (t *tokenEndpoints) takesJSON(to string) bool { return strings.HasSuffix(to, tokenPathV2) }
 
-// readable reports whether Lark could read the body of an exchange.
-func (x *exchange) readable() bool {
+// readable reports whether Lark could read the request's body.
+func (x *call) readable() bool {
 	return !(x.answered() && x.status == http.StatusBadRequest && x.fields.code() == malformed)
 }

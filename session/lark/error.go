@@ -13,48 +13,48 @@ import (
 	"larkside/session"
 )
 
-// Class says what to do about an error. The strings serve as metric labels.
+// Class says what to do about an error. The strings are metric labels.
 type Class string
 
 const (
-	// Retry: later, with backoff; the grant is kept.
+	// Retry: try again later, with backoff. The grant is kept.
 	Retry Class = "retry"
-	// Reauthorize: the code, grant or token is dead, only the user can help.
-	// Before believing it of a refresh token, read the store again: another
+	// Reauthorize: the code, grant or token is dead, and only the user can help.
+	// Before that is believed of a refresh token, read the row again: another
 	// replica may have won.
 	Reauthorize Class = "reauthorize"
-	// AppRefused: Lark does not accept the app itself: its secret, its being
-	// enabled, its right to refresh. Everything of the app rests, and no user is
-	// asked, until the operator has mended it.
+	// AppRefused: Lark refuses the app itself. Its secret is wrong, it is not
+	// enabled, or it may not refresh. Nothing is renewed for the app and no user is
+	// asked until the operator has fixed it.
 	AppRefused Class = "app_refused"
-	// Misconfigured: the operator's to fix, or a bug of ours, and no word about
-	// the app as a whole. The grant is kept.
+	// Misconfigured: a mistake of the operator's or a bug of ours. It says nothing
+	// about the app as a whole. The grant is kept.
 	Misconfigured Class = "misconfigured"
-	// ScopeRefused: the scopes that were asked for are malformed or not enabled
-	// on the app. Another request with other scopes may pass.
+	// ScopeRefused: the scopes are malformed or not enabled on the app. A request
+	// with other scopes may succeed.
 	ScopeRefused Class = "scope_refused"
-	// CodeRefused: the authorization code was made for another app or another
-	// redirect_uri. A user can cause it with a code from elsewhere.
+	// CodeRefused: the authorization code was issued for another app or another
+	// redirect_uri. A user can cause it, with a code from elsewhere.
 	CodeRefused Class = "code_refused"
-	// UserDisabled: the user is gone, frozen or outside the app's
-	// availability; a card can't help. See also [Error.Doubtful].
+	// UserDisabled: the user is gone, frozen or outside the app's availability. A
+	// card can't help. See also [Error.Doubtful].
 	UserDisabled Class = "user_disabled"
-	// Denied: a security policy holds the user up (21000, 21001). The grant is
-	// kept, retrying is pointless; [Error.ChallengeURL] is for the user.
+	// Denied: a security policy stops the user (21000, 21001). The grant is kept,
+	// and trying again does not help. [Error.ChallengeURL] is for the user.
 	Denied Class = "denied"
-	// Unknown: nothing that is known. The grant is kept, back off.
+	// Unknown: the code is not in the table. Back off. The grant is kept.
 	Unknown Class = "unknown"
 
-	// Of cards and the directory only:
+	// The others are of cards and the directory only.
 
-	// Undeliverable: this user gets no card from this bot; no retry for hours.
+	// Undeliverable: this bot can't send a card to this user, for hours at least.
 	Undeliverable Class = "undeliverable"
 	// InvalidID: Lark knows no such user in this app or tenant.
 	InvalidID Class = "invalid_id"
-	// Rejected: the card or a parameter is wrong, a bug of ours.
+	// Rejected: the card or a parameter is wrong. That is a bug of ours.
 	Rejected Class = "rejected"
-	// Gone: the message can't be updated any more (recalled, deleted, older
-	// than 14 days); forget its id.
+	// Gone: the message can't be updated any more, since it was recalled or deleted,
+	// or is older than 14 days. Forget its id.
 	Gone Class = "gone"
 )
 
@@ -62,16 +62,16 @@ const (
 type Outcome string
 
 const (
-	// NotSent: no connection was had, so the token is as good as before.
+	// NotSent: there was no connection, so the token was not spent.
 	NotSent Outcome = "not_sent"
 	// Refused: Lark answered with a code and did nothing.
 	Refused Outcome = "refused"
-	// Lost: it was sent and no usable answer came back (timeout, reset,
+	// Lost: the request was sent and no usable answer came (timeout, reset,
 	// redirect, truncated, garbage, an internal error). Lark may have acted.
 	Lost Outcome = "lost"
 )
 
-// What [Client.PollDevice] ends with, beside success (RFC 8628 section 3.5).
+// Errors of [Client.PollDevice] (RFC 8628 section 3.5).
 var (
 	ErrAuthorizationPending = errors.New("authorization pending")
 	ErrSlowDown             = errors.New("polled too often")
@@ -79,17 +79,17 @@ var (
 	ErrExpired              = errors.New("device code expired")
 )
 
-// Error is a failed operation. It holds no secret: what Lark says is stripped
-// and cut before it gets here.
+// Error is a failed operation. It has no secret: secrets are removed from what Lark
+// says, and long texts are cut.
 type Error struct {
-	// Op is what was being done, such as "refresh".
+	// Op is the operation, such as "refresh".
 	Op string
-	// HTTPStatus is zero when no answer came.
+	// HTTPStatus is zero if no answer came.
 	HTTPStatus int
-	// Code is Lark's; zero when the answer had none.
+	// Code is Lark's code. It is zero if the answer had none.
 	Code int
-	// Name is the OAuth error, such as invalid_grant; Description the
-	// sentence beside it, at most 200 runes, on one line.
+	// Name is the OAuth error, such as invalid_grant. Description is the sentence
+	// beside it, at most 200 runes, on one line.
 	Name, Description string
 	// LogID is what Lark's support asks for.
 	LogID string
@@ -98,14 +98,14 @@ type Error struct {
 
 	Class   Class
 	Outcome Outcome
-	// Reason goes with Reauthorize and UserDisabled of a refresh, for the
-	// caller's 401 or 403.
+	// Reason is set with Reauthorize and UserDisabled of a refresh, for the caller's
+	// 401 or 403.
 	Reason session.Reason
-	// RetryAfter is what Lark asked for, at most five minutes; zero if it did
-	// not.
+	// RetryAfter is how long Lark asked to wait, at most five minutes. It is zero if
+	// Lark did not ask.
 	RetryAfter time.Duration
-	// Err is context.Canceled, context.DeadlineExceeded, one of the errors of
-	// PollDevice, or an opaque cause; nil when Lark's answer is all there is.
+	// Err is context.Canceled, context.DeadlineExceeded, an error of PollDevice, or
+	// another cause as text only. It is nil if Lark's answer is the cause.
 	Err error
 }
 
@@ -134,36 +134,36 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Doubtful reports whether Lark is known to give this answer, "user does not
-// exist", now and then for users who do (20008, [P] larksuite/cli#2709). It
-// counts when the directory says the same, or when it comes again a minute
-// later.
+// Doubtful reports whether Lark is known to give this answer for existing users now
+// and then: "user does not exist" (20008, [P] larksuite/cli#2709). It is believed
+// if the directory says the same, or if it comes again a minute later.
 func (e *Error) Doubtful() bool { return e.Code == 20008 }
 
-// row is one code of a table.
-type row struct {
+// codeMeaning is what a code means.
+type codeMeaning struct {
 	class  Class
 	reason session.Reason
-	// lost: Lark may have acted all the same.
+	// lost: Lark may have acted.
 	lost bool
 }
 
-// table judges the codes of one kind of call.
-type table func(code int) (row, bool)
+// codeTable returns what a code means for one kind of call, and false if the code is
+// not in its table.
+type codeTable func(code int) (codeMeaning, bool)
 
-// tokenCode is one row of Lark's token endpoint table ("get" and "refresh
-// user_access_token", 2026-04-08). Which codes refuse the app and which one
-// consent only: lark-cli's code table [S], and that a user can cause 20024 and
-// 20071 with a code from elsewhere. An empty class: the code does not belong to
+// tokenEndpointCode is one line of Lark's table of the token endpoint's codes ("get"
+// and "refresh user_access_token", 2026-04-08). lark-cli's code table [S] says which
+// codes refuse the app and which refuse one consent. A user can cause 20024 and
+// 20071 with a code from elsewhere. With an empty class the code does not belong to
 // that grant type, and is Unknown there.
-type tokenCode struct {
+type tokenEndpointCode struct {
 	onCode, onRefresh Class
 	reason            session.Reason
 	lost              bool
 	meaning           string
 }
 
-var tokenCodes = map[int]tokenCode{
+var tokenEndpointCodes = map[int]tokenEndpointCode{
 	20001: {Misconfigured, Misconfigured, "", false, "required parameter missing"},
 	20002: {AppRefused, AppRefused, "", false, "client secret wrong"},
 	20003: {Reauthorize, "", "", false, "code not found or already used"},
@@ -171,8 +171,8 @@ var tokenCodes = map[int]tokenCode{
 	20008: {UserDisabled, UserDisabled, session.UserGone, false, "user does not exist"},
 	20009: {AppRefused, AppRefused, "", false, "app not installed in the tenant"},
 	20010: {UserDisabled, UserDisabled, session.UserNotPermitted, false, "user may not use the app"},
-	// On refresh it says that the store mixed two apps. That is a bug, but
-	// this one grant's, not the whole app's.
+	// On refresh it says that the store mixed two apps up. That is a bug of this one
+	// grant, not of the whole app.
 	20024: {CodeRefused, Reauthorize, session.RefreshTokenInvalid, false, "belongs to another client_id"},
 	20026: {"", Reauthorize, session.RefreshTokenInvalid, false, "refresh token malformed or from a v1 endpoint"},
 	20027: {ScopeRefused, "", "", false, "scope not enabled on the app"},
@@ -202,18 +202,18 @@ var tokenCodes = map[int]tokenCode{
 	99991543: {AppRefused, AppRefused, "", false, "app id or secret wrong"},
 }
 
-func onCode(code int) (row, bool) {
-	c := tokenCodes[code]
-	return row{c.onCode, "", c.lost}, c.onCode != ""
+func onCode(code int) (codeMeaning, bool) {
+	c := tokenEndpointCodes[code]
+	return codeMeaning{c.onCode, "", c.lost}, c.onCode != ""
 }
 
-func onRefresh(code int) (row, bool) {
-	c := tokenCodes[code]
-	return row{c.onRefresh, c.reason, c.lost}, c.onRefresh != ""
+func onRefresh(code int) (codeMeaning, bool) {
+	c := tokenEndpointCodes[code]
+	return codeMeaning{c.onRefresh, c.reason, c.lost}, c.onRefresh != ""
 }
 
-// oauthNames judge an answer that has an RFC 6749 or 8628 error and no code.
-var oauthNames = map[string]row{
+// oauthNames are for an answer with an error of RFC 6749 or 8628 and no code.
+var oauthNames = map[string]codeMeaning{
 	"invalid_request":         {class: Misconfigured},
 	"invalid_client":          {class: AppRefused},
 	"invalid_scope":           {class: ScopeRefused},
@@ -231,7 +231,7 @@ var oauthNames = map[string]row{
 
 // userInfoCodes: Lark "get user information" (mostly HTTP 200), and what the
 // gateway answers instead, but for [UserTokenRefusal].
-var userInfoCodes = map[int]row{
+var userInfoCodes = map[int]codeMeaning{
 	20001:    {class: Misconfigured},
 	20008:    {class: UserDisabled, reason: session.UserGone},
 	20010:    {class: UserDisabled, reason: session.UserNotPermitted},
@@ -249,9 +249,9 @@ var userInfoCodes = map[int]row{
 	99991673: {class: Misconfigured},
 }
 
-func onUserInfo(code int) (row, bool) {
+func onUserInfo(code int) (codeMeaning, bool) {
 	if UserTokenRefusal(code, "") == session.TokenInvalid {
-		return row{class: Reauthorize, reason: session.TokenRefused}, true
+		return codeMeaning{class: Reauthorize, reason: session.TokenRefused}, true
 	}
 	r, ok := userInfoCodes[code]
 	return r, ok
@@ -330,18 +330,18 @@ var appCodes = map[int]Class{
 	99992354: Gone, // no such message id
 }
 
-func onApp(code int) (row, bool) {
+func onApp(code int) (codeMeaning, bool) {
 	if TenantTokenRefusal(code, "") == session.TokenInvalid {
-		return row{class: Retry}, true
+		return codeMeaning{class: Retry}, true
 	}
 	c, ok := appCodes[code]
-	return row{class: c}, ok
+	return codeMeaning{class: c}, ok
 }
 
-// verdict returns the answer's members, or the *Error that it amounts to. The
-// order is that of Lark's own SDK: the status, then code and error in the
-// body. (Whether the result is in there is the caller's third check.)
-func (x *exchange) verdict(judge table) (fields, error) {
+// result returns the answer's members, or its *Error. Like Lark's own SDK it looks
+// at the status first, then at code and error in the body. The caller checks whether
+// the result is in it.
+func (x *call) result(judge codeTable) (fields, error) {
 	code, name := x.fields.code(), x.fields.text("error")
 	switch {
 	case !x.answered():
@@ -360,13 +360,13 @@ func (x *exchange) verdict(judge table) (fields, error) {
 	return nil, e
 }
 
-// error is the Error of an answer, before it is judged.
-func (x *exchange) error() *Error {
+// error returns an Error with what is known before the answer is judged.
+func (x *call) error() *Error {
 	return &Error{Op: x.op, HTTPStatus: x.status, LogID: x.logID(), Class: Unknown, Outcome: Lost}
 }
 
-// failed is the Error of an exchange without an answer.
-func (x *exchange) failed() *Error {
+// failed returns the Error of a call without an answer.
+func (x *call) failed() *Error {
 	e := x.error()
 	e.Class = Retry
 	if x.unsent || x.status == 0 && x.err == nil {
@@ -376,16 +376,16 @@ func (x *exchange) failed() *Error {
 	return e
 }
 
-// unusable is the Error of an answer that claims success and lacks what.
-func (x *exchange) unusable(what string) *Error {
+// unusable returns the Error of an answer that claims success and lacks a member.
+func (x *call) unusable(what string) *Error {
 	e := x.error()
 	e.Class, e.Err = Retry, errors.New("answer has no usable "+what)
 	return e
 }
 
-// opaqueCause keeps of a transport error what callers may match and what an
-// operator can read. net/http quotes addresses with their query, and answers
-// that it can't parse.
+// opaqueCause returns an error with what callers may match and what an operator can
+// read of a transport's error. The original may hold a secret: net/http quotes
+// addresses with their query, and answers that it can't parse.
 func opaqueCause(err error, secrets []session.Secret) error {
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, known) {
@@ -402,7 +402,7 @@ func opaqueCause(err error, secrets []session.Secret) error {
 	return errors.New(scrub(err.Error(), secrets))
 }
 
-func (e *Error) classify(judge table) {
+func (e *Error) classify(judge codeTable) {
 	r, known := judge(e.Code)
 	if !known && (e.Code == 0 || e.Name == "invalid_client") {
 		r, known = oauthNames[e.Name]
@@ -412,7 +412,7 @@ func (e *Error) classify(judge table) {
 	case known:
 		e.Class, e.Reason = r.class, r.reason
 	case e.HTTPStatus/100 != 4, e.HTTPStatus == http.StatusTooManyRequests, e.HTTPStatus == http.StatusRequestTimeout:
-		// A redirect, a gateway's page, a 200 that is no JSON, 5xx.
+		// It is a redirect, a gateway's page, a 200 without JSON, or 5xx.
 		e.Class = Retry
 		if spoke && e.HTTPStatus/100 == 2 {
 			e.Class = Unknown
@@ -422,8 +422,8 @@ func (e *Error) classify(judge table) {
 		e.Outcome = Refused
 	}
 	if e.HTTPStatus/100 != 2 && e.HTTPStatus/100 != 4 && e.Code != 20072 {
-		// Lark ends grants with a 400. What a failing server or a redirect
-		// says about a user is not believed.
+		// Lark ends grants with a 400. A failing server or a redirect is not believed
+		// when it says that a grant or a user is gone.
 		e.Outcome = Lost
 		if e.Class == Reauthorize || e.Class == UserDisabled {
 			e.Class, e.Reason = Retry, ""
@@ -431,7 +431,7 @@ func (e *Error) classify(judge table) {
 	}
 }
 
-func (x *exchange) description() string {
+func (x *call) description() string {
 	for _, name := range []string{"error_description", "msg", "message"} {
 		if s := x.fields.text(name); s != "" {
 			return s
@@ -446,8 +446,8 @@ func (x *exchange) description() string {
 	return ""
 }
 
-// challengeURL is for the user's browser, so it has to be one.
-func (x *exchange) challengeURL() string {
+// challengeURL returns the address for the user's browser, if it is one.
+func (x *call) challengeURL() string {
 	for _, f := range []fields{x.fields, x.fields.object("data")} {
 		if u, ok := webURL(f.text("challenge_url")); ok {
 			return u

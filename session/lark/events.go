@@ -19,25 +19,26 @@ import (
 	"larkside/session"
 )
 
-// Why an event is not taken. What was in it is in neither.
+// Why an event is refused. Neither error has anything of the event.
 var (
-	// ErrEventForged: it does not prove that Lark sent it, just now.
+	// ErrEventForged: nothing proves that Lark has just sent it.
 	ErrEventForged = errors.New("not proven to be Lark's")
-	// ErrEventMalformed: Lark sent it, but it is not what is documented.
+	// ErrEventMalformed: Lark sent it, but it does not have the documented form.
 	ErrEventMalformed = errors.New("malformed event")
 )
 
-// EventKeys are what a message to the app's request URL is judged by. Both are
-// asked at each use, possibly concurrently, since they may be changed at run
-// time; an empty one refuses everything.
+// EventKeys verify messages to the app's request URL. Both functions are called at
+// each use, possibly concurrently, since the keys may change at run time. If one
+// returns an empty key, every message is refused.
 type EventKeys struct {
 	// Token is the Verification Token, EncryptKey the Encrypt Key of the app's
 	// event settings.
 	Token, EncryptKey func() session.Secret
 }
 
-// Event is a message of Lark's to the app, over whichever way. Of Challenge,
-// Click and Revocation at most one is set; none means an event of another type.
+// Event is a message from Lark to the app, posted or over the long connection. At most
+// one of Challenge, Click and Revocation is set. None is set for an event of another
+// type.
 type Event struct {
 	// ID is the same for each delivery of an event.
 	ID string
@@ -47,7 +48,7 @@ type Event struct {
 	AppID string
 	// CreatedAt is when it happened, by Lark's clock.
 	CreatedAt time.Time
-	// Challenge is to be sent back: the URL is being saved in the console.
+	// Challenge is to be sent back. Lark sends it when the URL is saved in the console.
 	Challenge  string
 	Click      *CardClick
 	Revocation *Revocation
@@ -59,15 +60,15 @@ type Event struct {
 // CardClick is card.action.trigger: somebody pressed a button of one of the
 // app's cards. Source: Lark "card callback communication", 2026-05-09.
 type CardClick struct {
-	// OpenID is who that was, as Lark signed it; anyone who saw the card.
+	// OpenID is who clicked, signed by Lark. It may be anyone who saw the card.
 	OpenID string
-	// Value is the button's, as far as it is a flat object of strings. It was
-	// sent out with the card, so it proves nothing about the operator.
+	// Value is the button's, if that is a flat object of strings. It was sent out with
+	// the card, so it proves nothing about who clicked.
 	Value map[string]string
 }
 
-// Revocation is auth.user_access_token.revoked_v4: a user's tokens were ended
-// by somebody. Source: Lark "user_access_token revoked".
+// Revocation is auth.user_access_token.revoked_v4: somebody ended a user's tokens.
+// Source: Lark "user_access_token revoked".
 type Revocation struct {
 	OpenID string
 	// AccessToken and RefreshToken say what ended.
@@ -85,12 +86,12 @@ const (
 	typeRevoked         = "auth.user_access_token.revoked_v4"
 )
 
-// Open verifies a message that was posted to the request URL and returns what
-// Lark says in it: signature over the raw body, timestamp, encryption and
-// verification token are all required. The SDK's dispatcher is not enough here,
-// since it compares the token of no event, takes any timestamp, and compares in
-// variable time. Only the request by which the console checks a URL may lack the
-// signature, for Lark does not document one there.
+// Open verifies a message that was posted to the request URL and returns what it says.
+// It requires a signature over the raw body, a timestamp, encryption and the
+// verification token. Only the request by which the console checks a URL may lack the
+// signature, since Lark does not document one there. The SDK's dispatcher is not used:
+// it does not check the token of events, accepts any timestamp, and compares in
+// variable time.
 //
 // Errors wrap [ErrEventForged] or [ErrEventMalformed]. Source: Lark "receive
 // events", signature and decryption.
@@ -108,7 +109,7 @@ func (k EventKeys) Open(h http.Header, body []byte, now time.Time) (*Event, erro
 	m, err := decodeEvent(body, key)
 	switch {
 	case !signed && (err != nil || m.Type != typeURLVerification):
-		// One answer to all of these: it must not tell how decryption went.
+		// All of these get the same answer, which must not tell how decryption went.
 		return nil, fmt.Errorf("signature missing: %w", ErrEventForged)
 	case err != nil:
 		return nil, err
@@ -135,8 +136,8 @@ func checkSignature(h http.Header, body []byte, key session.Secret, now time.Tim
 	return nil
 }
 
-// decodeEvent decrypts a posted body: AES-256-CBC with PKCS#7, iv first, under
-// the SHA-256 of the key. One that is not encrypted is not accepted.
+// decodeEvent decrypts a posted body: AES-256-CBC with PKCS#7, iv first, under the
+// SHA-256 of the key. It refuses a body that is not encrypted.
 func decodeEvent(body []byte, key session.Secret) (*eventMessage, error) {
 	var envelope struct {
 		Encrypt string `json:"encrypt"`
@@ -215,9 +216,8 @@ func (m *eventMessage) event() (*Event, error) {
 	return e, err
 }
 
-// eventTime reads create_time, which is in microseconds for card clicks and in
-// milliseconds for other events; the two are a thousand apart until the year
-// 5138.
+// eventTime reads create_time. It is in microseconds for card clicks and in
+// milliseconds for other events. Until the year 5138 the number tells which.
 func eventTime(s string) (time.Time, error) {
 	const microseconds = 100_000_000_000_000
 	n, err := strconv.ParseInt(s, 10, 64)
@@ -245,7 +245,7 @@ func (m *eventMessage) click() (*CardClick, error) {
 	}
 	c := &CardClick{OpenID: in.Operator.OpenID}
 	if json.Unmarshal(in.Action.Value, &c.Value) != nil {
-		c.Value = nil // another card's button
+		c.Value = nil // a button of another card
 	}
 	return c, nil
 }

@@ -21,29 +21,29 @@ import (
 )
 
 const (
-	// listenFirst and listenMost bound the pauses between connections, which
-	// double; one that held for listenHeld starts them over.
+	// listenFirst is the first pause between connections. Pauses double up to
+	// listenMost. After a connection that lasted for listenHeld they start over.
 	listenFirst = time.Second
 	listenMost  = time.Minute
 	listenHeld  = time.Minute
-	// handshakeTimeout bounds the way to an open connection, each step of it.
+	// handshakeTimeout bounds each step of opening a connection.
 	handshakeTimeout = 10 * time.Second
 )
 
 // Listen keeps a long connection to Lark open, on which the app's events come
-// in clear inside TLS, and hands each card click and revocation to handle, whose
-// reply is sent as JSON and who must be done within 3 s. An error of handle's is
-// told to Lark, which sends the event again, perhaps to another of the app's
-// connections: it picks one for each event, at random. So are events of other
-// types refused, which leaves them to the app's own connection, if it has one.
+// unencrypted inside TLS. It passes each card click and revocation to handle, which
+// must return within 3 s, and sends its reply as JSON. If handle returns an error, Lark
+// sends the event again. Lark picks one of the app's connections for each event, at
+// random. Events of other types are refused, so that Lark sends them to the app's own
+// connection, if it has one.
 //
-// Listen connects again, with growing pauses and the secret of the moment,
-// until ctx ends; then it returns ctx's cause when no handle is running any more.
-// larkside.events.connected is 1 while the connection stands.
+// Listen connects again until ctx ends, with growing pauses and the present secret.
+// Then it returns ctx's cause when no handle is running any more.
+// larkside.events.connected is 1 while the connection is open.
 // Source: Lark "receive events through a long connection", 2026-03-12.
 func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event) (any, error)) error {
 	connected, err := otel.Meter("larkside/session/lark").Int64Gauge("larkside.events.connected",
-		metric.WithDescription("1 while the long connection for events stands."))
+		metric.WithDescription("1 while the long connection for events is open."))
 	if err != nil {
 		return fmt.Errorf("listening for events: %w", err)
 	}
@@ -62,7 +62,7 @@ func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event
 			pause = listenFirst
 		}
 		wait := pause + rand.N(pause/2)
-		// The SDK's errors may quote an address with a ticket in it.
+		// The SDK's errors may quote an address that has a ticket.
 		c.log.WarnContext(ctx, "the long connection for events is down; connecting again", "app_id", c.appID,
 			"retry_in", wait.Round(time.Millisecond).String(), "error", describe(err))
 		select {
@@ -73,7 +73,7 @@ func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event
 	}
 }
 
-// describe keeps of an SDK's error what Lark documents: its code.
+// describe returns what may be logged of an SDK's error: its code.
 func describe(err error) string {
 	var refused *larkws.ClientError
 	var failed *larkws.ServerError
@@ -86,9 +86,9 @@ func describe(err error) string {
 	return fmt.Sprintf("%T", err)
 }
 
-// listenOnce is one connection from dial to end. The SDK's own reconnecting is
-// off: it waits for minutes, keeps the secret that it began with, and gives up
-// for good on some codes.
+// listenOnce opens one connection and returns when it ends. The SDK does not connect
+// again by itself: it would wait for minutes, keep the secret that it began with, and
+// give up for good on some codes.
 func (c *Client) listenOnce(ctx context.Context, events *dispatcher.EventDispatcher, state func(int64)) error {
 	transport, dialer := c.listenTransport()
 	client := larkws.NewClient(c.appID, c.secret().Expose(),
@@ -97,7 +97,7 @@ func (c *Client) listenOnce(ctx context.Context, events *dispatcher.EventDispatc
 		larkws.WithWebSocketDialer(dialer),
 		larkws.WithOnReady(func() {
 			state(1)
-			c.log.InfoContext(ctx, "the long connection for events stands", "app_id", c.appID)
+			c.log.InfoContext(ctx, "the long connection for events is open", "app_id", c.appID)
 		}),
 		larkws.WithOnDisconnected(func() { state(0) }),
 	)
@@ -105,8 +105,8 @@ func (c *Client) listenOnce(ctx context.Context, events *dispatcher.EventDispatc
 	return client.Start(ctx)
 }
 
-// listenTransport is the client's own way to Lark: its roots and its proxy, not
-// the environment's.
+// listenTransport returns a transport and a dialer with the client's roots and proxy,
+// not the environment's.
 func (c *Client) listenTransport() (http.RoundTripper, *websocket.Dialer) {
 	dialer := &websocket.Dialer{HandshakeTimeout: handshakeTimeout}
 	base := c.http.Transport.(*recorder).base
@@ -122,8 +122,8 @@ func (c *Client) listenTransport() (http.RoundTripper, *websocket.Dialer) {
 	return base, dialer
 }
 
-// newDispatcher hands on what is of concern. The SDK decodes into types of its
-// own, which lose a part; what counts is the message as it came.
+// newDispatcher returns a dispatcher that passes clicks and revocations to handle. The
+// SDK's own types lack a part of a message, so the raw message is parsed.
 func (c *Client) newDispatcher(handle func(context.Context, *Event) (any, error)) *dispatcher.EventDispatcher {
 	d := dispatcher.NewEventDispatcher("", "")
 	d.Config.Logger = silent{}
@@ -158,7 +158,7 @@ func (c *Client) newDispatcher(handle func(context.Context, *Event) (any, error)
 	})
 }
 
-// silent is the SDK's logger: it would write payloads and addresses.
+// silent is the SDK's logger. The SDK would log payloads and addresses.
 type silent struct{}
 
 func (silent) Debug(context.Context, ...any) {}

@@ -13,9 +13,9 @@ import (
 	"larkside/session"
 )
 
-// fields are the members of an answer, looked at one by one: one member of a
-// wrong type must not cost the others. Names are matched exactly; of
-// repeated ones the last counts.
+// fields are the members of an answer. They are decoded one by one, so that a member
+// of a wrong type does not make the others unreadable. Names are matched exactly. Of
+// repeated names the last counts.
 type fields map[string]json.RawMessage
 
 const redacted = "REDACTED"
@@ -25,13 +25,13 @@ var errNotJSON = errors.New("answer is not a JSON object")
 func parseFields(body []byte) (fields, error) {
 	var f fields
 	if err := json.Unmarshal(body, &f); err != nil || f == nil {
-		// The decoder's own error quotes the body.
+		// The decoder's own error would quote the body.
 		return nil, errNotJSON
 	}
 	return f, nil
 }
 
-// text returns a string member, empty if there is none.
+// text returns a string member, or "" if there is none.
 func (f fields) text(name string) string {
 	var s string
 	if json.Unmarshal(f[name], &s) != nil {
@@ -40,24 +40,24 @@ func (f fields) text(name string) string {
 	return s
 }
 
-// object returns an object member, nil if there is none.
+// object returns an object member, or nil if there is none.
 func (f fields) object(name string) fields {
 	inner, _ := parseFields(f[name])
 	return inner
 }
 
-// number reads a number, also one written as a string, as Lark's other
-// platforms do. ok is false when there is nothing readable.
+// number returns a number. It also reads one that is written as a string, as on
+// Lark's other platforms. ok is false if there is none that can be read.
 func (f fields) number(name string) (n float64, ok bool) {
 	raw := strings.TrimSpace(strings.Trim(string(f[name]), `"`))
 	n, err := strconv.ParseFloat(raw, 64)
 	if errors.Is(err, strconv.ErrRange) {
-		err = nil // ±Inf or 0, which the caller clamps
+		err = nil // n is ±Inf or 0; the caller limits it
 	}
 	return n, err == nil && !math.IsNaN(n)
 }
 
-// code is the answer's code. Zero, "0", none and unreadable are 0: no code.
+// code returns the answer's code. It is 0 if there is none or it can't be read.
 func (f fields) code() int {
 	n, ok := f.number("code")
 	if !ok || n != math.Trunc(n) || math.Abs(n) > math.MaxInt32*4 {
@@ -67,16 +67,16 @@ func (f fields) code() int {
 }
 
 var (
-	// urlTail is what may hold a state, a ticket or a user code.
+	// urlTail matches the part of an address that may hold a state, a ticket or a
+	// user code.
 	urlTail = regexp.MustCompile(`(https?://[^\s?#"'<>]+)[?#][^\s"'<>]*`)
-	// opaque runs are tokens, ids or pieces of them, unless they are only
-	// letters or only digits.
+	// opaque matches what may be a token, an id or a piece of one. Letters alone or
+	// digits alone are not.
 	opaque = regexp.MustCompile(`[A-Za-z0-9_\-+=~]{16,}`)
 )
 
-// scrub makes text that came over the network fit for a log line: one line, at
-// most 200 runes, without the secrets that were sent and without anything that
-// looks like a token.
+// scrub makes text from the network safe for a log: one line, at most 200 runes,
+// without the secrets that were sent and without anything that looks like a token.
 func scrub(text string, secrets []session.Secret) string {
 	for _, s := range secrets {
 		if !s.Empty() {
@@ -109,7 +109,7 @@ func cut(s string, runes int) string {
 	return s
 }
 
-// plainID returns s if it looks like a request id, else nothing.
+// plainID returns s if it looks like a request id, else "".
 func plainID(s string) string {
 	bad := func(r rune) bool {
 		return r != '-' && r != '_' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))

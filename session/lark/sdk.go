@@ -11,15 +11,15 @@ import (
 	"larkside/session"
 )
 
-// sdk is the official SDK, set up for one value of the app's secret. Its root
-// package, which would do that for us, links every service of the platform.
+// sdk is the official SDK, set up for one value of the app's secret. The SDK's root
+// package would do that, too, but it links every service of the platform.
 type sdk struct {
 	config *larkcore.Config
 	im     *larkim.V1
 	secret session.Secret
 }
 
-// sdkHolder makes a new sdk when the secret has changed.
+// sdkHolder has the sdk for the present secret.
 type sdkHolder struct {
 	mu      sync.Mutex
 	current *sdk
@@ -46,14 +46,14 @@ func (c *Client) currentSDK() *sdk {
 	return h.current
 }
 
-// sdkCall makes one request by the SDK, with the given options.
+// sdkCall makes one request through the SDK, with the given options.
 type sdkCall func(context.Context, *sdk, ...larkcore.RequestOptionFunc) error
 
-// call makes a request with the app's own token. If Lark refuses the token and
-// gives another one, the request is made once more.
-func (c *Client) call(ctx context.Context, op string, run sdkCall) (*exchange, fields, error) {
+// callAsApp makes a request with the app's own token. If Lark refuses the token and
+// issues another one, the request is made once more.
+func (c *Client) callAsApp(ctx context.Context, op string, run sdkCall) (*call, fields, error) {
 	if err := ctx.Err(); err != nil {
-		return &exchange{op: op}, nil, &Error{Op: op, Class: Retry, Outcome: NotSent, Err: err}
+		return &call{op: op}, nil, &Error{Op: op, Class: Retry, Outcome: NotSent, Err: err}
 	}
 	token, err := c.TenantAccessToken(ctx)
 	if err != nil {
@@ -64,7 +64,7 @@ func (c *Client) call(ctx context.Context, op string, run sdkCall) (*exchange, f
 			named.Op = op + ": " + e.Op
 			err = &named
 		}
-		return &exchange{op: op}, nil, err
+		return &call{op: op}, nil, err
 	}
 	x, f, err := c.send(ctx, op, token, run)
 	var refusal *Error
@@ -78,22 +78,22 @@ func (c *Client) call(ctx context.Context, op string, run sdkCall) (*exchange, f
 	return c.send(ctx, op, next, run)
 }
 
-// send makes a request once, with token if there is one, and judges what went
-// over the wire. The SDK's own result is not used: its errors lack the status
-// and quote whole answers, and it fails where one member has an odd type.
-func (c *Client) send(ctx context.Context, op string, token session.Secret, run sdkCall) (*exchange, fields, error) {
+// send makes a request once, with token if there is one, and judges the recorded
+// answer. The SDK's own result is not used: its errors lack the status and quote whole
+// answers, and it fails if one member has another type.
+func (c *Client) send(ctx context.Context, op string, token session.Secret, run sdkCall) (*call, fields, error) {
 	s := c.currentSDK()
-	x := &exchange{op: op, limit: apiLimit, secrets: []session.Secret{s.secret, token}}
-	failed := run(withExchange(ctx, x), s, larkcore.WithTenantAccessToken(token.Expose()))
-	f, err := x.verdict(onApp)
+	x := &call{op: op, limit: apiLimit, secrets: []session.Secret{s.secret, token}}
+	failed := run(withCall(ctx, x), s, larkcore.WithTenantAccessToken(token.Expose()))
+	f, err := x.result(onApp)
 	if failed != nil && x.path == "" {
-		// It refused to send, for want of a secret for example.
+		// The SDK did not send, for example because there is no secret.
 		err = &Error{Op: op, Class: Misconfigured, Outcome: NotSent, Err: opaqueCause(failed, x.secrets)}
 	}
 	return x, f, err
 }
 
-// discard is the SDK's logger: its lines hold requests and answers.
+// discard is the SDK's logger. The SDK would log requests and answers.
 type discard struct{}
 
 func (discard) Debug(context.Context, ...any) {}

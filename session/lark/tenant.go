@@ -15,15 +15,15 @@ import (
 const (
 	tenantTokenPath = larkcore.TenantAccessTokenInternalUrlPath
 	opTenantToken   = "get tenant token"
-	// tenantAhead is how long before its end a token is renewed, as the SDK
-	// does it; Lark keeps the old one valid.
+	// tenantAhead is how long before its end a token is renewed. The SDK does the
+	// same, and Lark keeps the old token valid.
 	tenantAhead = 3 * time.Minute
-	// tenantFetch bounds one fetch, which belongs to no caller's context.
+	// tenantFetch bounds one fetch, which no caller's context ends.
 	tenantFetch = 10 * time.Second
 	// tenantPause is the least time between a failed fetch and the next.
 	tenantPause = time.Second
-	// replacePause is the least time between two replacements. Lark refuses a
-	// good tenant token in the same words where it takes only user tokens.
+	// replacePause is the least time between two replacements. Where Lark takes only
+	// user tokens, it refuses a good tenant token with the same code.
 	replacePause = 30 * time.Second
 )
 
@@ -158,7 +158,7 @@ func (c *Client) fetchTenant(ctx context.Context, secret session.Secret) {
 	close(flight.done)
 	t.flight = nil
 	if !t.secret.Equal(secret) {
-		return // it belongs to the secret before
+		return // the token belongs to the earlier secret
 	}
 	if err != nil {
 		t.err, t.retryAt = err, now.Add(max(tenantPause, asked(err)))
@@ -172,7 +172,7 @@ func (c *Client) fetchTenant(ctx context.Context, secret session.Secret) {
 	t.renewAt = t.expiresAt.Add(-min(tenantAhead, life/10))
 }
 
-// asked is how long Lark wants to be left alone.
+// asked returns how long Lark asked to wait.
 func asked(err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {

@@ -19,36 +19,35 @@ const (
 
 // Token is what the token endpoint issued.
 type Token struct {
-	// AccessToken is opaque, 1-2 KB. It is empty only after a Refresh whose
-	// answer had a new refresh token and no usable access token: store the
-	// refresh token and keep the access token that is still there.
+	// AccessToken is opaque, 1-2 KB. It is empty only after a Refresh whose answer had
+	// a new refresh token and no usable access token. Then store the refresh token
+	// and keep the old access token.
 	AccessToken session.Secret
-	// RefreshToken works once and replaces the one that was sent. Empty when
-	// Lark issued none: after a refresh, the old one is spent all the same.
+	// RefreshToken works once and replaces the one that was sent. It is empty if Lark
+	// issued none. The one that was sent is spent in any case.
 	RefreshToken session.Secret
-	// TokenType is "Bearer" however Lark spelled it, or what Lark said.
+	// TokenType is "Bearer" for every spelling of it, or else what Lark sent.
 	TokenType string
-	// Scope is what the token really has, space separated.
+	// Scope is what the token really has, separated by spaces.
 	Scope string
 	// TokenURL is the endpoint that issued it; pass it to the next Refresh.
 	TokenURL string
-	// ExpiresIn is between 0 (expired at once) and 24 h; RefreshExpiresIn
-	// between 1 s and 400 days, 0 without a refresh token. Both count from
-	// receipt.
+	// ExpiresIn is between 0 (expired at once) and 24 h. RefreshExpiresIn is between
+	// 1 s and 400 days, or 0 without a refresh token. Both count from receipt.
 	ExpiresIn, RefreshExpiresIn time.Duration
-	// Warnings say what in the answer was not as it should be, and what was
-	// made of it; for a log. Never a token.
+	// Warnings say what in the answer is not as documented, and how it was read. They
+	// are for the log and have no token.
 	Warnings []string
 }
 
-// Exchange turns an authorization code into tokens. redirectURI must equal the
-// one given to [Client.AuthorizeURL]; verifier is the PKCE secret, 43 to 128
-// characters (RFC 7636 section 4.1), and may be empty if no challenge was
-// sent. A code works once and for five minutes.
+// Exchange exchanges an authorization code for tokens. redirectURI must be the one
+// given to [Client.AuthorizeURL]. verifier is the PKCE secret, 43 to 128 characters
+// (RFC 7636 section 4.1), and may be empty if no challenge was sent. A code works once,
+// within five minutes.
 //
-// It is sent to the configured token endpoint. Once that has said that it can't
-// make such a grant (20049: PKCE; 20036 or unsupported_grant_type), the other
-// version is asked from the next grant on.
+// The configured token endpoint is asked. Once it has answered that it can't make such
+// a grant (20049: PKCE; 20036 or unsupported_grant_type), the other version is asked
+// from the next grant on.
 // Source: Lark "get user_access_token", 2026-04-08.
 func (c *Client) Exchange(ctx context.Context, code session.Secret, redirectURI string, verifier session.Secret) (Token, error) {
 	form := url.Values{
@@ -64,14 +63,13 @@ func (c *Client) Exchange(ctx context.Context, code session.Secret, redirectURI 
 	})
 }
 
-// Refresh spends refreshToken. It is answered at most once, and the caller must
-// have written down that it is about to be sent. tokenURL is where the grant was
-// issued, empty for the configured endpoint; a v2 endpoint may refuse what v3
-// issued. An address that is neither the configured endpoint nor v2 or v3 of the
-// configured hosts, say after a move, gets nothing: the configured endpoint is
-// asked and a warning tells.
+// Refresh spends refreshToken. The token works once, so the caller must have recorded
+// that it is about to be sent. tokenURL is where the grant was issued, since a v2
+// endpoint may refuse what v3 issued. Empty: the configured endpoint. If tokenURL is
+// neither the configured endpoint nor v2 or v3 of the configured hosts, for instance
+// after a move, nothing is sent to it. The configured endpoint is asked, with a warning.
 //
-// No scope is sent, so that the new token has everything ever granted.
+// No scope is sent, so that the new token has everything that was ever granted.
 // Source: Lark "refresh user_access_token", 2026-04-08.
 func (c *Client) Refresh(ctx context.Context, tokenURL string, refreshToken session.Secret) (Token, error) {
 	to := c.endpoints.configured
@@ -89,15 +87,15 @@ func (c *Client) Refresh(ctx context.Context, tokenURL string, refreshToken sess
 	return t, err
 }
 
-// grant asks the token endpoint. The client's secret is in the body and
-// nowhere else: together with HTTP Basic it is refused (20070).
-func (c *Client) grant(ctx context.Context, op, to string, judge table, form url.Values, sent ...session.Secret) (Token, error) {
+// grant asks the token endpoint. The client's secret is in the body only. Lark refuses
+// it together with HTTP Basic (20070).
+func (c *Client) grant(ctx context.Context, op, to string, judge codeTable, form url.Values, sent ...session.Secret) (Token, error) {
 	secret := c.secret()
 	form.Set("client_id", c.appID)
 	form.Set("client_secret", secret.Expose())
-	x := &exchange{op: op, limit: tokenLimit, secrets: append(sent, secret)}
+	x := &call{op: op, limit: tokenLimit, secrets: append(sent, secret)}
 	c.postToken(ctx, x, to, form)
-	f, err := x.verdict(judge)
+	f, err := x.result(judge)
 	if err != nil {
 		return Token{}, err
 	}
@@ -109,9 +107,9 @@ func (c *Client) grant(ctx context.Context, op, to string, judge table, form url
 	return t, nil
 }
 
-// postToken sends form to a token endpoint in the encoding that it takes.
-func (c *Client) postToken(ctx context.Context, x *exchange, to string, form url.Values) {
-	if c.endpoints.encoding(to) {
+// postToken sends form to a token endpoint in an encoding that it accepts.
+func (c *Client) postToken(ctx context.Context, x *call, to string, form url.Values) {
+	if c.endpoints.sendsJSON(to) {
 		c.postJSON(ctx, x, to, form)
 		return
 	}
@@ -125,7 +123,7 @@ func (c *Client) postToken(ctx context.Context, x *exchange, to string, form url
 	}
 }
 
-// newToken reads a successful answer, whatever its lifetimes are.
+// newToken reads a successful answer. Odd lifetimes do not make it fail.
 func newToken(f fields, secrets []session.Secret) Token {
 	t := Token{
 		RefreshToken: session.NewSecret(f.text("refresh_token")),
@@ -141,7 +139,8 @@ func newToken(f fields, secrets []session.Secret) Token {
 	if !t.RefreshToken.Empty() {
 		t.RefreshExpiresIn = t.life(f, "refresh_token_expires_in", defaultRefreshLife, maxRefreshLife)
 		if t.RefreshExpiresIn < time.Second {
-			// Nobody hands out a dead one. If it is, Lark will say so (20037).
+			// Lark does not issue an expired one. If it did, the next refresh would say so
+			// (20037).
 			t.RefreshExpiresIn = defaultRefreshLife
 		}
 	}
@@ -182,8 +181,8 @@ func (t *Token) warn(format string, args ...any) {
 	t.Warnings = append(t.Warnings, fmt.Sprintf(format, args...))
 }
 
-// headerSafe reports whether s can stand in an Authorization header: printable
-// ASCII without a blank.
+// headerSafe reports whether s can be in an Authorization header: printable ASCII
+// without a space.
 func headerSafe(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }

@@ -8,20 +8,19 @@ import (
 	"larkside/session"
 )
 
-// UserInfo says whose token it is.
+// UserInfo is the user of an access token.
 type UserInfo struct {
 	// OpenID is never empty. UserID needs contact:user.employee_id:readonly.
 	OpenID, UnionID, UserID string
 	TenantKey               string
-	// Profile has what the granted scopes show. Email and mobile are filled in
-	// by administrators and prove nothing; Status is empty.
+	// Profile has what the granted scopes show. Administrators fill in email and
+	// mobile, so these prove nothing. Status is empty.
 	Profile session.Profile
 }
 
-// UserInfo asks Lark who accessToken belongs to. Errors come mostly with HTTP
-// 200: a token that Lark does not take is class Reauthorize, a user who is
-// gone UserDisabled, after asking again once where that is known to be wrong
-// at times (20008). Source: Lark "get user information".
+// UserInfo asks Lark whose accessToken is. The class is [Reauthorize] if Lark refuses
+// the token, and [UserDisabled] if the user is gone. Where that is known to be wrong
+// at times (20008), Lark is asked once more. Source: Lark "get user information".
 func (c *Client) UserInfo(ctx context.Context, accessToken session.Secret) (UserInfo, error) {
 	u, err := c.userInfo(ctx, accessToken)
 	var e *Error
@@ -32,14 +31,14 @@ func (c *Client) UserInfo(ctx context.Context, accessToken session.Secret) (User
 }
 
 func (c *Client) userInfo(ctx context.Context, accessToken session.Secret) (UserInfo, error) {
-	x := &exchange{op: "read user info", limit: tokenLimit, secrets: []session.Secret{accessToken}}
-	req, err := http.NewRequestWithContext(withExchange(ctx, x), http.MethodGet, c.openURL+"/open-apis/authen/v1/user_info", nil)
+	x := &call{op: "read user info", limit: tokenLimit, secrets: []session.Secret{accessToken}}
+	req, err := http.NewRequestWithContext(withCall(ctx, x), http.MethodGet, c.openURL+"/open-apis/authen/v1/user_info", nil)
 	if err != nil {
 		return UserInfo{}, x.failed()
 	}
 	req.Header.Set("Authorization", "Bearer "+accessToken.Expose())
 	c.do(req)
-	f, err := x.verdict(onUserInfo)
+	f, err := x.result(onUserInfo)
 	if err != nil {
 		return UserInfo{}, err
 	}

@@ -29,24 +29,24 @@ import (
 )
 
 const (
-	// tokenLimit bounds answers of flat endpoints: two tokens of 4 KB at most.
+	// tokenLimit bounds the answers of OAuth endpoints: two tokens of 4 KB at most.
 	tokenLimit = 64 << 10
-	// apiLimit bounds answers with data: an echoed card, fifty users.
+	// apiLimit bounds the answers of APIs: an echoed card, fifty users.
 	apiLimit = 2 << 20
 )
 
 var errTooLarge = errors.New("answer is too large")
 
-// newTransport ignores HTTPS_PROXY on purpose: the hop that carries the app
-// secret goes through a proxy only if the operator configured one for it.
+// newTransport returns a transport that ignores HTTPS_PROXY. The app secret goes
+// through a proxy only if the operator configured one for it.
 func newTransport() *http.Transport {
 	return &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 5 * time.Second,
 		ForceAttemptHTTP2:   true,
-		// Lark compresses nothing of this size, and what is not unpacked
-		// can't be a bomb.
+		// Lark compresses no answer of this size, and a compressed answer could
+		// unpack to any size.
 		DisableCompression:     true,
 		MaxIdleConns:           64,
 		MaxIdleConnsPerHost:    32,
@@ -55,32 +55,32 @@ func newTransport() *http.Transport {
 	}
 }
 
-// exchange is one operation's last request and what came back. It travels in
-// the request's context, so that requests which the SDK makes are seen in the
-// same way as ours: the SDK's errors hide the status and show whole bodies.
-type exchange struct {
+// call is an operation's last request and its answer. It is in the request's
+// context, so that the SDK's requests are recorded like ours: the SDK's errors
+// hide the status and show whole bodies.
+type call struct {
 	op    string
 	limit int64
-	// secrets are what the request carries; no error may repeat them.
+	// secrets are those in the request. No error may show them.
 	secrets []session.Secret
 
 	path   string
-	unsent bool // provably nothing was sent
+	unsent bool // nothing was sent, for certain
 	status int
 	header http.Header
 	body   []byte
 	fields fields
-	err    error // of the transport, or of reading body or fields
+	err    error // of the transport, or of reading the body or its fields
 }
 
-type exchangeKey struct{}
+type callKey struct{}
 
-func withExchange(ctx context.Context, x *exchange) context.Context {
-	return context.WithValue(ctx, exchangeKey{}, x)
+func withCall(ctx context.Context, x *call) context.Context {
+	return context.WithValue(ctx, callKey{}, x)
 }
 
-// recorder is the RoundTripper of all our requests: it makes the span, reads
-// the answer within its limit and fills in the exchange.
+// recorder is the RoundTripper of all requests. It makes the span, reads the answer
+// within its limit and records both in the call.
 type recorder struct {
 	base   http.RoundTripper
 	tracer trace.Tracer
@@ -88,21 +88,21 @@ type recorder struct {
 }
 
 func (t *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
-	x, ok := req.Context().Value(exchangeKey{}).(*exchange)
+	x, ok := req.Context().Value(callKey{}).(*call)
 	if !ok {
-		return nil, errors.New("request without an exchange")
+		return nil, errors.New("request without a call in its context")
 	}
 	if req.URL.Path == larkcore.ApplyAppTicketPath {
-		// The SDK answers code 10012, of whatever call, by asking for an app
-		// ticket, and answers a 10012 to that in the same way, until the stack
-		// is full and the process dies. Self-built apps have no tickets.
+		// When any answer has code 10012, the SDK asks for an app ticket. When the
+		// answer to that has it too, it asks again, until the stack is full and the
+		// process dies. Self-built apps have no tickets.
 		return nil, errors.New("app tickets are not used")
 	}
 	ctx, span := t.tracer.Start(req.Context(), req.Method+" "+template(req.URL.Path),
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(requestAttributes(req)...))
 	defer span.End()
 
-	*x = exchange{op: x.op, limit: x.limit, secrets: x.secrets, path: req.URL.Path}
+	*x = call{op: x.op, limit: x.limit, secrets: x.secrets, path: req.URL.Path}
 	began := time.Now()
 	resp, err := x.roundTrip(ctx, t.base, req)
 	x.annotate(span)
@@ -110,13 +110,13 @@ func (t *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-func (x *exchange) roundTrip(ctx context.Context, base http.RoundTripper, req *http.Request) (*http.Response, error) {
+func (x *call) roundTrip(ctx context.Context, base http.RoundTripper, req *http.Request) (*http.Response, error) {
 	if x.err = ctx.Err(); x.err != nil {
 		x.unsent = true
 		return nil, x.err
 	}
-	// A connection that was wanted and never had: nothing was written. A
-	// transport that tells us neither leaves the outcome unknown.
+	// If a connection was wanted and not got, nothing was written. If the transport
+	// reports neither, the outcome is unknown.
 	var wanted, got atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { wanted.Store(true) },
@@ -140,8 +140,8 @@ func (x *exchange) roundTrip(ctx context.Context, base http.RoundTripper, req *h
 	return resp, nil
 }
 
-// mediaType is the type that the answer claims, as far as it is one: a proxy's
-// login page is recognised by it.
+// mediaType returns the media type of an answer, or "" if it has no valid one. An
+// operator recognises a proxy's login page by it.
 func mediaType(h http.Header) string {
 	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
 	kind, sub, _ := strings.Cut(t, "/")
@@ -159,17 +159,17 @@ func readAll(r io.Reader, limit int64) ([]byte, error) {
 	return body, err
 }
 
-// answered reports whether a whole answer came, be it JSON or not.
-func (x *exchange) answered() bool {
+// answered reports whether a whole answer came, JSON or not.
+func (x *call) answered() bool {
 	return x.status != 0 && (x.err == nil || errors.Is(x.err, errNotJSON))
 }
 
-// succeeded reports whether the status allows the body to count as a result.
-// Lark's SDK takes 200 only; another 2xx with a rotated token in it is not
-// worth a user's grant.
-func (x *exchange) succeeded() bool { return x.status/100 == 2 }
+// succeeded reports whether the body may be a result, by the status. Lark's SDK
+// accepts only 200. Another 2xx may hold a rotated token, and refusing that would
+// cost a user's grant.
+func (x *call) succeeded() bool { return x.status/100 == 2 }
 
-func (x *exchange) logID() string {
+func (x *call) logID() string {
 	for _, name := range []string{"X-Tt-Logid", "X-Request-Id"} {
 		if id := plainID(x.header.Get(name)); id != "" {
 			return id
@@ -178,7 +178,7 @@ func (x *exchange) logID() string {
 	return ""
 }
 
-// template is the path with its one variable part named.
+// template returns path with a name for its variable part.
 func template(path string) string {
 	const messages = "/open-apis/im/v1/messages/"
 	if strings.HasPrefix(path, messages) {
@@ -187,8 +187,8 @@ func template(path string) string {
 	return path
 }
 
-// requestAttributes follow the OpenTelemetry HTTP client conventions, but for
-// url.full: queries stay out of traces.
+// requestAttributes returns the attributes of OpenTelemetry's conventions for HTTP
+// clients, without url.full: queries stay out of traces.
 func requestAttributes(req *http.Request) []attribute.KeyValue {
 	a := []attribute.KeyValue{
 		telemetry.HTTPMethod.String(req.Method),
@@ -201,8 +201,8 @@ func requestAttributes(req *http.Request) []attribute.KeyValue {
 	return a
 }
 
-// labels are those of the metric. Larkside calls a dozen addresses.
-func (x *exchange) labels(req *http.Request) []attribute.KeyValue {
+// labels returns the metric's labels. Larkside calls a dozen addresses.
+func (x *call) labels(req *http.Request) []attribute.KeyValue {
 	a := []attribute.KeyValue{telemetry.HTTPMethod.String(req.Method), telemetry.URLTemplate.String(template(req.URL.Path))}
 	if x.status != 0 {
 		a = append(a, telemetry.HTTPStatus.Int(x.status))
@@ -213,7 +213,7 @@ func (x *exchange) labels(req *http.Request) []attribute.KeyValue {
 	return a
 }
 
-func (x *exchange) annotate(span trace.Span) {
+func (x *call) annotate(span trace.Span) {
 	if !span.IsRecording() {
 		return
 	}
@@ -233,8 +233,8 @@ func (x *exchange) annotate(span trace.Span) {
 	}
 }
 
-// errorType is a word of low cardinality, empty when all is well.
-func (x *exchange) errorType(code int) string {
+// errorType returns one of few words, or "" without an error.
+func (x *call) errorType(code int) string {
 	var timeout net.Error
 	switch {
 	case x.status == 0 && errors.Is(x.err, context.Canceled):
