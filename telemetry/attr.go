@@ -75,9 +75,9 @@ const (
 // LogRequestID is the key of a request's id in log lines; see [RequestIDKey].
 const LogRequestID = "request_id"
 
-// LogKeys are the keys of all log lines, in alphabetical order: who searches
-// logs needs to know one word for one thing. [Users.Log] makes "user", the
-// handler trace_id, span_id and request_id.
+// LogKeys returns every key that a log line may have, in alphabetical order, so
+// that whoever searches logs needs one word for one thing. [Users.Log] makes
+// "user", the handler trace_id, span_id and request_id.
 func LogKeys() []string {
 	return []string{
 		"absent", "action", "actor", "address", "app_id", "apps", "caller", "class", "consent", "disabled", "do",
@@ -139,8 +139,8 @@ func (u Users) Show(id string) string {
 	return ""
 }
 
-// Attr is the span attribute of the user with this id, an invalid one (which
-// spans drop) when users are hidden.
+// Attr returns the span attribute of the user with this id. When users are
+// hidden it is invalid, and spans drop it.
 func (u Users) Attr(id string) attribute.KeyValue {
 	shown := u.Show(id)
 	if shown == "" {
@@ -149,11 +149,12 @@ func (u Users) Attr(id string) attribute.KeyValue {
 	return User.String(shown)
 }
 
-// Log is the log attribute "user", left out of the line when users are hidden.
+// Log returns the log attribute "user". When users are hidden it is the zero
+// Attr, and handlers leave it out of the line.
 func (u Users) Log(id string) slog.Attr {
 	shown := u.Show(id)
 	if shown == "" {
-		return slog.Attr{} // handlers drop the zero Attr
+		return slog.Attr{}
 	}
 	return slog.String("user", shown)
 }

@@ -12,11 +12,11 @@ import (
 // complaintEvery is the time between two lines of one kind.
 const complaintEvery = time.Minute
 
-// Complaints writes log lines of which a thousand say no more than one: while
-// Lark or the database is down, every request has the same to say. The first of
-// a kind is written at once; those of the minute after it are summed up in one
-// more line, the latest of them with "repeated", the number of all. It is safe
-// for concurrent use. Make it with [NewComplaints].
+// Complaints writes lines of a log that may come a thousand times a minute, and
+// keeps them few: while Lark or the database is down, each request has the same
+// to say. The first line of a kind is written at once. Those of the minute after
+// it become one line: the latest of them, with "repeated", their number. It is
+// safe for concurrent use. Make it with [NewComplaints].
 type Complaints struct {
 	log *slog.Logger
 

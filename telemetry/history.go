@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// HistoryStep is how finely [History] remembers, historySpan how far back.
+	// HistoryStep is the time between two of the counts that [History] keeps.
 	HistoryStep = 10 * time.Second
+	// historySpan is how far back it remembers.
 	historySpan = time.Hour
 	// historyFresh is how old a look may be to serve [History.Series].
 	historyFresh = time.Second

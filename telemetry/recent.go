@@ -41,13 +41,13 @@ type Record struct {
 	First, Last time.Time
 }
 
-// Attr is an attribute as text.
+// Attr is an attribute of a log line, as text.
 type Attr struct{ Name, Value string }
 
 // NewRecent returns an empty Recent.
 func NewRecent() *Recent { return &Recent{} }
 
-// Records are the messages, the latest first.
+// Records returns the messages, the latest first.
 func (r *Recent) Records() []Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -56,7 +56,7 @@ func (r *Recent) Records() []Record {
 	return records
 }
 
-// Seen is how many warnings and errors were logged since the start.
+// Seen returns how many warnings and errors were logged since the start.
 func (r *Recent) Seen() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

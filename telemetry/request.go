@@ -5,9 +5,9 @@ import (
 	"crypto/rand"
 )
 
-// RequestIDKey is the context key of a request's id, a string: what
-// X-Larkside-Request-Id says on an answer of Larkside's, and "request_id" on
-// each log line that is written with the context.
+// RequestIDKey is the key under which a context holds its request's id, a
+// string. The same id is in X-Larkside-Request-Id of Larkside's own answer, and
+// in "request_id" of each log line that is written with the context.
 type RequestIDKey struct{}
 
 // NewRequestID returns a random id of 16 capital letters and digits.

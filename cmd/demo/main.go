@@ -1,4 +1,4 @@
-// Demo is a guided tour of Larkside that needs nothing but Go:
+// Demo is a guided tour of Larkside. It needs nothing but Go.
 //
 //	go run ./cmd/demo [-flow device|redirect] [-keep]
 //

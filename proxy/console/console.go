@@ -105,7 +105,8 @@ type Audit interface {
 	List(ctx context.Context, before string, f store.AuditFilter, limit int) ([]store.AuditEntry, error)
 }
 
-// Console is the handler. It is safe for concurrent use.
+// Console is the [http.Handler] of the pages. It is safe for concurrent use.
+// Make it with [New].
 type Console struct {
 	Config
 	pages   *pages
@@ -116,7 +117,7 @@ type Console struct {
 	now     func() time.Time
 }
 
-// New returns the handler.
+// New returns the console that c describes.
 func New(c Config) *Console {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -183,6 +184,7 @@ func (k *Console) routes() *http.ServeMux {
 const csp = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
+// ServeHTTP answers with a page, an asset or a stream of events.
 func (k *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", csp)

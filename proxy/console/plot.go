@@ -14,7 +14,7 @@ var (
 	consentsByState   = telemetry.Tracked{Instrument: "larkside.consents", By: telemetry.State}
 )
 
-// Tracked is what the plots show; a [telemetry.History] has to remember it.
+// Tracked returns what the overview plots: give it to [telemetry.NewHistory].
 func Tracked() []telemetry.Tracked {
 	return []telemetry.Tracked{requestsByOutcome, refreshesByClass, consentsByState}
 }

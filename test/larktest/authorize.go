@@ -126,7 +126,8 @@ func (p *Platform) Consent(link, openID string) (redirect string, err error) {
 	return p.answerLink(link, openID, true)
 }
 
-// Refuse declines it: the redirect carries error=access_denied and the state.
+// Refuse declines an authorize link as the user named by openID and returns the
+// redirect to the app, with error=access_denied and state.
 func (p *Platform) Refuse(link, openID string) (redirect string, err error) {
 	return p.answerLink(link, openID, false)
 }

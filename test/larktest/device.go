@@ -196,7 +196,8 @@ func (p *Platform) Approve(code, openID string) error {
 	return p.decide(code, openID, true)
 }
 
-// Decline lets the user say no.
+// Decline lets the user named by openID say no to a device authorization, which
+// is named as for [Platform.Approve].
 func (p *Platform) Decline(code, openID string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,8 +218,8 @@ type Device struct {
 	OpenID string `json:"open_id,omitempty"`
 }
 
-// Devices returns every device authorization that is remembered, the one that
-// expires first leading.
+// Devices returns every device authorization that is remembered, in the order in
+// which they expire.
 func (p *Platform) Devices() []Device {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -143,7 +143,7 @@ func (p *Platform) ClearFaults() {
 	}
 }
 
-// Faults returns those in force, spent ones included.
+// Faults returns the faults in force, spent ones included.
 func (p *Platform) Faults() []*Injection {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -54,7 +54,7 @@ type Issued struct {
 	Redemptions []Redemption `json:"redemptions,omitempty"`
 }
 
-// Outcome of sending a refresh token.
+// Outcome is what came of sending a refresh token.
 type Outcome string
 
 const (
@@ -99,7 +99,7 @@ const (
 // else a [WrongUser] violation, for tests of isolation under load.
 const ExpectUserHeader = "X-Larktest-Expect-User"
 
-// Violation is one breach.
+// Violation is something that a client did and must never do.
 type Violation struct {
 	At     time.Time     `json:"at"`
 	Kind   ViolationKind `json:"kind,omitempty"`
@@ -238,7 +238,7 @@ type Summary struct {
 	Violations map[ViolationKind]int `json:"violations"`
 }
 
-// Summary counts.
+// Summary returns what the ledger has, in numbers.
 func (p *Platform) Summary() Summary {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -136,7 +136,7 @@ func (p *Platform) Switch(change func(*Switches)) {
 	p.touch()
 }
 
-// Switches returns their positions.
+// Switches returns the present positions of the switches.
 func (p *Platform) Switches() Switches {
 	p.mu.Lock()
 	defer p.mu.Unlock()

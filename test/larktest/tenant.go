@@ -30,10 +30,10 @@ func (p *Platform) EndTenantTokens(appID string) error {
 	return p.eachTenantToken(appID, func(t *token) { t.revoked = true })
 }
 
-// SpoilTenantTokens refuses them in the same way while fetches go on to bring
-// the refused one, until less than 30 minutes of it are left: the documented
-// rule, applied by a Lark that has not noticed. That Lark ever does so is
-// UNCONFIRMED.
+// SpoilTenantTokens has the tenant and app tokens of an app that are out refused,
+// as [Platform.EndTenantTokens] does, while fetches go on to bring the refused
+// one until less than 30 minutes of it are left. That is the documented rule,
+// applied by a Lark that has not noticed. That Lark ever does so is UNCONFIRMED.
 func (p *Platform) SpoilTenantTokens(appID string) error {
 	return p.eachTenantToken(appID, func(t *token) { t.dead = true })
 }

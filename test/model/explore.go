@@ -6,14 +6,15 @@ import (
 	"strings"
 )
 
-// Result of a search.
+// Result says how much a search has looked at.
 type Result struct {
 	// States and Steps are how many were looked at. Resting counts the states
 	// in which nothing happens by itself any more.
 	States, Steps, Resting int
 }
 
-// What can be found to be broken; see the package comment.
+// The promises that can be found to be broken. The package comment says what
+// each is.
 var (
 	ErrResent       = errors.New("an answered refresh token is sent again")
 	ErrDropped      = errors.New("a grant is lost without a crash or a lost answer")
@@ -31,7 +32,10 @@ type CounterExample struct {
 	Trace string
 }
 
+// Error returns the broken promise and the way to it.
 func (e *CounterExample) Error() string { return e.Broken.Error() + "\n" + e.Trace }
+
+// Unwrap returns Broken.
 func (e *CounterExample) Unwrap() error { return e.Broken }
 
 // search is a breadth-first one, so a counter-example is a shortest one.

@@ -21,7 +21,7 @@ type Answer struct {
 	Envelope Envelope
 }
 
-// Envelope is what tests read of a body.
+// Envelope is what tests read of a JSON body, be it Lark's or Larkside's.
 type Envelope struct {
 	Code  int
 	Msg   string
@@ -73,8 +73,8 @@ func Do(t testing.TB, r *http.Request) *Answer {
 	return a
 }
 
-// Try is Do for requests that may fail, and for other goroutines than the
-// test's.
+// Try sends r as it is and returns an error where [Do] fails the test. Any
+// goroutine may call it.
 func Try(r *http.Request) (*Answer, error) {
 	res, err := client.Do(r)
 	if err != nil {
@@ -98,7 +98,8 @@ func (p *Process) Request(t testing.TB, method, path, openID, body string, heade
 	return NewRequest(t, method, p.URL+path, openID, body, header...)
 }
 
-// NewRequest is [Process.Request] for any URL.
+// NewRequest returns a request to any URL, for a user or for none if openID is
+// empty. header are NAME, value pairs.
 func NewRequest(t testing.TB, method, url, openID, body string, header ...string) *http.Request {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))

@@ -10,8 +10,8 @@ import (
 	"larkside/test/dbtest"
 )
 
-// Forwarder is a way to a TCP address that can be cut and opened again, and
-// need not be open from the start: a database that is late, or goes away.
+// Forwarder passes TCP connections on to an address. It is closed at first, and
+// can be opened and cut: so a database comes late, or goes away.
 type Forwarder struct {
 	// Address is where it listens when it is open.
 	Address string

@@ -54,6 +54,7 @@ func newLog(secrets ...string) *Log {
 	return &Log{secrets: secrets, changed: make(chan struct{})}
 }
 
+// Write takes what the process writes to standard error.
 func (l *Log) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,6 +93,7 @@ func (l *Log) Lines() []Line {
 	return l.lines[:len(l.lines):len(l.lines)]
 }
 
+// String returns the whole log.
 func (l *Log) String() string { return l.Tail(1 << 30) }
 
 // Tail is the last n lines.

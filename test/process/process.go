@@ -241,7 +241,7 @@ func (p *Process) Wait() (status int) {
 	}
 }
 
-// Ended is closed when the process has ended.
+// Ended returns a channel that is closed when the process has ended.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
 // Dir is the directory that it runs in, empty at the start.
@@ -344,9 +344,9 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// Eventually asks again and again, a few times a tenth of a second, until ok
-// reports true. what is for the failure. Where the emulator sees the change,
-// its Wait is better.
+// Eventually calls ok a few times in each tenth of a second until it reports
+// true. The test fails with what when that takes longer than [Patience]. Where
+// the emulator sees the change, its Wait is better.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
