@@ -246,12 +246,14 @@ func TestDocumentedLinks(t *testing.T) {
 func documents(t *testing.T) []string {
 	t.Helper()
 	names := append(append([]string{"CHANGELOG.md"}, readmes...), operating...)
-	pages, err := filepath.Glob("../deploy/*/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, page := range pages {
-		names = append(names, strings.TrimPrefix(page, "../"))
+	for _, pattern := range []string{"../deploy/*/README.md", "../deploy/docs/*.md"} {
+		pages, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, page := range pages {
+			names = append(names, strings.TrimPrefix(page, "../"))
+		}
 	}
 	return names
 }

@@ -47,7 +47,8 @@ admin listener is asked (LARKSIDE_ADMIN_LISTEN, or --admin).
 With --live USER it goes the whole way with a real person, in about five minutes:
 USER is your own open_id (ou_…), and Lark is open beside the terminal. It sends
 three cards and asks for two authorizations, says at each step what to click, what
-is believed about Lark and what Lark answered. It stores no token and revokes all
+is believed about Lark (with the section of deploy/docs/lark.md) and what Lark
+answered. It stores no token and revokes all
 of them at the end. With --record it writes the exchanges to a file, without
 tokens, codes, secrets, names and ids.`,
 		Example: "  larkside doctor\n  larkside doctor --live ou_… --record lark.json",

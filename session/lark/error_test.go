@@ -13,7 +13,7 @@ import (
 	"larkside/session/lark"
 )
 
-// The table of the platform reference, section 2.4, written a second time on
+// The table of deploy/docs/lark.md, section 2.5, written a second time on
 // purpose: a slip in the product's table shows up here.
 func TestTokenEndpointCodes(t *testing.T) {
 	const R, A, P, M, U, D, X = lark.Retry, lark.Reauthorize, lark.AppRefused, lark.Misconfigured, lark.UserDisabled, lark.Denied, lark.Unknown

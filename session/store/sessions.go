@@ -148,7 +148,7 @@ func (s *Sessions) Load(ctx context.Context, key session.Key) (*session.Session,
 }
 
 // The newest grant comes first, since an administrator may give a user_id to
-// another person. The comparison with '' is the condition of the index.
+// another person. The comparison with ” is the condition of the index.
 const (
 	queryByUnionID = `SELECT open_id FROM sessions
 	WHERE app_id = $1 AND union_id = $2 AND union_id <> '' ORDER BY granted_at DESC LIMIT 1`

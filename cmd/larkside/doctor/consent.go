@@ -44,7 +44,7 @@ func (l *live) consent(ctx context.Context, which string, looks bool) (lark.Toke
 }
 
 func (l *live) consentOnce(ctx context.Context, which string, looks bool) (lark.Token, error) {
-	b := l.step(belief{which + " consent: device authorization", "a link for at least 240 s, and an interval", "2.6"})
+	b := l.step(belief{which + " consent: device authorization", "a link for at least 240 s, and an interval", "4.1"})
 	d, err := l.client.StartDevice(ctx, l.Scopes)
 	if err != nil {
 		l.expect(b, said(err, ""), false)
@@ -79,7 +79,7 @@ func (l *live) consentOnce(ctx context.Context, which string, looks bool) (lark.
 
 // sendCard returns the message's id, or nothing if it did not go out.
 func (l *live) sendCard(ctx context.Context, which string, p *session.Consent, events bool) string {
-	b := l.step(belief{which + " consent: send the card", "a message id", "5.1"})
+	b := l.step(belief{which + " consent: send the card", "a message id", "10.1"})
 	c := l.Card
 	c.Buttons = events
 	messageID, err := l.client.SendCard(ctx, l.User, cardUUID(p, events), consent.AskingCard(c, l.botName, p))
@@ -94,7 +94,7 @@ func cardUUID(p *session.Consent, events bool) string {
 // looks asks about the card, without and with the button whose click comes back
 // as an event, and about a second sending of the same message.
 func (l *live) looks(ctx context.Context, p *session.Consent, messageID string) error {
-	b := l.step(belief{"the same message uuid again", "no second card; whether the first one's id or an error (230049) comes is not known", "5.1, 13.7"})
+	b := l.step(belief{"the same message uuid again", "no second card; whether the first one's id or an error (230049) comes is not known", "10.2"})
 	again, err := l.client.SendCard(ctx, l.User, cardUUID(p, false), consent.AskingCard(l.withoutEvents(), l.botName, p))
 	switch {
 	case err == nil && again == "":
@@ -104,10 +104,10 @@ func (l *live) looks(ctx context.Context, p *session.Consent, messageID string) 
 	default:
 		l.settle(b, said(err, "the first message's id"))
 	}
-	if err := l.askPerson(ctx, belief{"the card arrives", "once, in the chat with the bot", "5.1"}, "Did exactly one card arrive?"); err != nil {
+	if err := l.askPerson(ctx, belief{"the card arrives", "once, in the chat with the bot", "10.1"}, "Did exactly one card arrive?"); err != nil {
 		return err
 	}
-	err = l.askPerson(ctx, belief{"the card's look", "the app's name, what it will be able to do, one button, in the language of the client", "5.5"},
+	err = l.askPerson(ctx, belief{"the card's look", "the app's name, what it will be able to do, one button, in the language of the client", "10.3"},
 		"Does it look right: the app's name, a list of what it may do, one button, all in your language?")
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (l *live) looks(ctx context.Context, p *session.Consent, messageID string) 
 	if withButton == "" {
 		return nil
 	}
-	err = l.askPerson(ctx, belief{"the card's look with a callback button", "the same, and a second button below", "5.5"}, "A second card has one more button, to decline. Does it look right?")
+	err = l.askPerson(ctx, belief{"the card's look with a callback button", "the same, and a second button below", "10.3"}, "A second card has one more button, to decline. Does it look right?")
 	if err == nil {
 		err = l.awaitCardClick(ctx)
 	}
@@ -148,14 +148,14 @@ func (l *live) askPerson(ctx context.Context, b belief, question string) error {
 }
 
 func (l *live) updateCard(ctx context.Context, messageID string, p *session.Consent) {
-	b := l.step(belief{"update a card", "it is replaced", "5.3"})
+	b := l.step(belief{"update a card", "it is replaced", "10.4"})
 	err := l.client.UpdateCard(ctx, messageID, consent.ClosedCard(l.withoutEvents(), l.botName, p))
 	l.expect(b, said(err, "success"), err == nil)
 }
 
 // awaitClick polls until the person has decided or the link has expired.
 func (l *live) awaitClick(ctx context.Context, which string, d lark.DeviceAuthorization) (lark.Token, error) {
-	b := l.step(belief{which + " consent: poll", "authorization_pending until the click, then a pair of tokens with the granted scopes", "2.6"})
+	b := l.step(belief{which + " consent: poll", "authorization_pending until the click, then a pair of tokens with the granted scopes", "4.3, 7.1"})
 	interval, refused := d.Interval, false
 	for left := d.ExpiresIn; left > 0; left -= interval {
 		if err := l.Wait(ctx, interval); err != nil {

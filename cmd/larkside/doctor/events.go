@@ -144,7 +144,7 @@ func (l *live) awaitRevocation(ctx context.Context, b belief, observe func(belie
 
 // awaitCardClick has the person press the callback button.
 func (l *live) awaitCardClick(ctx context.Context) error {
-	b := l.step(belief{"a click on a callback button", "card.action.trigger comes, with who clicked and the button's value", "6"})
+	b := l.step(belief{"a click on a callback button", "card.action.trigger comes, with who clicked and the button's value", "11.2"})
 	if l.events == nil {
 		l.skip(b, eventsOff)
 		return nil

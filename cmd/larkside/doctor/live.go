@@ -183,12 +183,13 @@ func (l *live) warn(ctx context.Context) error {
 open as that user, in the chat with the app's bot.
 It sends three cards and asks for two authorizations. The tokens stay in memory:
 nothing is stored in the database, and all of them are revoked at the end.
-`, l.User)
+"facts" is a section of %s in Larkside's repository.
+`, l.User, factsPage)
 	there, err := l.HasSession(ctx)
-	question := "This user has a session in the database. Whether a new authorization ends it is not known (facts 13.3): the user may be asked again by the running instance. Go on?"
+	question := "This user has a session in the database. Whether a new authorization ends it is not known (facts 5.4): the user may be asked again by the running instance. Go on?"
 	switch {
 	case err != nil:
-		question = fmt.Sprintf("Whether this user has a session in the database could not be checked: %v. If there is one, a new authorization may end it (facts 13.3). Go on?", err)
+		question = fmt.Sprintf("Whether this user has a session in the database could not be checked: %v. If there is one, a new authorization may end it (facts 5.4). Go on?", err)
 	case !there:
 		question = ""
 	}
@@ -213,18 +214,18 @@ func (l *live) insist(ctx context.Context, question string) error {
 
 // app looks at the app itself.
 func (l *live) app(ctx context.Context) error {
-	b := l.step(belief{"credentials", "the app's id and secret are accepted", "3"})
+	b := l.step(belief{"credentials", "the app's id and secret are accepted", "9.1"})
 	_, err := l.client.TenantAccessToken(ctx)
 	l.expect(b, said(err, "a tenant_access_token"), err == nil)
 	if err != nil {
 		return err
 	}
-	b = l.step(belief{"bot", "bot/v3/info has the app's name, and activate_status 2", "14"})
+	b = l.step(belief{"bot", "bot/v3/info has the app's name, and activate_status 2", "9.2"})
 	bot, err := l.client.Bot(ctx)
 	l.botName = bot.Name
 	l.expect(b, said(err, fmt.Sprintf("activate_status %d", bot.Status)), err == nil && bot.Status == botActive && bot.Name != "")
 
-	b = l.step(belief{"scopes", "the app can read its own scopes, and for whose tokens each is enabled", "14"})
+	b = l.step(belief{"scopes", "the app can read its own scopes, and for whose tokens each is enabled", "9.3"})
 	info, err := l.client.App(ctx)
 	l.expect(b, said(err, fmt.Sprintf("%d scopes", len(info.Scopes))), err == nil)
 	return nil
@@ -232,11 +233,11 @@ func (l *live) app(ctx context.Context) error {
 
 // scopeLists asks what device_authorization says to lists that are not in order.
 func (l *live) scopeLists(ctx context.Context) error {
-	b := l.step(belief{"a malformed scope", "device_authorization refuses the whole list as invalid_scope; with which code is not known", "2.6, 14"})
+	b := l.step(belief{"a malformed scope", "device_authorization refuses the whole list as invalid_scope; with which code is not known", "4.2"})
 	_, err := l.client.StartDevice(ctx, []string{"larkside!not-a-scope"})
 	l.settle(b, said(err, "it is accepted"))
 
-	b = l.step(belief{"a scope that no app has", "device_authorization drops it silently", "2.6"})
+	b = l.step(belief{"a scope that no app has", "device_authorization drops it silently", "4.2"})
 	_, err = l.client.StartDevice(ctx, []string{"offline_access", "larkside:nothing:read"})
 	l.expect(b, said(err, "a device code"), err == nil)
 	return nil
@@ -250,9 +251,9 @@ func (l *live) pollEverywhere(ctx context.Context) error {
 		url, encoding string
 		known         bool
 	}{
-		{belief{"poll at v2 with a form", "authorization_pending", "2.2, 2.6"}, l.App.OpenURL + "/open-apis/authen/v2/oauth/token", "form", true},
-		{belief{"poll at v2 with JSON", "authorization_pending", "2.2, 2.6"}, l.App.OpenURL + "/open-apis/authen/v2/oauth/token", "json", true},
-		{belief{"poll at v3", "whether v3 knows device flows is not known", "2.6"}, l.App.AccountsURL + "/oauth/v3/token", "form", false},
+		{belief{"poll at v2 with a form", "authorization_pending", "2.2, 4.3"}, l.App.OpenURL + "/open-apis/authen/v2/oauth/token", "form", true},
+		{belief{"poll at v2 with JSON", "authorization_pending", "2.2, 4.3"}, l.App.OpenURL + "/open-apis/authen/v2/oauth/token", "json", true},
+		{belief{"poll at v3", "whether v3 knows device flows is not known", "2.1, 4.3"}, l.App.AccountsURL + "/oauth/v3/token", "form", false},
 	} {
 		l.step(at.b)
 		d, err := l.client.StartDevice(ctx, l.Scopes)
@@ -281,7 +282,7 @@ func (l *live) firstConsent(ctx context.Context) (err error) {
 
 // whose checks that the person who clicked is the one who was asked.
 func (l *live) whose(ctx context.Context) error {
-	b := l.step(belief{"user_info", "it says who authorized: the user who was asked", "4.1"})
+	b := l.step(belief{"user_info", "it says who authorized: the user who was asked", "8.1"})
 	who, err := l.client.UserInfo(ctx, l.first.AccessToken)
 	switch {
 	case err != nil:
@@ -297,7 +298,7 @@ func (l *live) whose(ctx context.Context) error {
 
 // refresh exchanges the refresh token of the first consent.
 func (l *live) refresh(ctx context.Context) error {
-	b := l.step(belief{"refresh", "a new pair; the refresh token works once", "2.3"})
+	b := l.step(belief{"refresh", "a new pair; the refresh token works once", "5.2"})
 	if l.first.RefreshToken.Empty() {
 		l.expect(b, "Lark issued no refresh token: "+fixOffline, false)
 		return nil
@@ -317,7 +318,7 @@ func (l *live) refresh(ctx context.Context) error {
 	l.hold(t)
 	l.first, l.spent = t, old.RefreshToken
 
-	b = l.step(belief{"the old access token after a refresh", "it works on until its own expiry", "2.3"})
+	b = l.step(belief{"the old access token after a refresh", "it works on until its own expiry", "5.2"})
 	_, err = l.client.UserInfo(ctx, old.AccessToken)
 	l.expect(b, said(err, "the user's open_id"), err == nil)
 	return nil
@@ -325,7 +326,7 @@ func (l *live) refresh(ctx context.Context) error {
 
 // eventAfterRefresh waits for an event that the rotation may have fired.
 func (l *live) eventAfterRefresh(ctx context.Context) error {
-	b := l.step(belief{"event after a refresh", "whether a rotation fires revoked_v4 is not known", "2.8, 13.4"})
+	b := l.step(belief{"event after a refresh", "whether a rotation fires revoked_v4 is not known", "6.2"})
 	return l.awaitRevocation(ctx, b, l.settle)
 }
 
@@ -334,11 +335,11 @@ func (l *live) secondConsent(ctx context.Context) (err error) {
 	if l.second, err = l.consent(ctx, "second", false); err != nil {
 		return err
 	}
-	b := l.step(belief{"the first access token after a second consent", "whether a new consent ends the pair before is not known", "2.1, 13.3"})
+	b := l.step(belief{"the first access token after a second consent", "whether a new consent ends the pair before is not known", "5.4"})
 	_, err = l.client.UserInfo(ctx, l.first.AccessToken)
 	l.settle(b, said(err, "it works"))
 
-	b = l.step(belief{"the first refresh token after a second consent", "whether a new consent ends the pair before is not known", "2.1, 13.3"})
+	b = l.step(belief{"the first refresh token after a second consent", "whether a new consent ends the pair before is not known", "5.4"})
 	if l.first.RefreshToken.Empty() {
 		l.skip(b, "there is none")
 		return nil
@@ -355,7 +356,7 @@ func (l *live) secondConsent(ctx context.Context) (err error) {
 
 // spend sends a refresh token a second time.
 func (l *live) spend(ctx context.Context) error {
-	b := l.step(belief{"a spent refresh token", "20073 or 20064", "2.3, 13.2"})
+	b := l.step(belief{"a spent refresh token", "20073 or 20064", "5.3"})
 	if !l.Spend || l.spent.Empty() {
 		l.skip(b, "it was not sent; --spend does it, and may end the grant")
 		return nil
@@ -373,10 +374,10 @@ func (l *live) spend(ctx context.Context) error {
 	if err == nil {
 		l.hold(t)
 	}
-	b = l.step(belief{"the access token of that grant", "whether a replay ends the grant is not known", "2.3, 13.2"})
+	b = l.step(belief{"the access token of that grant", "whether a replay ends the grant is not known", "5.3"})
 	_, err = l.client.UserInfo(ctx, l.first.AccessToken)
 	l.settle(b, said(err, "it works"))
-	b = l.step(belief{"the refresh token of that grant", "whether a replay ends the grant is not known", "2.3, 13.2"})
+	b = l.step(belief{"the refresh token of that grant", "whether a replay ends the grant is not known", "5.3"})
 	t, err = l.client.Refresh(ctx, l.first.TokenURL, l.first.RefreshToken)
 	l.settle(b, said(err, "it works"))
 	if err == nil {
@@ -391,33 +392,33 @@ func (l *live) spend(ctx context.Context) error {
 func (l *live) revoke(ctx context.Context) error {
 	if !l.second.RefreshToken.Empty() {
 		l.drain()
-		b := l.step(belief{"revoke the refresh token", "it succeeds, perhaps with an empty answer", "2.7"})
+		b := l.step(belief{"revoke the refresh token", "it succeeds, perhaps with an empty answer", "6.1"})
 		err := l.client.Revoke(ctx, l.second.RefreshToken, "refresh_token")
 		l.expect(b, said(err, "success"), err == nil)
 		if err == nil {
 			l.forget(l.second.RefreshToken)
 		}
-		b = l.step(belief{"event after a revocation", "auth.user_access_token.revoked_v4 comes, with the kinds of tokens and the open_id", "2.8"})
+		b = l.step(belief{"event after a revocation", "auth.user_access_token.revoked_v4 comes, with the kinds of tokens and the open_id", "6.2"})
 		if err := l.awaitRevocation(ctx, b, func(b belief, answered string) { l.expect(b, answered, answered != noEvent) }); err != nil {
 			return err
 		}
-		b = l.step(belief{"the access token after its refresh token was revoked", "it works on", "2.7"})
+		b = l.step(belief{"the access token after its refresh token was revoked", "it works on", "6.1"})
 		_, err = l.client.UserInfo(ctx, l.second.AccessToken)
 		l.expect(b, said(err, "the user's open_id"), err == nil)
-		b = l.step(belief{"the revoked refresh token", "20064", "2.4"})
+		b = l.step(belief{"the revoked refresh token", "20064", "6.1"})
 		t, err := l.client.Refresh(ctx, l.second.TokenURL, l.second.RefreshToken)
 		l.expect(b, said(err, "a new pair"), code(err) == 20064)
 		if err == nil {
 			l.hold(t)
 		}
 	}
-	b := l.step(belief{"revoke the access token", "it succeeds, perhaps with an empty answer", "2.7"})
+	b := l.step(belief{"revoke the access token", "it succeeds, perhaps with an empty answer", "6.1"})
 	err := l.client.Revoke(ctx, l.second.AccessToken, "access_token")
 	l.expect(b, said(err, "success"), err == nil)
 	if err == nil {
 		l.forget(l.second.AccessToken)
 	}
-	b = l.step(belief{"the revoked access token", "user_info answers 20005", "4.1"})
+	b = l.step(belief{"the revoked access token", "user_info answers 20005", "6.1, 8.1"})
 	_, err = l.client.UserInfo(ctx, l.second.AccessToken)
 	l.expect(b, said(err, "the user's open_id"), code(err) == 20005)
 	return nil

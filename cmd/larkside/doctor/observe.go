@@ -20,11 +20,15 @@ const (
 	NotSeen Verdict = "not seen"
 )
 
+// factsPage says what Larkside believes about Lark. That it has every section
+// that is cited here is checked in test/facts_test.go.
+const factsPage = "deploy/docs/lark.md"
+
 // Observation is one line of [Live].
 type Observation struct {
 	Step string `json:"step"`
-	// Believed is what Larkside counts on. Facts is the section of the
-	// project's facts about Lark where it stands.
+	// Believed is what Larkside relies on. Facts names the sections of factsPage
+	// that say so.
 	Believed string  `json:"believed"`
 	Facts    string  `json:"facts"`
 	Answered string  `json:"answered"`
