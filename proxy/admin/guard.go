@@ -11,7 +11,8 @@ import (
 	"larkside/telemetry"
 )
 
-// openToAll are asked by kubelet and Prometheus, by pod IP and without a key.
+// openToAll are the paths that kubelet and Prometheus ask for. They call by the pod's
+// IP address and have no key.
 var openToAll = []string{"/healthz", "/readyz", "/metrics"}
 
 // guard gives each request an id, by which its log lines are found, and refuses
@@ -30,7 +31,8 @@ func (a *admin) guard(next http.Handler) http.Handler {
 	})
 }
 
-// locked lets next answer who has the key, when there is one.
+// locked returns a handler that lets next answer only requests with the key, if there
+// is a key.
 func (a *admin) locked(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !a.authenticated(r) {
@@ -41,7 +43,8 @@ func (a *admin) locked(next http.Handler) http.Handler {
 	})
 }
 
-// authenticated compares in constant time.
+// authenticated reports whether r has the key, or none is needed. It compares in
+// constant time.
 func (a *admin) authenticated(r *http.Request) bool {
 	if a.Key == nil {
 		return true
