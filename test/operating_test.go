@@ -22,7 +22,7 @@ func TestOperatingNamesEverything(t *testing.T) {
 		"error":               failures(),
 		"reason":              named(t, "session/errors.go", `Reason = "(\w+)"`),
 		"class of a refresh":  named(t, "refresh/metrics.go", `Class = "(\w+)"`),
-		"outcome":             named(t, "proxy/exchange.go", `Outcome = "(\w+)"`),
+		"outcome":             named(t, "proxy/outcome.go", `Outcome = "(\w+)"`),
 		"result of a card":    named(t, "session/challenge.go", `CardResult = "(\w+)"`),
 		"check of the doctor": checks(t),
 		"log line":            complaints(t),
