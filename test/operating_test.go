@@ -141,7 +141,7 @@ func checks(t *testing.T) []string {
 func complaints(t *testing.T) (lines []string) {
 	message := map[string]int{ // the argument that is the message
 		"Warn": 0, "Error": 0, "WarnContext": 1, "ErrorContext": 1,
-		"Log": 2, "grumble": 1, "unlessEnding": 1,
+		"Log": 2, "logThrottled": 1, "logUnlessStopping": 1,
 	}
 	calls(t, func(method string, args []ast.Expr) {
 		at, ok := message[method]

@@ -43,7 +43,7 @@ func (s *stage) granted(life time.Duration) *session.Session {
 func (s *stage) look(flows ...*Flow) {
 	var gone sync.WaitGroup
 	for _, f := range flows {
-		gone.Go(func() { f.renewExpiring(s.t.Context()) })
+		gone.Go(func() { f.remindExpiring(s.t.Context()) })
 	}
 	gone.Wait()
 	time.Sleep(startTimeout) // for what is tried again
@@ -157,7 +157,7 @@ func TestRenewalInDeviceFlow(t *testing.T) {
 	f := s.flow(func(c *Config) { c.Buttons = true })
 	x := store.Expiring{Key: alice, Scope: "im:message", GrantedAt: s.session(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
 	for range 2 {
-		f.renew(t.Context(), x)
+		f.remind(t.Context(), x)
 	}
 	messages := s.lark.Messages(larktest.Alice)
 	if len(messages) != 1 || len(messages[0].Links()) != 0 || !strings.Contains(messages[0].Content(), texts.endingTitle.en) {

@@ -10,8 +10,8 @@ import (
 	"larkside/session"
 )
 
-// OpenFile reads the ring from the file at path. It makes the file with a new key
-// if there is none and create is true.
+// OpenFile reads the ring from the file at path. It makes the file with a new
+// key if there is none and create is true.
 func OpenFile(path string, create bool) (*Keyring, error) {
 	content, err := os.ReadFile(path)
 	switch {

@@ -16,7 +16,8 @@ type Examination struct {
 	// Absent reports whether there is no database file, or nothing in the
 	// database. The first start makes it.
 	Absent bool
-	// Schema is the version of the database's schema, Knows that of this program.
+	// Schema is the version of the database's schema, Knows that of this
+	// program.
 	Schema, Knows int64
 	// Keys are the ids of the encryption keys in use.
 	Keys []string
@@ -45,8 +46,8 @@ func Examine(ctx context.Context, cfg Config) (*Examination, error) {
 	return e, errors.Join(err, c.close())
 }
 
-// HasSession reports whether key has an active session in a database, without
-// changing anything. Errors as for [Examine].
+// HasSession reports whether key has an active session in a database. It changes
+// nothing. Errors are those of [Examine].
 func HasSession(ctx context.Context, cfg Config, key session.Key) (bool, error) {
 	e, err := Examine(ctx, cfg)
 	if err != nil || e.Absent {
