@@ -34,9 +34,9 @@ type Config struct {
 	// /quitquitquit, and must not wait for the shutdown.
 	Quit func()
 
-	// Key returns the bearer key of the API. It is called for each request, so the
-	// key may change. nil, or an empty key: no key is needed.
-	Key func() session.Secret
+	// Key is the lock of the API, which the console shares. nil: no key is
+	// needed.
+	Key *edge.AdminKey
 	// AllowHosts are the Host values that are accepted beside the loopback names: a
 	// name, which admits any port, or name:port, or "*". A request over a Unix socket
 	// may have any Host.

@@ -16,7 +16,7 @@ func Failures() []edge.Failure {
 	return []edge.Failure{
 		*edge.UnknownApp, *edge.InvalidRequest, *edge.AdminUnauthenticated, *edge.HostNotAllowed, *edge.UserDisabled,
 		*edge.NotFound, *edge.MethodNotAllowed, *edge.ConsentRequired, *edge.Conflict, *edge.NotAllSealed, *edge.NotAsked,
-		*edge.InternalError, *edge.StoreUnavailable, *edge.RefreshUnavailable, *edge.AppMisconfigured,
+		*edge.AdminRateLimited, *edge.InternalError, *edge.StoreUnavailable, *edge.RefreshUnavailable, *edge.AppMisconfigured,
 	}
 }
 

@@ -4,10 +4,8 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strings"
 
 	"larkside/proxy/edge"
-	"larkside/session"
 	"larkside/telemetry"
 )
 
@@ -35,26 +33,13 @@ func (a *admin) guard(next http.Handler) http.Handler {
 // is a key.
 func (a *admin) locked(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !a.authenticated(r) {
-			a.fail(w, r, edge.AdminUnauthenticated)
+		sent, _ := edge.Bearer(r)
+		if err := a.Key.Check(r, sent); err != nil {
+			a.fail(w, r, err)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// authenticated reports whether r has the key, or none is needed. It compares in
-// constant time.
-func (a *admin) authenticated(r *http.Request) bool {
-	if a.Key == nil {
-		return true
-	}
-	key := a.Key()
-	if key.Empty() {
-		return true
-	}
-	scheme, sent, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return strings.EqualFold(scheme, "Bearer") && key.Equal(session.NewSecret(strings.TrimSpace(sent)))
 }
 
 func actor(r *http.Request) Actor { return Actor{Name: "admin", Address: r.RemoteAddr} }

@@ -42,6 +42,7 @@ var (
 	NotAllSealed          = &Failure{"not_all_sealed", 409, 18409003, "Not everything could be sealed under the first key: give every replica the same keys, then rotate again."}
 	NotAsked              = &Failure{"not_asked", 409, 18409004, "The user could not be asked: Lark does not know the id, Lark failed, or too many were asked: see the log, and try again after Retry-After."}
 	CallerRateLimited     = &Failure{"caller_rate_limited", 429, 18429001, "This caller sends too many requests: wait as long as Retry-After says."}
+	AdminRateLimited      = &Failure{"admin_rate_limited", 429, 18429002, "The admin key is wrong, and too many wrong ones came from this address: wait as long as Retry-After says, and look for who sends them."}
 	InternalError         = &Failure{"internal_error", 500, 18500001, "Something unforeseen failed: look for error.request_id in the log."}
 	UpstreamUnreachable   = &Failure{"upstream_unreachable", 502, 18502001, "Lark can't be reached: check the network from Larkside to the Open Platform."}
 	StoreUnavailable      = &Failure{"store_unavailable", 503, 18503001, "The session store can't be reached: try again after Retry-After."}
