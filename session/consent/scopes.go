@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -31,11 +32,13 @@ func newScopes(list ...string) scopes {
 
 func parseScopes(joined string) scopes { return scopes(strings.Fields(joined)) }
 
-func validScope(s string) bool {
-	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_.:-", r))
-	})
-}
+// scopeShape is that of Lark's scopes: segments of small letters, digits, "_" and
+// "." with colons between them. Lark refuses a whole list for one scope that has
+// another shape ([P] lark-cli issue 416), and an upstream's answer must not bring
+// that about. Source: [S] lark-cli.
+var scopeShape = regexp.MustCompile(`^[a-z0-9_.]+(:[a-z0-9_.]+)*$`)
+
+func validScope(s string) bool { return len(s) <= 128 && scopeShape.MatchString(s) }
 
 // with returns s and those of more that it lacks, up to [maxScopes].
 func (s scopes) with(more ...string) scopes {
