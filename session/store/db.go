@@ -108,6 +108,9 @@ func open(ctx context.Context, conn *connection, cfg Config) (*DB, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if file := conn.keyFile(); cfg.Keys == nil && seal.IsOpenToAll(file) {
+		cfg.Log.WarnContext(ctx, "every user of this machine may read the key file", "file", file, "do", "chmod 600 "+file)
+	}
 	if cfg.CacheTTL == 0 {
 		cfg.CacheTTL = time.Minute
 	}

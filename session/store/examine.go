@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"larkside/session"
+	"larkside/session/seal"
 )
 
 // Examination is what [Examine] found.
@@ -21,6 +22,9 @@ type Examination struct {
 	Schema, Knows int64
 	// Keys are the ids of the encryption keys in use.
 	Keys []string
+	// KeyFileOpen is the path of SQLite's own key file if it is used and every user
+	// of the machine may read or change it; else "".
+	KeyFileOpen string
 	// NotRenewable counts the active sessions without a refresh token: each of
 	// them ends with its access token.
 	NotRenewable int
@@ -97,6 +101,9 @@ func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, err
 	}
 	if err := c.db.GetContext(ctx, &e.NotRenewable, `SELECT count(*) FROM sessions WHERE state = 'active' AND refresh_token IS NULL`); err != nil {
 		return nil, fmt.Errorf("counting sessions without a refresh token: %w", err)
+	}
+	if file := c.keyFile(); cfg.Keys == nil && c.dialect == dialectSQLite && seal.IsOpenToAll(file) {
+		e.KeyFileOpen = file
 	}
 	if cfg.Keys != nil || len(e.Keys) > 0 || c.dialect == dialectPostgres {
 		// Without both, keyring would make SQLite's key file.
