@@ -89,6 +89,9 @@ func (p *proxy) serve(x *request) error {
 		return err
 	}
 	if x.who.caller, x.who.limit, err = p.callers.identify(x.in.Header); err != nil {
+		if x.who.caller == "" {
+			p.complaints.Log(x, slog.LevelWarn, "a caller without a right key was refused", "", "address", x.in.RemoteAddr)
+		}
 		return err
 	}
 

@@ -107,7 +107,7 @@ func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
 // only, every event is refused.
 func (f *Flow) refuseEvent(w http.ResponseWriter, r *http.Request, status int, err error) {
 	f.countEvent(r.Context(), "refused")
-	f.complaints.Log(r.Context(), slog.LevelWarn, "an event was refused", "", "error", err)
+	f.complaints.Log(r.Context(), slog.LevelWarn, "an event was refused", "", "address", r.RemoteAddr, "error", err)
 	w.WriteHeader(status)
 }
 
