@@ -226,7 +226,7 @@ func (s *stage) consent() {
 }
 
 // same checks that a refusal is what larkside itself says, but for what counts
-// down and whether the card is new.
+// down, whether the card is new, and which request it was.
 func (s *stage) same(a *process.Answer, method, target string, header ...string) {
 	s.t.Helper()
 	r := s.larkside.Request(s.t, method, target, "", "", append(header, "X-Larkside-Key", callerKey)...)
@@ -248,8 +248,9 @@ func plain(t *testing.T, body string) string {
 		return body
 	}
 	if e, ok := v["error"].(map[string]any); ok {
-		delete(e, "expires_in")
-		delete(e, "card")
+		for _, name := range []string{"expires_in", "card", "request_id"} {
+			delete(e, name)
+		}
 	}
 	return fmt.Sprint(v)
 }
