@@ -84,7 +84,9 @@ func (c *Client) callAsApp(ctx context.Context, op string, run sdkCall) (*call, 
 func (c *Client) send(ctx context.Context, op string, token session.Secret, run sdkCall) (*call, fields, error) {
 	s := c.currentSDK()
 	x := &call{op: op, limit: apiLimit, secrets: []session.Secret{s.secret, token}}
-	failed := run(withCall(ctx, x), s, larkcore.WithTenantAccessToken(token.Expose()))
+	failed := c.guard(ctx, func() error {
+		return run(withCall(ctx, x), s, larkcore.WithTenantAccessToken(token.Expose()))
+	})
 	f, err := x.result(onApp)
 	if failed != nil && x.path == "" {
 		// The SDK did not send, for example because there is no secret.
