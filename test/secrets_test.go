@@ -30,7 +30,7 @@ var mayExpose = map[string]string{
 	"session/lark/reply.go":             "scrubbing what was sent out of errors",
 	"session/lark/sdk.go":               "the SDK's configuration",
 	"session/lark/events.go":            "verifying and decrypting what Lark posts",
-	"session/lark/events_listen.go":     "the SDK's configuration of the long connection",
+	"session/lark/events_listen.go":     "the bootstrap request of the long connection",
 	"session/consent/ask.go":            "the link, for the challenge",
 	"session/consent/card.go":           "the link, for the card's button",
 	"session/consent/browser.go":        "the browser's cookie and the PKCE challenge",

@@ -6,45 +6,56 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
 	"time"
 
-	"github.com/gorilla/websocket"
-	larkevent "github.com/larksuite/oapi-sdk-go/v3/event"
-	"github.com/larksuite/oapi-sdk-go/v3/event/dispatcher"
-	"github.com/larksuite/oapi-sdk-go/v3/event/dispatcher/callback"
+	"github.com/coder/websocket"
 	larkws "github.com/larksuite/oapi-sdk-go/v3/ws"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 
+	"larkside/session"
 	"larkside/telemetry"
 )
 
 const (
-	// listenFirst is the first pause between connections. Pauses double up to
-	// listenMost. After a connection that lasted for listenHeld they start
-	// over.
+	// listenFirst and listenMost bound the pauses between connections, which
+	// double; one that held for listenHeld starts them over.
 	listenFirst = time.Second
 	listenMost  = time.Minute
 	listenHeld  = time.Minute
-	// handshakeTimeout bounds each step of opening a connection.
-	handshakeTimeout = 10 * time.Second
+	// openTimeout bounds each step on the way to an open connection.
+	openTimeout = 10 * time.Second
+
+	opOpen    = "open the long connection"
+	opConnect = "connect to the long connection"
 )
 
 // Listen keeps a long connection to Lark open, on which the app's events come
-// unencrypted inside TLS. It passes each card click and revocation to handle,
-// which must return within 3 s, and sends its reply as JSON. If handle returns
-// an error, Lark sends the event again. Lark picks one of the app's connections
-// for each event, at random. Events of other types are refused, so that Lark
-// sends them to the app's own connection, if it has one.
+// in clear inside TLS, and hands each card click and revocation to handle, whose
+// reply is sent as JSON and whose context ends after 3 s. An error of handle's is
+// told to Lark, which sends the event again, perhaps to another of the app's
+// connections: it picks one for each event, at random. So are events of other
+// types refused, which leaves them to the app's own connection, if it has one.
+// handle may be called concurrently; a panic in it counts as an error.
 //
-// Listen connects again until ctx ends, with growing pauses and the present
-// secret. Then it returns ctx's cause when no handle is running any more.
-// larkside.events.connected is 1 while the connection is open. Source: Lark
-// "receive events through a long connection", 2026-03-12.
+// Listen connects again, with growing pauses and the secret of the moment,
+// until ctx ends; then it returns ctx's cause when no handle is running any more.
+// larkside.events.connected is 1 while the connection stands.
+//
+// The SDK's client is not used. It allocates as many parts as a frame claims,
+// reads messages and bootstrap answers of any length, starts a goroutine for
+// each message, and dials whatever host it is told to. None of that can be
+// bounded from outside. Its frames and constants are the protocol.
+// Source: Lark "receive events through a long connection", 2026-03-12; [S] the
+// Go SDK's ws package, v3.12.0.
 func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event) (any, error)) error {
 	connected, err := otel.Meter("larkside/session/lark").Int64Gauge("larkside.events.connected",
-		metric.WithDescription("1 while the long connection for events is open."))
+		metric.WithDescription("1 while the long connection for events stands."))
 	if err != nil {
 		return fmt.Errorf("listening for events: %w", err)
 	}
@@ -52,10 +63,11 @@ func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event
 		connected.Record(context.WithoutCancel(ctx), up, metric.WithAttributes(telemetry.App.String(c.appID)))
 	}
 	state(0)
-	events := c.newDispatcher(handle)
+	events := newEventHandlers(c, handle)
+	defer events.running.Wait()
 	for pause := listenFirst; ; pause = min(2*pause, listenMost) {
 		began := time.Now()
-		err := c.listenOnce(ctx, events, state)
+		err := c.guard(ctx, func() error { return c.listenOnce(ctx, events, state) })
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -63,9 +75,8 @@ func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event
 			pause = listenFirst
 		}
 		wait := pause + rand.N(pause/2)
-		// The SDK's errors may quote an address that has a ticket.
 		c.log.WarnContext(ctx, "the long connection for events is down; connecting again", "app_id", c.appID,
-			"retry_in", wait.Round(time.Millisecond).String(), "error", describe(err))
+			"retry_in", wait.Round(time.Millisecond).String(), "error", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -74,96 +85,138 @@ func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event
 	}
 }
 
-// describe returns what may be logged of an SDK's error: its code.
-func describe(err error) string {
-	var refused *larkws.ClientError
-	var failed *larkws.ServerError
-	switch {
-	case errors.As(err, &refused):
-		return fmt.Sprintf("Lark refuses it with code %d", refused.Code)
-	case errors.As(err, &failed):
-		return fmt.Sprintf("Lark failed with code %d", failed.Code)
-	}
-	return fmt.Sprintf("%T", err)
-}
-
-// listenOnce opens one connection and returns when it ends. The SDK does not
-// connect again by itself: it would wait for minutes, keep the secret that it
-// began with, and give up for good on some codes.
-func (c *Client) listenOnce(ctx context.Context, events *dispatcher.EventDispatcher, state func(int64)) error {
-	transport, dialer := c.listenTransport()
-	client := larkws.NewClient(c.appID, c.secret().Expose(),
-		larkws.WithEventHandler(events), larkws.WithDomain(c.openURL), larkws.WithAutoReconnect(false), larkws.WithLogger(silent{}),
-		larkws.WithHttpClient(&http.Client{Transport: transport, Timeout: handshakeTimeout, CheckRedirect: c.http.CheckRedirect}),
-		larkws.WithWebSocketDialer(dialer),
-		larkws.WithOnReady(func() {
-			state(1)
-			c.log.InfoContext(ctx, "the long connection for events is open", "app_id", c.appID)
-		}),
-		larkws.WithOnDisconnected(func() { state(0) }),
-	)
-	defer state(0)
-	return client.Start(ctx)
-}
-
-// listenTransport returns a transport and a dialer with the client's roots and
-// proxy, not the environment's.
-func (c *Client) listenTransport() (http.RoundTripper, *websocket.Dialer) {
-	dialer := &websocket.Dialer{HandshakeTimeout: handshakeTimeout}
-	base := c.http.Transport.(*recorder).base
-	t, ok := base.(*http.Transport)
-	if !ok {
-		t = newTransport()
-	}
-	dialer.Proxy, dialer.NetDialContext = t.Proxy, t.DialContext
-	if t.TLSClientConfig != nil {
-		dialer.TLSClientConfig = t.TLSClientConfig.Clone()
-		dialer.TLSClientConfig.NextProtos = []string{"http/1.1"}
-	}
-	return base, dialer
-}
-
-// newDispatcher returns a dispatcher that passes clicks and revocations to
-// handle. The SDK's own types lack a part of a message, so the raw message is
-// parsed.
-func (c *Client) newDispatcher(handle func(context.Context, *Event) (any, error)) *dispatcher.EventDispatcher {
-	d := dispatcher.NewEventDispatcher("", "")
-	d.Config.Logger = silent{}
-	take := func(ctx context.Context, r *larkevent.EventReq) (any, error) {
-		m, err := parseEvent(r.Body)
-		if err != nil {
-			return nil, err
-		}
-		e, err := m.event()
-		if err != nil {
-			return nil, err
-		}
-		if e.AppID != c.appID {
-			return nil, fmt.Errorf("an event of another app: %w", ErrEventForged)
-		}
-		return handle(ctx, e)
-	}
-	return d.OnCustomizedEvent(typeRevoked, func(ctx context.Context, r *larkevent.EventReq) error {
-		_, err := take(ctx, r)
+// listenOnce is one connection from the bootstrap request to its end. Its error
+// is fit for the log.
+func (c *Client) listenOnce(ctx context.Context, events *eventHandlers, state func(int64)) error {
+	address, pings, err := c.bootstrap(ctx)
+	if err != nil {
 		return err
-	}).OnP2CardActionTrigger(func(ctx context.Context, e *callback.CardActionTriggerEvent) (*callback.CardActionTriggerResponse, error) {
-		reply, err := take(ctx, e.EventReq)
-		if err != nil {
-			return nil, err
-		}
-		body, err := json.Marshal(reply)
-		if err != nil {
-			return nil, fmt.Errorf("encoding the reply to a click: %w", err)
-		}
-		out := &callback.CardActionTriggerResponse{}
-		return out, json.Unmarshal(body, out)
-	})
+	}
+	ws, err := c.dial(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer ws.CloseNow()
+	state(1)
+	defer state(0)
+	c.log.InfoContext(ctx, "the long connection for events stands", "app_id", c.appID)
+	return newLongConnection(ws, events, address, pings).serve(ctx)
 }
 
-// silent is the SDK's logger. The SDK would log payloads and addresses.
-type silent struct{}
+// bootstrap asks Lark where to connect. The address has a ticket in it: it works
+// once, and is nothing for a log.
+func (c *Client) bootstrap(ctx context.Context) (address *url.URL, pings time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	secret := c.secret()
+	body, err := json.Marshal(larkws.BootstrapRequest{AppID: c.appID, AppSecret: secret.Expose()})
+	if err != nil {
+		return nil, 0, err
+	}
+	x := &call{op: opOpen, limit: tokenLimit, secrets: []session.Secret{secret}}
+	c.post(ctx, x, c.openURL+larkws.GenEndpointUri, "application/json; charset=utf-8", string(body),
+		func(r *http.Request) { r.Header.Set("Locale", "zh") })
+	f, err := x.result(onApp)
+	if err != nil {
+		return nil, 0, err
+	}
+	data := f.object("data")
+	named := data.text("URL")
+	if named == "" {
+		return nil, 0, x.unusable("URL")
+	}
+	if address, err = c.checkAddress(named, secret); err != nil {
+		return nil, 0, &Error{Op: opOpen, Class: Misconfigured, Outcome: Refused, Err: err}
+	}
+	seconds, _ := data.object("ClientConfig").number("PingInterval")
+	return address, clampPings(seconds), nil
+}
 
-func (silent) Debug(context.Context, ...any) {}
-func (silent) Info(context.Context, ...any)  {}
-func (silent) Warn(context.Context, ...any)  {}
-func (silent) Error(context.Context, ...any) {}
+// brandDomains are where Lark's own hosts are: open.feishu.cn answers with
+// msg-frontier.feishu.cn, open.larksuite.com with msg-frontier-sg.larksuite.com.
+// Source: [P] logs of both SDKs in public repositories, 2026.
+var brandDomains = []string{".feishu.cn", ".larksuite.com"}
+
+// checkAddress parses the address that a bootstrap answer names, and refuses
+// all but a WebSocket inside TLS to Lark itself: to a host of the brand's domain
+// at its usual port, or, where OpenURL is of no brand (an emulator, a private
+// deployment), to the host and port of OpenURL. Only to an emulator on loopback
+// without TLS may the connection be without TLS too.
+func (c *Client) checkAddress(named string, secret session.Secret) (*url.URL, error) {
+	address, err := url.Parse(named)
+	if err != nil { // url.Error quotes the ticket
+		return nil, errors.New("the address in Lark's answer can't be parsed")
+	}
+	open, err := url.Parse(c.openURL)
+	if err != nil {
+		return nil, errors.New("the address of the Open Platform can't be parsed")
+	}
+	refuse := func(why string) (*url.URL, error) {
+		host := scrub(address.Host, []session.Secret{secret})
+		return nil, fmt.Errorf("the address in Lark's answer is refused: host %q: %s", host, why)
+	}
+	host, configured := strings.ToLower(address.Hostname()), strings.ToLower(open.Hostname())
+	plain := address.Scheme == "ws" && open.Scheme == "http" && isLoopback(configured)
+	switch {
+	case address.Scheme != "wss" && !plain:
+		return refuse("want wss")
+	case address.User != nil:
+		return refuse("it has a user part")
+	}
+	for _, domain := range brandDomains {
+		if !strings.HasSuffix(configured, domain) {
+			continue
+		}
+		if !strings.HasSuffix(host, domain) || port(address) != "443" {
+			return refuse("want a host below " + domain[1:] + ", port 443")
+		}
+		return address, nil
+	}
+	if host != configured || port(address) != port(open) {
+		return refuse("want the host and port of " + open.Host)
+	}
+	return address, nil
+}
+
+func isLoopback(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+func port(u *url.URL) string {
+	switch {
+	case u.Port() != "":
+		return u.Port()
+	case u.Scheme == "https" || u.Scheme == "wss":
+		return "443"
+	}
+	return "80"
+}
+
+// dial connects by the client's own transport, so with its roots, its proxy and
+// its limit on headers, and follows no redirect.
+func (c *Client) dial(ctx context.Context, address *url.URL) (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	ws, resp, err := websocket.Dial(ctx, address.String(), &websocket.DialOptions{
+		HTTPClient: &http.Client{Transport: c.http.Transport.(*recorder).base, CheckRedirect: c.http.CheckRedirect},
+	})
+	switch {
+	case err == nil:
+		return ws, nil
+	case resp == nil:
+		return nil, &Error{Op: opConnect, Class: Retry, Outcome: NotSent, Err: opaqueCause(err, []session.Secret{c.secret()})}
+	}
+	// What else is in the answer is text of somebody's.
+	return nil, &Error{Op: opConnect, HTTPStatus: resp.StatusCode, Code: handshakeCode(resp.Header), Class: Retry, Outcome: Refused,
+		Err: errors.New("no WebSocket")}
+}
+
+// handshakeCode is Lark's reason for refusing a connection.
+func handshakeCode(h http.Header) int {
+	for _, name := range []string{larkws.HeaderHandshakeAuthErrCode, larkws.HeaderHandshakeStatus} {
+		if code, err := strconv.Atoi(h.Get(name)); err == nil && code != 0 {
+			return code
+		}
+	}
+	return 0
+}

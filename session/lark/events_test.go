@@ -9,10 +9,11 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
+	"github.com/coder/websocket"
 	larkws "github.com/larksuite/oapi-sdk-go/v3/ws"
 
 	"larkside/session"
@@ -25,27 +26,37 @@ type station struct {
 	*httptest.Server
 	conns   chan *websocket.Conn
 	secrets chan string
+	h2      atomic.Bool // the bootstrap request came over HTTP/2
 }
 
 func newStation(t *testing.T) *station {
+	t.Helper()
+	s := newUnstartedStation(t)
+	s.Start()
+	return s
+}
+
+func newUnstartedStation(t *testing.T) *station {
+	t.Helper()
 	s := &station{conns: make(chan *websocket.Conn, 10), secrets: make(chan string, 10)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /callback/ws/endpoint", func(w http.ResponseWriter, r *http.Request) {
 		var in larkws.BootstrapRequest
 		json.NewDecoder(r.Body).Decode(&in)
 		s.secrets <- in.AppSecret
+		s.h2.Store(r.ProtoMajor == 2)
 		fmt.Fprintf(w, `{"code":0,"data":{"URL":"%s/connect?device_id=1&service_id=1","ClientConfig":{"PingInterval":120}}}`,
 			strings.Replace(s.URL, "http", "ws", 1))
 	})
 	mux.HandleFunc("/connect", func(w http.ResponseWriter, r *http.Request) {
-		conn, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
+		conn, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		s.conns <- conn
 	})
-	s.Server = httptest.NewServer(mux)
+	s.Server = httptest.NewUnstartedServer(mux)
 	t.Cleanup(s.Close)
 	return s
 }
@@ -60,11 +71,11 @@ func push(t *testing.T, conn *websocket.Conn, event string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.WriteMessage(websocket.BinaryMessage, message); err != nil {
+	if err := conn.Write(t.Context(), websocket.MessageBinary, message); err != nil {
 		t.Fatal(err)
 	}
 	for { // what comes first may be a ping
-		_, message, err := conn.ReadMessage()
+		_, message, err := conn.Read(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +148,7 @@ func TestListen(t *testing.T) {
 	if e := within(t, "the click", seen); e.Click == nil || e.Click.OpenID != "ou_x" || e.Click.Value["action"] != "decline" || e.ID != "e" {
 		t.Errorf("event %+v", e)
 	}
-	if status != 200 || body != `{"toast":{"type":"info","content":"Done","i18n":{"ja_jp":"完了"}}}` {
+	if status != 200 || body != `{"toast":{"content":"Done","i18n":{"ja_jp":"完了"},"type":"info"}}` {
 		t.Errorf("answer %d %s", status, body)
 	}
 	if status, _ := push(t, conn, click("fail")); status != 500 {
@@ -157,7 +168,7 @@ func TestListen(t *testing.T) {
 			t.Errorf("%s: answer %d, %d events handled", what, status, len(seen))
 		}
 	}
-	conn.Close()
+	conn.CloseNow()
 	again := within(t, "another connection", s.conns)
 	if got := within(t, "the secret", s.secrets); got != "second" {
 		t.Errorf("connected again with %q", got)
@@ -168,6 +179,33 @@ func TestListen(t *testing.T) {
 	stop()
 	if err := within(t, "the end", ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("Listen ended with %v", err)
+	}
+}
+
+// A transport that speaks HTTP/2 to the Open Platform connects with HTTP/1.1,
+// inside TLS.
+func TestListenTLS(t *testing.T) {
+	s := newUnstartedStation(t)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	transport := s.Client().Transport.(*http.Transport).Clone()
+	transport.ForceAttemptHTTP2 = true
+	c, err := lark.New(lark.Config{AppID: "cli_listens", OpenURL: s.URL, AccountsURL: s.URL, Transport: transport,
+		Secret: func() session.Secret { return session.NewSecret("secret") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Listen(ctx, nothing) }()
+	conn := within(t, "a connection", s.conns)
+	if status, _ := push(t, conn, event("auth.user_access_token.revoked_v4", "cli_listens", `{"open_id":"ou_x"}`)); status != 200 {
+		t.Errorf("answer %d", status)
+	}
+	stop()
+	within(t, "the end", ended)
+	if !s.h2.Load() {
+		t.Error("the bootstrap request did not come over HTTP/2: does this test still understand the transport?")
 	}
 }
 
@@ -196,7 +234,7 @@ func TestListenWaitsForHandlers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.WriteMessage(websocket.BinaryMessage, message); err != nil {
+	if err := conn.Write(t.Context(), websocket.MessageBinary, message); err != nil {
 		t.Fatal(err)
 	}
 	within(t, "the handler", began)

@@ -1,0 +1,92 @@
+package lark
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// maxParts is in how many frames an event may come, and maxUnfinished how
+	// many events may be unfinished at a time; together they have at most
+	// maxMessage bytes.
+	maxParts      = 64
+	maxUnfinished = 64
+	// partsPatience is how long the rest of an event is waited for.
+	// Source: [S] the SDK's.
+	partsPatience = 5 * time.Second
+)
+
+// eventParts puts together the events that come in several frames. The zero
+// value is ready; it is for one goroutine.
+type eventParts struct {
+	unfinished map[string]*unfinishedEvent // by message id
+	size       int                         // bytes of all parts
+}
+
+type unfinishedEvent struct {
+	began   time.Time
+	parts   [][]byte // nil for one that has not come
+	missing int
+	size    int
+}
+
+var errParts = errors.New("Lark sent parts of an event that don't belong together")
+
+// add returns the event when payload, part seq of sum, completes it, and nil
+// when parts are missing. An error means that a bound is broken. Nothing is
+// allocated on the word of the frame but sum pointers, and sum is bounded.
+func (p *eventParts) add(id string, sum, seq int, payload []byte, now time.Time) ([]byte, error) {
+	if sum <= 1 {
+		return payload, nil
+	}
+	p.forget(now)
+	e := p.unfinished[id]
+	switch {
+	case sum > maxParts:
+		return nil, fmt.Errorf("Lark sent an event in %d parts, the most are %d", sum, maxParts)
+	case seq < 0 || seq >= sum, id == "", len(id) > maxEventID, e != nil && len(e.parts) != sum:
+		return nil, errParts
+	case e == nil && len(p.unfinished) >= maxUnfinished:
+		return nil, fmt.Errorf("Lark sent parts of more than %d events", maxUnfinished)
+	case p.size+len(payload) > maxMessage:
+		return nil, fmt.Errorf("Lark sent parts of events with over %d bytes", maxMessage)
+	}
+	if e == nil {
+		if p.unfinished == nil {
+			p.unfinished = make(map[string]*unfinishedEvent)
+		}
+		e = &unfinishedEvent{began: now, parts: make([][]byte, sum), missing: sum}
+		p.unfinished[id] = e
+	}
+	if e.parts[seq] != nil {
+		return nil, nil // it came twice
+	}
+	if payload == nil {
+		payload = []byte{}
+	}
+	e.parts[seq] = payload
+	e.missing--
+	e.size += len(payload)
+	p.size += len(payload)
+	if e.missing > 0 {
+		return nil, nil
+	}
+	p.remove(id)
+	return bytes.Join(e.parts, nil), nil
+}
+
+// forget removes events whose parts are late. Lark sends them again.
+func (p *eventParts) forget(now time.Time) {
+	for id, e := range p.unfinished {
+		if now.Sub(e.began) > partsPatience {
+			p.remove(id)
+		}
+	}
+}
+
+func (p *eventParts) remove(id string) {
+	p.size -= p.unfinished[id].size
+	delete(p.unfinished, id)
+}
