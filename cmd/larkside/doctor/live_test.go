@@ -30,6 +30,9 @@ type alice struct {
 	late int
 	// revokes makes the emulator send revoked_v4 after a revocation.
 	revokes bool
+	// connected makes her wait for Live's long connection before the emulator
+	// sends an event.
+	connected bool
 
 	mu      sync.Mutex
 	text    strings.Builder
@@ -65,8 +68,16 @@ func (a *alice) Write(b []byte) (int, error) {
 }
 
 func (a *alice) pressDecline() {
+	a.awaitConnection()
 	messages := a.lark.Messages(larktest.Alice)
 	if _, err := a.lark.Click(a.t.Context(), messages[len(messages)-1].ID, 1); err != nil {
+		a.t.Error(err)
+	}
+}
+
+func (a *alice) awaitConnection() {
+	err := a.lark.Wait(a.t.Context(), func() bool { return !a.connected || len(a.lark.LongConnections(larktest.AppID)) == 1 })
+	if err != nil {
 		a.t.Error(err)
 	}
 }
@@ -74,6 +85,7 @@ func (a *alice) pressDecline() {
 // sendRevoked sends the event alone. The emulator's own revocation would end the
 // access token too.
 func (a *alice) sendRevoked() {
+	a.awaitConnection()
 	user, err := a.lark.User(larktest.Alice)
 	if err != nil {
 		a.t.Error(err)
@@ -225,6 +237,34 @@ func TestLive(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// Over the long connection the same events come as over HTTP, and nothing of the
+// connection is left.
+func TestLiveOverLongConnection(t *testing.T) {
+	a, c := accompanied(t)
+	a.revokes, a.connected = true, true
+	c.Events, c.EventWait = "websocket", 300*time.Millisecond
+	c.Recording = filepath.Join(t.TempDir(), "recording.json")
+	if err := Live(t.Context(), c); err != nil {
+		t.Fatalf("%v\n%s", err, a.said())
+	}
+	r, text := readRecording(t, c.Recording)
+	by := verdicts(t, r)
+	for _, step := range []string{"a click on a callback button", "event after a revocation"} {
+		if by[step] != AsBelieved {
+			t.Errorf("%s: %q", step, by[step])
+		}
+	}
+	for _, secret := range []string{larktest.AppSecret, larktest.AppID, larktest.Alice, "ticket-"} {
+		if strings.Contains(text, secret) {
+			t.Errorf("the recording has %q", secret)
+		}
+	}
+	if err := a.lark.Wait(t.Context(), func() bool { return len(a.lark.LongConnections("")) == 0 }); err != nil {
+		t.Error("the long connection is left")
+	}
+	nothingLeft(t, a.lark)
 }
 
 // update is for go test ./cmd/larkside/doctor -run 'TestLive$' -update.
