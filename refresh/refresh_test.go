@@ -12,7 +12,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
-	"larkside/test/inprocess"
+	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
 
@@ -34,7 +34,7 @@ func TestFreshTokenIsServed(t *testing.T) {
 
 func TestNoSession(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
-		_, found, err := w.token(inprocess.Key("ou_nobody"))
+		_, found, err := w.token(dbtest.Key("ou_nobody"))
 		var e *session.ConsentRequiredError
 		if !errors.As(err, &e) || e.Reason != session.NoSession || found != session.Missing {
 			t.Errorf("%v %v", found, err)
@@ -993,7 +993,7 @@ func TestUserSync(t *testing.T) {
 	inWorld(t, nil, func(c *Config) { c.Sync = time.Hour }, func(t *testing.T, w *world) {
 		keys := users(w, 120)
 		w.Lark.UpdateUser(keys[7].OpenID, func(u *larktest.User) { u.Status = larktest.Resigned })
-		if _, err := w.Store.Sessions.Put(t.Context(), session.Session{Key: inprocess.Key("ou_unknown_to_lark"), TokenType: "Bearer", GrantedAt: time.Now(), SyncedAt: time.Now()}); err != nil {
+		if _, err := w.Store.Sessions.Put(t.Context(), session.Session{Key: dbtest.Key("ou_unknown_to_lark"), TokenType: "Bearer", GrantedAt: time.Now(), SyncedAt: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Hour)

@@ -106,8 +106,8 @@ func simulate(t *testing.T, seed uint64) {
 		s.raw = s.db.SQL(t)
 		for i := range simUsers {
 			id := s.lark.AddUser(larktest.User{OpenID: fmt.Sprintf("ou_sim%d", i)})
-			inprocess.Seed(t, s.replicas[0].store, s.lark, time.Now(), id)
-			s.keys = append(s.keys, inprocess.Key(id))
+			dbtest.Seed(t, s.replicas[0].store, s.lark, time.Now(), id)
+			s.keys = append(s.keys, dbtest.Key(id))
 		}
 		s.story.began = time.Now()
 		defer s.tell()

@@ -77,8 +77,8 @@ func (w *world) newSource(db *store.DB, change func(*Config)) *Source {
 // consented gives a user a session as a consent of now would.
 func (w *world) consented(openID string) session.Key {
 	w.T.Helper()
-	inprocess.Seed(w.T, w.Store, w.Lark, time.Now(), openID)
-	return inprocess.Key(openID)
+	dbtest.Seed(w.T, w.Store, w.Lark, time.Now(), openID)
+	return dbtest.Key(openID)
 }
 
 // answered counts, over all refresh tokens ever issued to a user, the

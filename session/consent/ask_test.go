@@ -13,7 +13,6 @@ import (
 	"larkside/session"
 	"larkside/session/lark"
 	"larkside/test/dbtest"
-	"larkside/test/inprocess"
 	"larkside/test/larktest"
 )
 
@@ -79,11 +78,11 @@ func TestAskManyUsers(t *testing.T) {
 		w := newWorld(t, nil)
 		f := w.flow(func(c *Config) { c.MaxStarting = 2 })
 		var gone sync.WaitGroup
-		for _, key := range []session.Key{alice, bob, inprocess.Key(larktest.Carol)} {
+		for _, key := range []session.Key{alice, bob, dbtest.Key(larktest.Carol)} {
 			gone.Go(func() { w.ask(f, key) })
 		}
 		gone.Wait()
-		for _, key := range []session.Key{alice, bob, inprocess.Key(larktest.Carol)} {
+		for _, key := range []session.Key{alice, bob, dbtest.Key(larktest.Carol)} {
 			if got := w.latest(key); got.OpenID != key.OpenID || w.cards(key.OpenID) != 1 {
 				t.Errorf("%s: %d cards", key.OpenID, w.cards(key.OpenID))
 			}
@@ -212,7 +211,7 @@ func TestAskUnknownUser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		f := w.flow(nil)
-		nobody := inprocess.Key("ou_00000000000000000000000000000000")
+		nobody := dbtest.Key("ou_00000000000000000000000000000000")
 		for range 5 {
 			if c := w.ask(f, nobody); c.AuthorizeURL != "" || c.Card != session.CardFailed || c.RetryAfter < time.Minute {
 				t.Errorf("challenge: %+v", c)
@@ -238,7 +237,7 @@ func TestAskIsLimitedPerApp(t *testing.T) {
 			if i%2 == 1 {
 				flow = other
 			}
-			c, err := flow.Ask(t.Context(), inprocess.Key(fmt.Sprintf("ou_%032d", i)), Ask{Reason: session.NoSession})
+			c, err := flow.Ask(t.Context(), dbtest.Key(fmt.Sprintf("ou_%032d", i)), Ask{Reason: session.NoSession})
 			switch {
 			case err != nil:
 				t.Fatal(err)

@@ -21,7 +21,7 @@ const day = 24 * time.Hour
 // 0: none was issued.
 func (w *world) granted(life time.Duration) *session.Session {
 	w.T.Helper()
-	g := inprocess.Session(w.T, w.Lark, alice, time.Now(), "offline_access", "im:message")
+	g := dbtest.Session(w.T, w.Lark, alice, time.Now(), "offline_access", "im:message")
 	g.RefreshExpiresAt = g.IssuedAt.Add(life)
 	if life == 0 {
 		g.RefreshToken, g.RefreshExpiresAt = session.Secret{}, time.Time{}

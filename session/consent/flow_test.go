@@ -131,7 +131,7 @@ func (w *world) allRevoked(openID string) {
 
 func (w *world) cards(openID string) int { return len(w.Lark.Messages(openID)) }
 
-var alice, bob = inprocess.Key(larktest.Alice), inprocess.Key(larktest.Bob)
+var alice, bob = dbtest.Key(larktest.Alice), dbtest.Key(larktest.Bob)
 
 func TestDeviceFlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,6 +1,5 @@
 // Package inprocess has what tests of Larkside's parts share when they run them
-// in their own process: Lark's emulator without a socket, sessions, and ways to
-// wait. All of it works in a synctest bubble, whose clock runs only while
+// in their own process: Lark's emulator without a socket, and ways to wait. All of it works in a synctest bubble, whose clock runs only while
 // everyone waits. Package process is the same for the real binary.
 package inprocess
 
@@ -20,11 +19,8 @@ import (
 	"larkside/test/larktest"
 )
 
-const (
-	// Origin is where the emulator of [NewLark] is, as far as URLs say.
-	Origin    = "https://lark.test"
-	tokenPath = "/open-apis/authen/v2/oauth/token"
-)
+// Origin is where the emulator of [NewLark] is, as far as URLs say.
+const Origin = "https://lark.test"
 
 // World is one Lark and one database, and what replicas on them have logged.
 type World struct {
@@ -62,46 +58,12 @@ func Client(t testing.TB, p *larktest.Platform, transport http.RoundTripper) *la
 	}
 	c, err := lark.New(lark.Config{
 		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
-		OpenURL: p.URL, AccountsURL: p.URL, TokenURL: p.URL + tokenPath, Transport: transport,
+		OpenURL: p.URL, AccountsURL: p.URL, TokenURL: p.URL + dbtest.TokenPath, Transport: transport,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
-}
-
-// Key is a user's key in the default app.
-func Key(openID string) session.Key { return session.Key{AppID: larktest.AppID, OpenID: openID} }
-
-// Session is what a consent that was given at that time has brought, yet to be
-// stored. Without scopes it has those of [larktest.Platform.Grant].
-func Session(t testing.TB, p *larktest.Platform, key session.Key, at time.Time, scopes ...string) session.Session {
-	t.Helper()
-	tokens, err := p.Grant(key.AppID, key.OpenID, scopes...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	user, err := p.User(key.OpenID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return session.Session{
-		Key: key, UnionID: user.UnionID, UserID: user.UserID,
-		AccessToken: session.NewSecret(tokens.AccessToken), RefreshToken: session.NewSecret(tokens.RefreshToken),
-		TokenType: "Bearer", TokenURL: p.URL + tokenPath, Scope: tokens.Scope,
-		IssuedAt: at, ExpiresAt: at.Add(tokens.ExpiresIn), RefreshExpiresAt: at.Add(tokens.RefreshExpiresIn),
-		GrantedAt: at, SyncedAt: at,
-	}
-}
-
-// Seed stores a session for each user as if they had consented at that time.
-func Seed(t testing.TB, s *store.DB, p *larktest.Platform, at time.Time, openIDs ...string) {
-	t.Helper()
-	for _, id := range openIDs {
-		if _, err := s.Sessions.Put(t.Context(), Session(t, p, Key(id), at)); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // Row is a session as it is stored.
