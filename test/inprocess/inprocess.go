@@ -1,6 +1,7 @@
 // Package inprocess has what tests of Larkside's parts share when they run them
-// in their own process: Lark's emulator without a socket, and ways to wait. All of it works in a synctest bubble, whose clock runs only while
-// everyone waits. Package process is the same for the real binary.
+// in their own process: Lark's emulator without a socket, a database, and ways to
+// wait. It works in a synctest bubble, whose clock runs only while everyone
+// waits. Package process is the same for the real binary.
 package inprocess
 
 import (

@@ -4,14 +4,15 @@
 //	func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 //
 //	func TestCall(t *testing.T) {
-//		lark := larktest.Start(t, nil)
-//		p := process.Start(t, process.Options{Lark: lark})
+//		p := process.Seeded(t, process.Options{}, larktest.Alice)
 //		a := p.Get(t, "/open-apis/apaas/v1/apps", larktest.Alice)
+//		larktest.NoViolations(t, p.Lark)
 //	}
 //
 // Each process ends with its test. Whatever a test is about, its log is looked
 // through then for tokens, the app's secret, panics and data races: see
-// [Process.Log].
+// [Process.Log]. Package inprocess is for tests of Larkside's parts, without a
+// process.
 package process
 
 import (
