@@ -19,26 +19,27 @@ func Failures() []edge.Failure {
 }
 
 // answerTo returns the answer to an error of this package or of package session.
-func (p *proxy) answerTo(x *exchange, err error) *edge.Answer {
+func (p *proxy) answerTo(x *request, err error) *edge.Answer {
 	if a := edge.For(err); a != nil {
 		return a
 	}
-	// Not in any part's contract: nothing is known, so nothing is sent.
+	// No part is documented to return such an error. So nothing is known about the
+	// user, as with a store that is down, and nothing may be sent.
 	p.complaints.Log(x, slog.LevelError, "token lookup failed in an unforeseen way", "", "error", err)
 	return edge.New(edge.StoreUnavailable, err)
 }
 
 // answer writes a.
-func (x *exchange) answer(a *edge.Answer) {
-	x.outcome = Outcome(a.Name)
-	x.body.unwanted()
+func (p *proxy) answer(x *request, a *edge.Answer) {
+	x.result.outcome = Outcome(a.Name)
+	x.body.paced.unwanted()
 	h := x.w.Header()
 	clear(h)
-	x.noteWait(h)
+	x.wait.note(h)
 	switch a.Failure {
 	case edge.MethodNotAllowed:
 		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-		// What follows a CONNECT or TRACE on this connection isn't HTTP for us.
+		// What follows a CONNECT on its connection is not HTTP.
 		h.Set("Connection", "close")
 	case edge.Draining:
 		h.Set("Connection", "close")

@@ -7,9 +7,9 @@ import (
 	"larkside/proxy/edge"
 )
 
-// serveOwn serves what is under /-/larkside/, of which nothing is forwarded.
-func (p *proxy) serveOwn(x *exchange) error {
-	path := pathOf(x.raw)
+// serveOwn serves the paths under /-/larkside/, which are never forwarded.
+func (p *proxy) serveOwn(x *request) error {
+	path := pathOf(x.target.raw)
 	rest := strings.TrimPrefix(path, authzPath)
 	if len(rest) == len(path) || rest != "" && rest[0] != '/' {
 		return &edge.Answer{Failure: edge.PathNotAllowed, Detail: "There is nothing at this path: /-/larkside/ has only authz."}
@@ -17,51 +17,36 @@ func (p *proxy) serveOwn(x *exchange) error {
 	return p.authz(x, rest)
 }
 
-// authz answers a mesh that forwards by itself: 200 with the Authorization to
-// send, or what the proxy would have answered. rest is the original path if it
-// came behind authz's own (Envoy), else "". A mesh says once what the original
-// was: a second source that differs is a client's, and so is an empty one.
-func (p *proxy) authz(x *exchange, rest string) error {
-	methods := sources(x.in.Header, "X-Forwarded-Method", "X-Original-Method")
-	if len(methods) > 0 {
-		method := methods[0]
-		if !allEqual(methods) || !isToken(method) || method == http.MethodConnect || method == http.MethodTrace {
-			return edge.MethodNotAllowed
-		}
-		x.method = method
+// authz answers a mesh that forwards requests itself: 200 with the Authorization
+// to send, or what the proxy would have answered. rest is the original path if it
+// follows authz's own path (Envoy), else "".
+func (p *proxy) authz(x *request, rest string) error {
+	method, err := originalMethod(x.in)
+	if err != nil {
+		return err
 	}
-	paths := sources(x.in.Header, "X-Forwarded-Uri", "X-Original-Uri")
-	for i, target := range paths {
-		if !isTarget(target) {
-			return edge.AmbiguousPath
-		}
-		paths[i] = pathOf(target)
+	path, err := originalPath(x.in.Header, rest)
+	if err != nil {
+		return err
 	}
-	if rest != "" {
-		paths = append(paths, rest)
+	if x.target, err = p.paths.judge(method, path); err != nil {
+		return err
 	}
-	if len(paths) == 0 || !allEqual(paths) {
-		return edge.AmbiguousPath
-	}
-	var ok bool
-	if x.path, x.class, ok = p.judge(paths[0]); !ok {
-		return edge.AmbiguousPath
-	}
-	if x.class.own {
+	if x.target.class.own {
 		return edge.PathNotAllowed
 	}
 	if err := p.admit(x); err != nil {
 		return err
 	}
-	if x.credential == nothing {
-		if err := x.allowed.request(x.method, x.path); err != nil {
+	if x.credential.kind == nothing {
+		if err := x.who.limit.request(x.target.method, x.target.path); err != nil {
 			return err
 		}
 	}
-	x.outcome = Authorized
+	x.result.outcome = Authorized
 	h := x.w.Header()
 	h.Set("Cache-Control", "no-store")
-	x.noteWait(h)
+	x.wait.note(h)
 	if err := p.authorizeMesh(x, h); err != nil {
 		return err
 	}
@@ -69,13 +54,13 @@ func (p *proxy) authz(x *exchange, rest string) error {
 	return nil
 }
 
-// authorizeMesh sets the Authorization that a mesh copies. Where the request
-// goes is the mesh's configuration; that the path is an inject path is judged
-// here as for the proxy. The app's own Authorization is handed back, since a
-// mesh that copies a header that isn't there removes it.
-func (p *proxy) authorizeMesh(x *exchange, h http.Header) error {
+// authorizeMesh sets the Authorization header that the mesh copies. Where the
+// request goes is up to the configuration of the mesh; that its path is an inject
+// path is checked here as for the proxy. The app's own Authorization is handed
+// back, since a mesh that copies an absent header removes it from the request.
+func (p *proxy) authorizeMesh(x *request, h http.Header) error {
 	out := &http.Request{Header: http.Header{}, URL: p.cfg.Upstream, Host: p.origin.host}
-	if err := p.authorize(x, out); err != nil {
+	if err := x.credential.authorize(out, p.origin, x.target.class, x.who.user); err != nil {
 		return err
 	}
 	if values := out.Header["Authorization"]; len(values) > 0 {
@@ -84,7 +69,42 @@ func (p *proxy) authorizeMesh(x *exchange, h http.Header) error {
 	return nil
 }
 
-// sources returns all the values of the named headers.
+// A mesh says once what the original method and path were. If a second source
+// says something else, or nothing, it comes from a client.
+
+// originalMethod returns the method of the request that a mesh asks about.
+func originalMethod(in *http.Request) (string, error) {
+	methods := sources(in.Header, "X-Forwarded-Method", "X-Original-Method")
+	if len(methods) == 0 {
+		return in.Method, nil
+	}
+	method := methods[0]
+	if !allEqual(methods) || !isToken(method) || method == http.MethodConnect || method == http.MethodTrace {
+		return "", edge.MethodNotAllowed
+	}
+	return method, nil
+}
+
+// originalPath returns the path, without query, of the request that a mesh asks
+// about.
+func originalPath(h http.Header, rest string) (string, error) {
+	paths := sources(h, "X-Forwarded-Uri", "X-Original-Uri")
+	for i, target := range paths {
+		if !isTarget(target) {
+			return "", edge.AmbiguousPath
+		}
+		paths[i] = pathOf(target)
+	}
+	if rest != "" {
+		paths = append(paths, rest)
+	}
+	if len(paths) == 0 || !allEqual(paths) {
+		return "", edge.AmbiguousPath
+	}
+	return paths[0], nil
+}
+
+// sources returns all values of the named headers.
 func sources(h http.Header, names ...string) []string {
 	var values []string
 	for _, name := range names {
@@ -102,16 +122,15 @@ func allEqual(values []string) bool {
 	return true
 }
 
-// isTarget reports whether value can be the target of a request in origin form
-// (RFC 9112 section 3.2.1), as net/http has seen to for those that came on a
-// request line. A blank is in none: it stands in a list, which something has
-// made of two headers.
+// isTarget reports whether value can be a request's target in origin form (RFC
+// 9112 section 3.2.1). net/http checks that of a request line, not of a header. A
+// target has no blank; a list has, which something made of two headers.
 func isTarget(value string) bool {
 	return strings.HasPrefix(value, "/") && !strings.ContainsAny(value, "# \t")
 }
 
-// isToken reports whether a method is one by its letters (RFC 9110 section
-// 5.6.2): also not a list.
+// isToken reports whether a method consists of the characters that a method may
+// have (RFC 9110 section 5.6.2). A list does not.
 func isToken(method string) bool {
 	for i := range len(method) {
 		c := method[i]

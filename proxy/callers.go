@@ -2,10 +2,8 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -14,21 +12,29 @@ import (
 	"larkside/session"
 )
 
+// Caller is an app that may use the proxy.
+type Caller struct {
+	// Name stands for the caller in metrics, traces and the access log.
+	Name string
+	// Key is what the caller sends in X-Larkside-Key.
+	Key session.Secret
+}
+
 // CallerLimit narrows what one caller may do. The zero value narrows nothing.
 type CallerLimit struct {
-	// Users are the only ones for whom the caller may ask, by open_id or by the
-	// name that it sends. A caller with a list gets no tenant token either: that
-	// one acts for everybody. nil: all users, and the tenant.
+	// Users are the users for whom the caller may send requests, by open_id or by
+	// the name that the caller uses. A caller with such a list gets no tenant token
+	// either, since that token acts for everybody. nil: all users, and the tenant.
 	Users []string
-	// Paths are the only ones that the caller may ask for, with a user or
-	// without, in the form of [Config.InjectPaths]. nil: all. The calls by which
-	// SDKs fetch a placeholder for the app's token are answered all the same.
+	// Paths are the paths that the caller may use, with a user or without, in the
+	// form of [Config.InjectPaths]. The calls by which SDKs fetch a placeholder for
+	// the app's token are answered in any case. nil: all paths.
 	Paths []string
-	// Methods are the only ones that the caller may use, with the same exception.
-	// nil: all.
+	// Methods are the methods that the caller may use, with the same exception.
+	// nil: all methods.
 	Methods []string
-	// Requests are admitted in any Period on average, and as many at once after
-	// a rest. 0: no limit.
+	// Requests is how many requests are admitted in each Period on average, and at
+	// once after a pause. 0: no limit.
 	Requests int
 	Period   time.Duration
 }
@@ -48,13 +54,6 @@ func (l CallerLimit) check() error {
 		problems = append(problems, errors.New("requests: want a number and a period"))
 	}
 	return errors.Join(problems...)
-}
-
-func checkPath(path string) error {
-	if !strings.HasPrefix(path, "/") || !plain(path) || !clean(path) {
-		return fmt.Errorf("path %q: want it to begin with / and to be in its simplest form, without escapes", path)
-	}
-	return nil
 }
 
 // allowance is a CallerLimit at work. A nil one admits everything.
@@ -79,7 +78,7 @@ func newAllowance(l CallerLimit) *allowance {
 	return a
 }
 
-// take counts one request, or says when the next is admitted.
+// take counts one request, or returns when the next one is admitted.
 func (a *allowance) take() error {
 	if a == nil || a.rate == nil {
 		return nil
@@ -87,7 +86,8 @@ func (a *allowance) take() error {
 	return takeOne(a.rate)
 }
 
-// request says whether the caller may use the method on a canonical path.
+// request returns an error if the caller may not use the method on a canonical
+// path.
 func (a *allowance) request(method, path string) error {
 	switch {
 	case a == nil:
@@ -100,8 +100,8 @@ func (a *allowance) request(method, path string) error {
 	return nil
 }
 
-// user says whether the caller may ask for the user with this open_id whom it
-// calls name.
+// user returns an error if the caller may not send requests for the user whom it
+// calls name and who has this open_id, if any.
 func (a *allowance) user(openID, name string) error {
 	if a == nil || a.users == nil || a.users[openID] || a.users[name] {
 		return nil
@@ -109,7 +109,7 @@ func (a *allowance) user(openID, name string) error {
 	return edge.CallerNotAllowed
 }
 
-// tenant says whether the caller may act as the app.
+// tenant returns an error if the caller may not use the tenant's token.
 func (a *allowance) tenant() error {
 	if a == nil || a.users == nil {
 		return nil
@@ -124,43 +124,44 @@ func takeOne(l *rate.Limiter) error {
 	if wait == 0 {
 		return nil
 	}
-	r.CancelAt(now) // who is refused does not push the others back
+	r.CancelAt(now) // a refused request must not use up what others may send
 	return &edge.Answer{Failure: edge.CallerRateLimited, RetryAfter: wait}
 }
 
-// Wrong keys are answered with 401 up to this rate, over all peers: behind
-// loopback or a mesh an address tells nobody apart. Beyond it they get a 429;
-// right keys are not held up.
+// Wrong keys are answered with 401 up to this rate, and with 429 beyond it. The
+// rate is that of all peers together, since addresses tell no peers apart behind
+// loopback or a mesh. Requests with a right key are not held up.
 const (
 	wrongKeysPerSecond = 10
 	wrongKeysAtOnce    = 10
 )
 
-// callers is who may use the proxy, and for what.
+// callers knows who may use the proxy, and for what.
 type callers struct {
 	keys   func() []Caller       // nil: everybody may
 	limits map[string]*allowance // by name; never changed
 	wrong  *rate.Limiter
 }
 
-func newCallers(c Config) callers {
-	s := callers{c.CallerKeys, make(map[string]*allowance), rate.NewLimiter(wrongKeysPerSecond, wrongKeysAtOnce)}
-	for name, limit := range c.CallerLimits {
+func newCallers(keys func() []Caller, limits map[string]CallerLimit) callers {
+	s := callers{keys, make(map[string]*allowance), rate.NewLimiter(wrongKeysPerSecond, wrongKeysAtOnce)}
+	for name, limit := range limits {
 		s.limits[name] = newAllowance(limit)
 	}
 	return s
 }
 
-// identify returns the name of the caller that h proves and what it may do; ""
-// and everything where callers need no proof. It counts the request. The check
-// takes the same time whichever key was sent, and tries them all.
-func (s *callers) identify(h http.Header) (string, *allowance, error) {
+// identify returns the name of the caller whose key is in h, and what that caller
+// may do, and counts the request. Where callers need no key the name is "". The
+// check compares all keys, so that its time doesn't depend on the one that was
+// sent.
+func (s *callers) identify(h http.Header) (name string, limit *allowance, err error) {
 	if s.keys == nil {
 		return "", nil, nil
 	}
 	value, _, agree := one(h, callerHeader)
 	sent := session.NewSecret(value)
-	name, found := "", false
+	found := false
 	for _, c := range s.keys() {
 		if c.Key.Equal(sent) && !c.Key.Empty() {
 			name, found = c.Name, true
@@ -172,6 +173,6 @@ func (s *callers) identify(h http.Header) (string, *allowance, error) {
 		}
 		return "", nil, edge.CallerUnauthenticated
 	}
-	allowed := s.limits[name]
-	return name, allowed, allowed.take()
+	limit = s.limits[name]
+	return name, limit, limit.take()
 }

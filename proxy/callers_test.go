@@ -1,7 +1,9 @@
 package proxy_test
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strings"
 	"sync"
@@ -211,6 +213,31 @@ func TestWrongKeysAreLimited(t *testing.T) {
 	work.Wait()
 	if seen[401] < 10 || seen[429] == 0 || seen[401]+seen[429] != 200 {
 		t.Errorf("answers by status: %v", seen)
+	}
+}
+
+// The log names who was refused for a key, once, and not the key.
+func TestWrongKeysAreLogged(t *testing.T) {
+	var log bytes.Buffer
+	b := start(t, func(c *proxy.Config) {
+		c.CallerKeys = func() []proxy.Caller { return []proxy.Caller{{Name: "web", Key: session.NewSecret("web-key")}} }
+		c.CallerLimits = map[string]proxy.CallerLimit{"web": {Requests: 1, Period: time.Hour}}
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	for _, want := range []int{200, 429} { // its own rate: that is no wrong key
+		if a := b.bare(table, web, "X-Lark-User-Id: ou_1"); a.StatusCode != want {
+			t.Fatalf("%d %s", a.StatusCode, a.body)
+		}
+	}
+	if log.Len() > 0 {
+		t.Errorf("%s", &log)
+	}
+	for i := range 20 {
+		b.bare(table, fmt.Sprintf("X-Larkside-Key: canary-%d", i), "X-Lark-User-Id: ou_1")
+	}
+	line := log.String()
+	if strings.Count(line, "\n") != 1 || !strings.Contains(line, "a caller without a right key was refused") || !strings.Contains(line, "address=127.0.0.1:") || strings.Contains(line, "canary") {
+		t.Errorf("%s", line)
 	}
 }
 

@@ -13,146 +13,144 @@ import (
 	"larkside/session"
 )
 
-// TokenSource has the users' access tokens.
+// TokenSource has the users' access tokens. It is called from many goroutines.
 type TokenSource interface {
-	// Token returns an access token of key that is valid now. Errors:
-	// session.ErrConsentRequired (with its reason), ErrRefreshUnavailable,
-	// ErrUnavailable, ErrAppMisconfigured, ErrUserDisabled. It may block for a
-	// refresh, and returns when ctx ends without ending the refresh.
-	Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error)
-	// Refused is told that Lark refused the token of that version, and returns
-	// one that is newer. When the version has already moved it doesn't refresh
-	// again. Errors as for Token.
-	Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error)
+	// Token returns an access token of user that is valid now, and where it was
+	// found. It may block while the token is refreshed. It returns when ctx ends, and
+	// the refresh goes on. Errors: session.ErrConsentRequired (with the reason),
+	// ErrRefreshUnavailable, ErrUnavailable, ErrAppMisconfigured, ErrUserDisabled.
+	Token(ctx context.Context, user session.Key) (*session.Access, session.Lookup, error)
+	// Refused is told that Lark refused the user's token of that version. It returns
+	// a newer one, and refreshes only if there is none yet. Errors as for Token.
+	Refused(ctx context.Context, user session.Key, version int64) (*session.Access, error)
 }
 
-// Asker asks a user for consent.
+// Asker asks a user for consent. It is called from many goroutines.
 type Asker interface {
 	// Ask starts a consent, or finds the one that is open, and returns what the
-	// caller may be told. No scopes means the configured ones.
-	// session.ErrConflict says that the user has authorized meanwhile: the
-	// token is looked for again.
-	Ask(ctx context.Context, key session.Key, reason session.Reason, scopes []string) (session.Challenge, error)
+	// caller may be told. scopes are the ones to ask for; for [MissingScope] they are
+	// alternatives of which one will do. nil: the configured ones.
+	// session.ErrConflict means that the user has authorized meanwhile, so that a
+	// token can be had.
+	Ask(ctx context.Context, user session.Key, reason session.Reason, scopes []string) (session.Challenge, error)
 }
 
-// Resolver knows users by their other names.
+// MissingScope is the reason that an [Asker] is given for a user whose token is
+// good, but lacks a scope (Lark's code 99991679).
+const MissingScope session.Reason = "missing_scope"
+
+// Resolver knows users by names other than the open_id.
 type Resolver interface {
-	// Resolve returns the user whom id, a union_id (on_…) or a tenant's
-	// user_id, names in the app; session.ErrNotFound if nobody with that name
-	// has consented yet.
+	// Resolve returns the user whom id, a union_id (on_…) or a tenant's user_id,
+	// names in the app. It returns session.ErrNotFound if no user of that name has
+	// consented.
 	Resolve(ctx context.Context, appID, id string) (session.Key, error)
 }
 
-// Tenant has the apps' own tokens.
+// Tenant has the apps' own tokens. It is called from many goroutines.
 type Tenant interface {
-	// TenantAccessToken returns the tenant_access_token of the app. Errors:
-	// session.ErrAppMisconfigured, ErrRefreshUnavailable. It may block for a
-	// fetch, and returns when ctx ends without ending the fetch.
+	// TenantAccessToken returns the tenant_access_token of the app. It may block
+	// while the token is fetched. It returns when ctx ends, and the fetch goes on.
+	// Errors: session.ErrAppMisconfigured, ErrRefreshUnavailable.
 	TenantAccessToken(ctx context.Context, appID string) (session.Secret, error)
-	// ReplaceTenantAccessToken is told that Lark refused the token and returns
-	// the one to use instead, which is the same one if there is no other.
+	// ReplaceTenantAccessToken is told that Lark refused the token. It returns the
+	// one to use instead, which is the same one if there is no other.
 	ReplaceTenantAccessToken(ctx context.Context, appID string, refused session.Secret) (session.Secret, error)
 }
 
 // Waiter waits for a consent.
 type Waiter interface {
-	// Wait returns nil as soon as the session of key changes, on whichever
-	// replica, and ctx's error when ctx ends before that.
-	Wait(ctx context.Context, key session.Key) error
+	// Wait returns nil as soon as the session of user changes, on whichever replica,
+	// and an error when ctx ends before that.
+	Wait(ctx context.Context, user session.Key) error
 }
 
-// Caller is one of those who may use the proxy.
-type Caller struct {
-	// Name stands on metrics, traces and the access log.
-	Name string
-	// Key is what the caller sends in X-Larkside-Key.
-	Key session.Secret
-}
-
-// Config is what a proxy is made of. Upstream, Apps and Tokens are required.
+// Config is what a proxy is made of. Upstream, Apps, Tokens, UserTokenRefusal and
+// TenantTokenRefusal are required.
 type Config struct {
-	// Upstream is the Open Platform: scheme and host, and a path to put before
-	// every request's, usually none. Nothing is ever sent elsewhere.
+	// Upstream is the Open Platform: scheme and host and, if need be, a path that
+	// stands before the path of every request. Requests are sent nowhere else.
 	Upstream *url.URL
-	// Transport speaks to Upstream; nil: NewTransport with UpstreamTimeout.
-	// It must not decompress, follow redirects or read the environment.
+	// Transport sends requests to Upstream. It must not decompress, follow
+	// redirects, or read proxy settings from the environment. nil: [NewTransport]
+	// with UpstreamTimeout.
 	Transport http.RoundTripper
-	// UpstreamTimeout is the time from the last byte of a request to the
-	// header of its answer; 0: 30 s. A Transport given here must be made with
-	// the same value: it tells which failures are a timeout of Lark's.
+	// UpstreamTimeout is the time from the last byte of a request to the header of
+	// its answer. A Transport that is given has to be made with the same value, by
+	// which a timeout of Lark's is told from other failures. 0: 30 s.
 	UpstreamTimeout time.Duration
-	// BodyPatience is how long a caller may let each KiB of its request's body
-	// be waited for; 0: 30 s. A body that moves may take hours.
+	// BodyPatience is how long a caller may make the proxy wait for each KiB of a
+	// request's body. A body that keeps moving may take hours. 0: 30 s.
 	BodyPatience time.Duration
-	// HalfClosePatience is how long a request goes on whose caller has closed
-	// its sending side, while nothing of the answer comes; 0: 5 s. Such a caller
-	// may have hung up, or wait for its answer. It takes a server of NewServer.
+	// HalfClosePatience is how long a request goes on after its caller has closed the
+	// sending side, while nothing of the answer comes. Such a caller may have hung up,
+	// or may wait for its answer. It needs a server made by [NewServer]. 0: 5 s.
 	HalfClosePatience time.Duration
 
 	// Apps are the ids that X-Lark-App-Id may name. The first is the default.
 	Apps []string
-	// InjectPaths are where a user's token may go: a prefix when it ends in
-	// "/", else one path. nil: none. The OAuth and app token endpoints are
-	// never among them, whatever it says.
+	// InjectPaths are the paths to which a user's token may be sent. One that ends in
+	// "/" is a prefix, any other is matched whole. The OAuth and app token endpoints
+	// can't be among them. nil: none.
 	InjectPaths []string
-	// TenantPaths, in the same form, are where a request without user and
-	// without token gets the app's tenant_access_token.
+	// TenantPaths, in the same form, are the paths on which a request that names no
+	// user and brings no token gets the app's tenant_access_token. nil: none.
 	TenantPaths []string
 
-	// Tokens, required.
+	// Tokens has the users' tokens.
 	Tokens TokenSource
-	// UserTokenRefusal and TenantTokenRefusal, required, say what the code and msg
-	// of an answer of Lark's mean for the token that was sent. They are called for
-	// each answer that is looked at, first with an empty msg, and must then not
-	// return NotRefused for a code that with some msg is a refusal.
+	// UserTokenRefusal and TenantTokenRefusal return what an answer of Lark's with
+	// this code and msg says about the token that was sent. They are called first
+	// without the msg: then they return NotRefused only if that is the result for any
+	// msg.
 	UserTokenRefusal, TenantTokenRefusal func(code int, msg string) session.Refusal
-	// Asker may be nil: the 401 then carries no link.
+	// Asker asks users for consent. nil: the 401 has no link.
 	Asker Asker
-	// Resolver may be nil: users then go by open_id only.
+	// Resolver finds users by other names. nil: only an open_id names a user.
 	Resolver Resolver
-	// Tenant may be nil only without TenantPaths.
+	// Tenant has the apps' tokens. It is required with TenantPaths.
 	Tenant Tenant
-	// Waiter may be nil: Prefer: wait is then ignored.
+	// Waiter waits for consents. nil: Prefer: wait has no effect.
 	Waiter Waiter
-	// MaxWait bounds Prefer: wait; 0: 60 s.
+	// MaxWait is the upper bound of Prefer: wait. 0: 60 s.
 	MaxWait time.Duration
-	// MaxWaiters bounds how many requests are held at once; the next one gets
-	// its 401 at once. 0: 1024.
+	// MaxWaiters is how many requests may wait at once. Another one gets its 401
+	// without waiting. 0: 1024.
 	MaxWaiters int
 
-	// ReplayBuffer is the largest request body, in bytes, that is kept so that
-	// the request can be sent again after a forced refresh. 0: no body is kept.
+	// ReplayBuffer is the size, in bytes, of the largest request body that is kept, so
+	// that the request can be sent again with another token. 0: no body is kept.
 	ReplayBuffer int
 
-	// AllowHosts are the Host values accepted: a name, which admits any port,
-	// or name:port, or "*". nil: loopback names. Requests that come over a Unix
-	// socket are not asked: no browser gets there.
+	// AllowHosts are the Host values that are accepted: a name, which admits any port,
+	// or name:port, or "*". A request over a Unix socket may have any Host. nil:
+	// loopback names.
 	AllowHosts []string
-	// CallerKeys returns who may call, and is asked on each request, from many
-	// goroutines, so that keys can change while the proxy runs; it must not
-	// block. nil: everybody. A function that returns no one admits no one.
+	// CallerKeys returns who may call. It is called for each request, from many
+	// goroutines, and must not block. If it returns nobody, nobody may call. nil:
+	// everybody may.
 	CallerKeys func() []Caller
-	// CallerLimits narrow what callers may do, by [Caller.Name]. A caller that
-	// has none may do everything. Without CallerKeys there must be none.
+	// CallerLimits narrow what callers may do, by [Caller.Name]. A caller without an
+	// entry may do everything. They need CallerKeys.
 	CallerLimits map[string]CallerLimit
 
-	// PropagateTrace sends traceparent and tracestate on to Upstream.
+	// PropagateTrace sends traceparent and tracestate to Upstream.
 	PropagateTrace bool
-	// AccessLog writes one line per request at info. It has no query and no
-	// user in it.
+	// AccessLog writes a line for each request at level info. The line has no query
+	// and no user.
 	AccessLog bool
-	// Route maps a method and a path in canonical form to a template out of a
-	// bounded set, for metrics and traces. nil: the inject path that matched,
-	// else "other". Called once per request.
+	// Route returns the template of a path in canonical form, for metrics and traces.
+	// The templates have to be few. It is called about once per request. nil: the
+	// inject path that matched, or "other".
 	Route func(method, path string) string
-	// UserAttr says how a user appears in spans; nil or "": not at all. Called
-	// for recorded spans only.
-	UserAttr func(session.Key) string
+	// UserAttr returns what stands for a user in spans; "" leaves the user out. It is
+	// called only for spans that are recorded. nil: users don't appear in spans.
+	UserAttr func(user session.Key) string
 
-	// Draining reports whether the process is about to stop: new requests get
-	// 503. Called on each request. nil: never.
+	// Draining reports whether the process is about to stop. New requests are answered
+	// 503 then. It is called for each request. nil: never.
 	Draining func() bool
-	// Log gets what an operator acts on. nil: nothing is logged.
+	// Log gets what an operator can act on. nil: nothing is logged.
 	Log *slog.Logger
 }
 
@@ -185,7 +183,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// check says what is missing or impossible, all of it at once.
+// check returns all that is missing or impossible.
 func (c Config) check() error {
 	var problems []error
 	fail := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
@@ -202,7 +200,7 @@ func (c Config) check() error {
 		fail("no token source")
 	}
 	if c.UserTokenRefusal == nil || c.TenantTokenRefusal == nil {
-		fail("nothing tells which of Lark's answers refuse a token")
+		fail("no functions that recognize a refused token")
 	}
 	if len(c.TenantPaths) > 0 && c.Tenant == nil {
 		fail("tenant paths without a source of tenant tokens")
@@ -213,7 +211,7 @@ func (c Config) check() error {
 		}
 	}
 	if c.CallerKeys == nil && len(c.CallerLimits) > 0 {
-		fail("limits of callers without keys that tell them apart")
+		fail("caller limits without keys, which tell callers apart")
 	}
 	for name, limit := range c.CallerLimits {
 		if err := limit.check(); err != nil {

@@ -1,42 +1,54 @@
 // Package proxy forwards an app's requests to Lark with the user's token added.
 //
-// [New] returns the handler; [Config] names its parts. The app says in
-// X-Lark-User-Id whose request it is, [TokenSource] has that user's token, and
-// the request goes on as it came, streamed both ways, with exactly one
-// Authorization header. Everything that can be refused is refused before
-// [httputil.ReverseProxy] runs; what Lark answers is passed on untouched, save
-// for a refused token, which is renewed and the request replayed, once.
+// [New] makes the handler from a [Config], and [NewServer] the server for it. The
+// app says in X-Lark-User-Id whose request it is, and [TokenSource] has the token of
+// that user. The request goes on as it came, streamed both ways, with exactly one
+// Authorization header. Lark's answer is passed on untouched. If Lark refuses the
+// token, it is replaced and the request sent once more.
 //
 // # The promise
 //
-// A user's token leaves only with that user's request, only for the configured
-// origin, only on an inject path. The check and the one line that sets the
-// header are side by side in authorize (upstream.go). When a token can't be
-// had, nothing is forwarded.
+// A user's token leaves only with a request of that user, only for the configured
+// upstream, and only on an inject path. The check and the line that sets the header
+// stand side by side in authorize.go. If no token can be had, nothing is forwarded.
+//
+// # The way of a request
+//
+// serve (handler.go) is the policy, from top to bottom:
+//
+//	who may speak          edge.Hosts, callers.go
+//	what for               path.go: is the path unambiguous, may a token go there
+//	for whom               admit.go, identity.go: the user, the app
+//	with which token       admit.go, token.go
+//	no token               consent.go: ask the user, wait, answer 401
+//	forward                forward.go, authorize.go, body.go, header.go
+//	what Lark answers      inspect.go: is the token refused, is a scope missing
+//	what became of it      outcome.go, trace.go, metrics.go
+//
+// All that belongs to one request is in its request struct (request.go). The files
+// above use it. Those from config.go on don't know it: each has one thing, and is
+// given what it needs.
 //
 // # When Lark or the database is down
 //
-// The proxy keeps no state of its own: with Lark unreachable it answers 502 or
-// 504, with the database down 503 for users whose token isn't cached, and goes
-// on for all others.
+// The proxy keeps no state of its own. If Lark can't be reached, it answers 502 or
+// 504. If the database is down, it answers 503 for users whose token isn't cached,
+// and goes on for all others.
 //
 // # The hot path
 //
-// The hot path is a request whose token is cached, from ServeHTTP to the end of
-// its answer (handler.go: begin, serve, forward, end). It may not
+// The hot path is that of a request whose token is cached. It must not
 //
-//   - take a lock that requests of other users take; what is shared is read by
-//     an atomic pointer and replaced as a whole (callers, series, secrets);
-//   - ask the database, or anything over the network but Lark;
+//   - take a lock that the requests of other users take. What they share is read
+//     through an atomic pointer and replaced as a whole (series, secrets);
+//   - ask the database, or anything but Lark over the network;
 //   - write a log line at info or above (the access log is off by default);
-//   - allocate for each header or each byte: a header is changed in place, with
-//     values that all requests share (gzipOnly, asIs), and a body passes through
-//     buffers that are lent;
-//   - build attributes of a metric: each series has its own, made once.
+//   - allocate for each header or each byte. Headers are changed in place, with
+//     values that all requests share, and a body passes through lent buffers;
+//   - make the attributes of a metric: each series has its own, made once.
 //
-// All that belongs to one request is in one exchange, which is also the
-// request's context, so that ReverseProxy's hooks find it. That, the request
-// that carries it, and what a span needs are the at most six allocations more
-// than a bare ReverseProxy makes; TestAllocations counts them, with metrics and
-// without. The connection to Lark is net/http's ([Transport]).
+// A request struct is the context of its request, too, so that the hooks of
+// ReverseProxy find it without an allocation. TestAllocations holds that the proxy
+// makes at most six allocations more than a bare ReverseProxy, with metrics and
+// without. The connection to Lark is net/http's (see [Transport]).
 package proxy

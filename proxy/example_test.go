@@ -42,10 +42,18 @@ func ExampleNew() {
 		fmt.Println(err)
 		return
 	}
+	// Package session/lark has the functions that know all of Lark's codes.
+	refusal := func(code int, _ string) session.Refusal {
+		if code == 99991677 {
+			return session.TokenInvalid
+		}
+		return session.NotRefused
+	}
 	handler, err := proxy.New(proxy.Config{
-		Upstream:    to,
-		Apps:        []string{"cli_a1b2c3"},
-		InjectPaths: []string{"/open-apis/apaas/"},
+		Upstream:         to,
+		Apps:             []string{"cli_a1b2c3"},
+		InjectPaths:      []string{"/open-apis/apaas/"},
+		UserTokenRefusal: refusal, TenantTokenRefusal: refusal,
 		Tokens: oneUser{"ou_alice", session.NewAccess(&session.Session{
 			Key:   session.Key{AppID: "cli_a1b2c3", OpenID: "ou_alice"},
 			State: session.Active, AccessToken: session.NewSecret("alices-token"), TokenType: "Bearer",

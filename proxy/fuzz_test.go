@@ -18,13 +18,9 @@ import (
 	"larkside/session/lark"
 )
 
-func fuzzProxy() *proxy {
-	return &proxy{cfg: Config{UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal, Apps: []string{"cli_a"}, InjectPaths: []string{"/open-apis/apaas/", "/open-apis/"}, TenantPaths: []string{"/open-apis/im/"}}}
-}
-
 // readings are what a raw path can mean to some server: decoded never, once or
 // twice, then cleaned or not. It is written with net/url and path, of which
-// judge uses neither.
+// paths uses neither.
 func readings(raw string) (all []string, ok bool) {
 	decoded := raw
 	for range 2 {
@@ -75,12 +71,12 @@ func FuzzPath(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	p := fuzzProxy()
+	p := paths{inject: []string{"/open-apis/apaas/", "/open-apis/"}, tenant: []string{"/open-apis/im/"}}
 	f.Fuzz(func(t *testing.T, raw string) {
 		if !strings.HasPrefix(raw, "/") {
 			return
 		}
-		canonical, c, ok := p.judge(raw)
+		canonical, c, ok := p.canonical(raw)
 		clear := oneReading(raw)
 		if ok && !clear {
 			t.Fatalf("%q has several readings and passed as %q", raw, canonical)
@@ -155,8 +151,7 @@ func FuzzUpstreamErrorBody(f *testing.F) {
 		}
 		res := &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, ContentLength: -1,
 			Body: io.NopCloser(source), Request: &http.Request{Method: "GET"}}
-		p, x := fuzzProxy(), &exchange{}
-		found := p.inspect(x, res)
+		found := new(larkAnswer).inspect(res, new(peekBuffers), lark.UserTokenRefusal)
 		passed, err := io.ReadAll(res.Body)
 		if err != nil || string(passed) != string(content) {
 			t.Fatalf("passed on %q, %v", passed, err)

@@ -8,20 +8,21 @@ import (
 	"larkside/proxy/edge"
 )
 
-// The headers that an app steers Larkside with, in the one spelling that is
-// honoured. Any other spelling that some server would take for the same
-// (X_Lark_User_Id) is neither honoured nor forwarded.
+// The headers by which an app tells Larkside what it wants, in the one spelling
+// that counts. Another spelling that some server would take for the same
+// (X_Lark_User_Id) is ignored, and is not forwarded either.
 const (
 	userHeader   = "X-Lark-User-Id"
 	appHeader    = "X-Lark-App-Id"
 	callerHeader = "X-Larkside-Key"
 )
 
-// maxUserID is in bytes; Lark's own ids are 35.
+// maxUserID is in bytes. Lark's own ids have 35.
 const maxUserID = 128
 
-// one returns the value of a header that may stand once, or several times with
-// the same value: the Go SDK adds what is set on the client and on the call.
+// one returns the value of a header that may stand once, or several times with the
+// same value. The Go SDK sends a header twice that is set on the client and on the
+// call.
 func one(h http.Header, name string) (value string, present, agree bool) {
 	values := h[name]
 	if len(values) == 0 {
@@ -54,7 +55,7 @@ func userID(h http.Header) (string, error) {
 	return id, nil
 }
 
-// badUserID is InvalidUserID with the one of its causes that applies.
+// badUserID returns an invalid_user_id that names its cause.
 func badUserID(cause string) error {
 	return &edge.Answer{Failure: edge.InvalidUserID, Detail: "X-Lark-User-Id is not usable: " + cause + "."}
 }
@@ -64,24 +65,24 @@ func idByte(c byte) bool {
 		c == '_' || c == '.' || c == '@' || c == '-'
 }
 
-// appID returns the app that h names, or the default one.
-func (p *proxy) appID(h http.Header) (string, error) {
+// appID returns the app that h names, or the first one.
+func appID(h http.Header, apps []string) (string, error) {
 	id, present, agree := one(h, appHeader)
 	switch {
 	case !present:
-		return p.cfg.Apps[0], nil
-	case !agree || !slices.Contains(p.cfg.Apps, id):
+		return apps[0], nil
+	case !agree || !slices.Contains(apps, id):
 		return "", edge.UnknownApp
 	}
 	return id, nil
 }
 
-// placeholders are what apps put into Authorization because their SDK insists
-// on something. The last one is the Python SDK's, when it has nothing.
+// placeholders are the tokens that apps configure because their SDK insists on
+// one. The Python SDK sends the last one when it has none.
 var placeholders = [...]string{"larkside", "t-larkside", "u-larkside", "None"}
 
-// ownAuthorization returns the Authorization that an app brought itself, or ""
-// for none or a placeholder.
+// ownAuthorization returns the Authorization header that the app sent, or "" if
+// there is none or only a placeholder.
 func ownAuthorization(h http.Header) string {
 	values := h["Authorization"]
 	if len(values) == 0 {
@@ -96,87 +97,4 @@ func ownAuthorization(h http.Header) string {
 		}
 	}
 	return value
-}
-
-// stripped are the names, in lower case with "-" for "_", of what never goes
-// upstream: who the user is and who calls, cookies, where a request came from,
-// and whatever belongs to one connection. Prefixes are in stripPrefix.
-var stripped = map[string]bool{
-	"x-lark-user-id": true, "x-lark-app-id": true,
-	"cookie": true, "cookie2": true,
-	"forwarded": true, "via": true, "x-real-ip": true, "x-client-ip": true, "true-client-ip": true,
-	"cf-connecting-ip": true, "x-cluster-client-ip": true, "x-rewrite-url": true, "x-forwarded": true,
-	"upgrade": true, "connection": true, "keep-alive": true, "te": true, "trailer": true,
-	"transfer-encoding": true, "http2-settings": true,
-	// Traces: with PropagateTrace the first two are set anew.
-	"traceparent": true, "tracestate": true, "baggage": true, "b3": true, "uber-trace-id": true,
-	"sentry-trace": true, "x-cloud-trace-context": true, "x-amzn-trace-id": true,
-}
-
-var stripPrefixes = [...]string{"x-larkside-", "x-forwarded-", "x-original-", "proxy-", "x-b3-", "x-datadog-"}
-
-// strip reports whether the request header name stays here. It does not
-// allocate; long names matter by their beginning only.
-func strip(name string) bool {
-	if name == "" || strings.IndexByte("bcfhkpstuvx", name[0]|0x20) < 0 {
-		return false // nothing below begins so; most headers leave here
-	}
-	var buf [32]byte
-	folded := fold(buf[:0], name)
-	if stripped[string(folded)] {
-		return true
-	}
-	for _, prefix := range stripPrefixes {
-		if len(folded) >= len(prefix) && string(folded[:len(prefix)]) == prefix {
-			return true
-		}
-	}
-	return false
-}
-
-// larkside reports whether name is one of ours, in any spelling.
-func larkside(name string) bool {
-	var buf [32]byte
-	return strings.HasPrefix(string(fold(buf[:0], name)), "x-larkside-")
-}
-
-// fold appends to buf, up to its capacity, name as a careless server reads it:
-// without regard to case, "_" as "-", no blanks behind.
-func fold(buf []byte, name string) []byte {
-	name = strings.TrimRight(name, " \t")
-	for i := 0; i < len(name) && len(buf) < cap(buf); i++ {
-		c := name[i]
-		switch {
-		case 'A' <= c && c <= 'Z':
-			c += 'a' - 'A'
-		case c == '_':
-			c = '-'
-		}
-		buf = append(buf, c)
-	}
-	if len(name) > cap(buf) {
-		// Longer than any whole name below: only a prefix can match.
-		buf[cap(buf)-1] = '*'
-	}
-	return buf
-}
-
-// stripRequest removes from h what stays here, Authorization included: what is
-// sent is set anew by authorize.
-func stripRequest(h http.Header) {
-	for name := range h {
-		if strip(name) {
-			delete(h, name)
-		}
-	}
-	delete(h, "Authorization")
-}
-
-// stripAnswer removes our own names from what upstream sent.
-func stripAnswer(h http.Header) {
-	for name := range h {
-		if len(name) > len("X-Larkside-") && (name[0]|0x20) == 'x' && larkside(name) {
-			delete(h, name)
-		}
-	}
 }

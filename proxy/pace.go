@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-// Uploads stream for as long as they take, so the server has no limit on the
-// time of a request. What is limited is how long a caller may let us wait for
-// its body, lest a few thousand connections that send nothing, or a byte now
-// and then, hold everything that there is to hold.
+// Uploads stream for as long as they take, so the server doesn't limit the time of
+// a request. What is limited is the time that a caller makes the proxy wait for its
+// body. Otherwise a few thousand connections that send nothing, or a byte now and
+// then, could use up all connections.
 const (
-	// bodyPatience is how long reads may wait for each bodyStep of a body, in
-	// sum. The time in which nobody reads, since Lark is slow to take what came,
-	// is not the caller's.
+	// bodyPatience is how long the reads of each bodyStep of a body may wait, taken
+	// together. The time in which nobody reads, since Lark is slow to take the body,
+	// doesn't count.
 	bodyPatience = 30 * time.Second
 	// bodyStep is in bytes.
 	bodyStep = 1 << 10
-	// unwantedPatience bounds the wait for a body that nobody reads: net/http
-	// reads the rest of a short one before it writes a refusal.
+	// unwantedPatience is how long a body that nobody reads is waited for. net/http
+	// reads the rest of a short one before it sends a failure.
 	unwantedPatience = 5 * time.Second
 )
 
-// pacedBody is a request's body that must come at a pace. One goroutine reads
-// at a time. A body that does not come in time fails, and ends the connection.
+// pacedBody is a request's body that has to come at a pace. A body that doesn't
+// fails, and its connection is closed. One goroutine may read it at a time.
 type pacedBody struct {
 	io.ReadCloser
 	conn     *http.ResponseController
@@ -36,16 +36,10 @@ type pacedBody struct {
 	over bool // the deadline is the server's again
 }
 
-// pace makes x's body come at a pace; one that is empty stays as it is.
-func (x *exchange) pace(patience time.Duration) {
-	if x.in.Body == nil || x.in.Body == http.NoBody || x.in.ContentLength == 0 {
-		return
-	}
-	x.body = &pacedBody{
-		ReadCloser: x.in.Body, conn: http.NewResponseController(x.w.ResponseWriter), patience: patience, left: patience,
-	}
-	x.body.deadline(time.Now().Add(patience)) // also for a body that is never read
-	x.in.Body = x.body
+func newPacedBody(body io.ReadCloser, w http.ResponseWriter, patience time.Duration) *pacedBody {
+	b := &pacedBody{ReadCloser: body, conn: http.NewResponseController(w), patience: patience, left: patience}
+	b.deadline(time.Now().Add(patience)) // also for a body that is never read
+	return b
 }
 
 func (b *pacedBody) Read(p []byte) (int, error) {
@@ -57,23 +51,23 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 		b.got, b.left = 0, b.patience
 	}
 	if err == io.EOF {
-		// From here on net/http watches the connection for a caller that hangs
-		// up, and would take the deadline for that.
+		// From here on net/http reads the connection to see whether the caller hangs
+		// up. It would take the deadline for that.
 		b.deadline(time.Time{})
 		b.release()
 	}
 	return n, err
 }
 
-// unwanted shortens the wait for what is left of the body.
+// unwanted shortens the wait for the rest of the body.
 func (b *pacedBody) unwanted() {
 	if b != nil {
 		b.deadline(time.Now().Add(min(b.patience, unwantedPatience)))
 	}
 }
 
-// release ends the use of the connection's deadline. A transport may still read
-// when the handler has returned, and the server has set its own.
+// release leaves the deadline of the connection to the server, which sets its own
+// when the handler has returned. A transport may still read then.
 func (b *pacedBody) release() {
 	if b != nil {
 		b.mu.Lock()
@@ -86,6 +80,6 @@ func (b *pacedBody) deadline(t time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.over {
-		b.conn.SetReadDeadline(t) // what can't (a test's recorder) needn't
+		b.conn.SetReadDeadline(t) // a test's recorder can't, and needn't
 	}
 }

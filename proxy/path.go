@@ -1,18 +1,28 @@
 package proxy
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"unicode/utf8"
+
+	"larkside/proxy/edge"
 )
 
-// A path is judged in canonical form and forwarded as it came. Upstream may
-// decode it, clean it, or do neither; so that this can't matter, a path whose
-// meaning depends on it is refused, and what may be done with a path (its
-// class) must be the same at every stage of decoding.
+// A path is judged in canonical form and forwarded as it came. Upstream may decode
+// it, clean it, or do neither. So a path is refused if its meaning depends on that,
+// and what may be done with it (its class) must be the same at each stage of
+// decoding.
 
-// class is what may be done with a path. Two forms of one path that differ in
-// it make the path ambiguous.
+// target is what a request is for.
+type target struct {
+	method string // for a mesh, that of the original request
+	raw    string // path and query as they came
+	path   string // canonical; "" as long as it isn't judged
+	class  class
+}
+
+// class is what may be done with a path.
 type class struct {
 	// inject and tenant: a user's token, the tenant's token may be added.
 	inject, tenant bool
@@ -26,21 +36,28 @@ const (
 	ownPrefix = "/-/larkside/"
 	authzPath = "/-/larkside/authz"
 	// tokenPrefix is where SDKs fetch tenant and app tokens.
-	tokenPrefix = "/open-apis/auth/v3/"
-	// userInfoPath is the one path of /open-apis/authen/ that hands out no
-	// token.
+	tokenPrefix     = "/open-apis/auth/v3/"
+	tenantTokenPath = tokenPrefix + "tenant_access_token/internal"
+	appTokenPath    = tokenPrefix + "app_access_token/internal"
+	// userInfoPath is the only path of /open-apis/authen/ that hands out no token.
 	userInfoPath = "/open-apis/authen/v1/user_info"
 )
 
-// requestTarget returns the path and query of r byte by byte as they came. It
-// is false for what is not a path: "*", an authority, an absolute URL of
-// another host. An absolute URL that names this proxy loses its origin, as RFC
-// 9112 section 3.2.2 asks; where it goes is not for it to say.
-func (p *proxy) requestTarget(r *http.Request) (string, bool) {
+// fetchesAppToken reports whether an SDK calls for its tenant's or app's token with
+// the app's secret. Such a call needs no Authorization.
+func (t *target) fetchesAppToken() bool {
+	return t.method == http.MethodPost && (t.path == tenantTokenPath || t.path == appTokenPath)
+}
+
+// originForm returns the path and query of r byte by byte as they came. It is
+// false for a target that is no path: "*", an authority, an absolute URL of another
+// host. An absolute URL that names this proxy loses its origin (RFC 9112 section
+// 3.2.2), since a request doesn't say where it is sent.
+func originForm(r *http.Request, hosts edge.Hosts) (string, bool) {
 	raw := r.RequestURI
 	if !strings.HasPrefix(raw, "/") {
 		_, rest, found := strings.Cut(raw, "://")
-		if !found || r.URL.User != nil || !p.hosts.Allow(r.URL.Host) {
+		if !found || r.URL.User != nil || !hosts.Allow(r.URL.Host) {
 			return "", false
 		}
 		switch i := strings.IndexAny(rest, "/?"); {
@@ -52,8 +69,8 @@ func (p *proxy) requestTarget(r *http.Request) (string, bool) {
 			raw = rest[i:]
 		}
 	}
-	// A fragment is never sent (RFC 9112 section 3.2.1); some parsers cut one
-	// off all the same.
+	// A fragment is never sent (RFC 9112 section 3.2.1), but some parsers cut one
+	// off.
 	return raw, !strings.Contains(raw, "#")
 }
 
@@ -65,9 +82,22 @@ func pathOf(raw string) string {
 	return raw
 }
 
-// judge returns the canonical form and the class of a raw path, or false when
-// the path means one thing to one reader and another to the next.
-func (p *proxy) judge(path string) (canonical string, c class, ok bool) {
+// paths are the settings by which paths are classified.
+type paths struct{ inject, tenant []string }
+
+// judge returns the target of a request, or ambiguous_path if two readers could
+// take its path for different ones.
+func (p *paths) judge(method, raw string) (target, error) {
+	canonical, c, ok := p.canonical(pathOf(raw))
+	if !ok {
+		return target{}, edge.AmbiguousPath
+	}
+	return target{method, raw, canonical, c}, nil
+}
+
+// canonical returns the canonical form and the class of a path, or false if they
+// depend on who reads it.
+func (p *paths) canonical(path string) (form string, c class, ok bool) {
 	if plain(path) {
 		return path, p.classify(path), clean(path)
 	}
@@ -79,21 +109,28 @@ func (p *proxy) judge(path string) (canonical string, c class, ok bool) {
 	if !clean(once) || !clean(twice) {
 		return "", class{}, false
 	}
-	// %2F within a segment is data: a sheet's range, a name.
-	canonical = unescape(path, true)
-	c = p.classify(canonical)
-	ok = c == p.classify(once) && c == p.classify(twice)
-	return canonical, c, ok
+	// %2F within a segment is data: the range of a sheet, a name.
+	form = unescape(path, true)
+	c = p.classify(form)
+	return form, c, c == p.classify(once) && c == p.classify(twice)
 }
 
-func (p *proxy) classify(path string) class {
+func (p *paths) classify(path string) class {
 	closed := closedPath(path)
 	return class{
-		inject:    !closed && matchAny(p.cfg.InjectPaths, path) >= 0,
-		tenant:    !closed && matchAny(p.cfg.TenantPaths, path) >= 0,
+		inject:    !closed && matchAny(p.inject, path) >= 0,
+		tenant:    !closed && matchAny(p.tenant, path) >= 0,
 		tokenCall: strings.HasPrefix(path, tokenPrefix),
 		own:       path == strings.TrimSuffix(ownPrefix, "/") || strings.HasPrefix(path, ownPrefix),
 	}
+}
+
+// checkPath returns what is wrong with a path of the settings.
+func checkPath(path string) error {
+	if !strings.HasPrefix(path, "/") || !plain(path) || !clean(path) {
+		return fmt.Errorf("path %q: want it to begin with / and to be in its simplest form, without escapes", path)
+	}
+	return nil
 }
 
 // matchAny returns the index of the first pattern that path is under, or -1.
@@ -106,9 +143,9 @@ func matchAny(patterns []string, path string) int {
 	return -1
 }
 
-// closedPath reports whether no setting opens path to a user's token: where
-// tokens are made and exchanged. Spelled in another case, or with a parameter
-// behind a semicolon, it is still closed, since upstream might not care.
+// closedPath reports whether no setting can open path to a user's token, since
+// tokens are issued and exchanged there. Other letter case, or a parameter after a
+// semicolon, doesn't change that: upstream might ignore them.
 func closedPath(path string) bool {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	if segmentIs(first, "oauth") {
@@ -136,9 +173,9 @@ func plain(path string) bool {
 	return true
 }
 
-// clean reports whether a decoded path has one reading only: no empty segment,
-// no dot segment, also none that some servers make by dropping a parameter
-// ("..;x"), no backslash, no control character, valid UTF-8.
+// clean reports whether a decoded path has only one reading: it is valid UTF-8 and
+// has no empty segment, no dot segment, not even one with a parameter that some
+// servers drop ("..;x"), no backslash and no control character.
 func clean(path string) bool {
 	if !utf8.ValidString(path) {
 		return false
@@ -180,8 +217,8 @@ func wellEscaped(path string) bool {
 	return true
 }
 
-// unescape decodes each escape of s once, and leaves a % alone that begins
-// none. With keepSlash %2F stays, in that spelling.
+// unescape decodes each escape of s once. A % that begins none stays. With
+// keepSlash an escaped slash becomes %2F.
 func unescape(s string, keepSlash bool) string {
 	var b strings.Builder
 	b.Grow(len(s))

@@ -13,6 +13,22 @@ import (
 // record APIs take resolution=merge-duplicates, and with handling=strict they
 // refuse a preference that they don't know. Only wait is for Larkside.
 
+// waiting is how a request waits for a consent.
+type waiting struct {
+	// until is when the wait ends; zero before the first one. A request may wait
+	// several times, but not longer in all.
+	until time.Time
+	// applied says that the request has waited.
+	applied bool
+}
+
+// note says on an answer that the request has waited (RFC 7240 section 3).
+func (w *waiting) note(h http.Header) {
+	if w.applied {
+		h.Add("Preference-Applied", "wait")
+	}
+}
+
 // takeWait removes the wait preference from the header of a request for a user,
 // whether or not the request waited, and leaves the others as they came.
 func takeWait(h http.Header) {

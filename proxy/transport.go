@@ -13,16 +13,17 @@ import (
 	"time"
 )
 
-// TransportConfig is how upstream is reached.
+// TransportConfig says how the upstream is reached.
 type TransportConfig struct {
-	// RootCAs are who may sign upstream's certificate; nil: the system's.
+	// RootCAs are the authorities that may sign the upstream's certificate. nil: the
+	// system's.
 	RootCAs *x509.CertPool
-	// Proxy is an outbound proxy, http:// or https:// or socks5://. nil: none.
-	// HTTPS_PROXY and its kin are never read: they would show the token hop to
-	// whoever set them.
+	// Proxy is an outbound proxy, http://, https:// or socks5://. nil: none.
+	// HTTPS_PROXY and the like are never read: whoever can set them could read the
+	// tokens.
 	Proxy *url.URL
-	// ResponseHeaderTimeout is the time from the last byte of a request to the
-	// header of its answer; 0: 30 s. What streams after that is not limited.
+	// ResponseHeaderTimeout is the time from the last byte of a request to the header
+	// of its answer. What streams after that is not limited. 0: 30 s.
 	ResponseHeaderTimeout time.Duration
 }
 
@@ -187,11 +188,10 @@ func (t *Transport) CloseIdleConnections() {
 // outbound reports whether requests go through an outbound proxy.
 func (t *Transport) outbound() bool { return t.shared.Proxy != nil }
 
-// NewServer returns a server with the limits that the proxy's listener needs:
-// a header in 10 s and within 64 KiB, an idle connection for two minutes, and
-// no limit on what streams; the handler of [New] sees to it that a body moves.
-// OPTIONS * reaches h. A caller that closes its sending side gets its answer,
-// see [callerConn].
+// NewServer returns a server with the limits that the proxy's listener needs. A
+// header has to come in 10 s and within 64 KiB, and a connection may be idle for two
+// minutes. What streams is not limited: the handler of [New] sees to it that a body
+// moves. OPTIONS * reaches h. A caller that closes its sending side gets its answer.
 func NewServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      h,

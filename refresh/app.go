@@ -13,13 +13,14 @@ import (
 	"larkside/session/lark"
 )
 
-// app is what all sessions of one app share: its client, the rate of calls to the
-// token endpoint, and whether the endpoint is worth calling.
+// app is what all sessions of one app share: its client, the rate of calls to
+// the token endpoint, and whether the endpoint is worth calling.
 type app struct {
 	id       string
 	client   Lark
 	governor *governor
-	// breaker opens when the token endpoint keeps failing, for whatever sessions.
+	// breaker opens when the token endpoint keeps failing, for whatever
+	// sessions.
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 	now     func() time.Time
 	log     *slog.Logger
@@ -75,8 +76,8 @@ func errCircuitOpen() error {
 }
 
 // admit gives the right to call the token endpoint once. The caller passes the
-// call's error to done. For an app that Lark refuses, one call in each probeEvery
-// is admitted.
+// call's error to done. For an app that Lark refuses, one call in each
+// probeEvery is admitted.
 func (a *app) admit() (done func(error), err error) {
 	if err := a.resting(); err != nil {
 		return nil, err
@@ -94,8 +95,8 @@ func (a *app) admit() (done func(error), err error) {
 	}, nil
 }
 
-// transient returns err if it says that the endpoint fails, and nil if it says that
-// the endpoint refused one request.
+// transient returns err if it says that the endpoint fails, and nil if it says
+// that the endpoint refused one request.
 func transient(err error) error {
 	var e *lark.Error
 	if errors.As(err, &e) && e.Class != lark.Retry {
@@ -123,13 +124,13 @@ func (a *app) note(err error) {
 	}
 }
 
-// refreshSwitch is Lark's code for an app whose switch "refresh user_access_token"
-// is off in the console.
+// refreshSwitch is Lark's code for an app whose switch "refresh
+// user_access_token" is off in the console.
 const refreshSwitch = 20074
 
-// Report takes the outcome of another call to Lark that authenticated as the app,
-// such as the start of a consent. A success of such a call says nothing about the
-// refresh switch.
+// Report takes the outcome of another call to Lark that authenticated as the
+// app, such as the start of a consent. A success of such a call says nothing
+// about the refresh switch.
 func (s *Source) Report(appID string, err error) {
 	a, ok := s.apps[appID]
 	if !ok {
@@ -155,8 +156,8 @@ func (a *app) probeNow() {
 	a.probeAt = time.Time{}
 }
 
-// Refusal returns why Lark refuses the app. It is nil if Lark accepts the app, or
-// has not been asked yet.
+// Refusal returns why Lark refuses the app. It is nil if Lark accepts the app,
+// or has not been asked yet.
 func (s *Source) Refusal(appID string) error {
 	if a, ok := s.apps[appID]; ok {
 		return a.lastRefusal()
@@ -172,8 +173,9 @@ func (s *Source) Reconsider() {
 	}
 }
 
-// Admitted returns an error if Lark refuses the app. It is called before a consent
-// is started, so that nobody gets the card of an app that can't use the answer.
+// Admitted returns an error if Lark refuses the app. It is called before a
+// consent is started, so that nobody gets the card of an app that can't use the
+// answer.
 func (s *Source) Admitted(appID string) error {
 	a, ok := s.apps[appID]
 	if !ok {

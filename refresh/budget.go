@@ -6,8 +6,8 @@ import (
 	"larkside/session"
 )
 
-// Budget returns the limits on app's calls to the token endpoint, and how much of
-// each is used now over all replicas. Both are nil for an unknown app.
+// Budget returns the limits on app's calls to the token endpoint, and how much
+// of each is used now over all replicas. Both are nil for an unknown app.
 func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Limit, used []int, err error) {
 	a, ok := s.apps[appID]
 	if !ok {
@@ -18,7 +18,8 @@ func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Lim
 }
 
 // Resting returns why this replica does not call app's token endpoint now: Lark
-// refuses the app, or the endpoint keeps failing. It returns nil if it calls it.
+// refuses the app, or the endpoint keeps failing. It returns nil if it calls
+// it.
 func (s *Source) Resting(appID string) error {
 	if a, ok := s.apps[appID]; ok {
 		return a.resting()

@@ -1,17 +1,17 @@
-// Package refresh keeps what is stored current: it finds a user's access token and
-// renews it with a refresh token that works exactly once.
+// Package refresh keeps what is stored current: it finds a user's access token
+// and renews it with a refresh token that works exactly once.
 //
-// Start with [Source.Token]. It promises four things. One refresh of a session is
-// under way at a time, over all replicas. A refresh token that Lark has answered is
-// not sent again by anyone who can know that. Only Lark's word ends a session, and
-// no other failure. While the access token is valid it is served, whatever else
-// fails.
+// Start with [Source.Token]. It promises four things. One refresh of a session
+// is under way at a time, over all replicas. A refresh token that Lark has
+// answered is not sent again by anyone who can know that. Only Lark's word ends
+// a session, and no other failure. While the access token is valid it is
+// served, whatever else fails.
 //
 // # The protocol
 //
-// A row has a version, which each stored pair, consent or revocation moves; a lease
-// (owner and deadline); and a count of attempts whose outcome is not stored. The
-// database's clock judges leases, the local clock judges expiry.
+// A row has a version, which each stored pair, consent or revocation moves; a
+// lease (owner and deadline); and a count of attempts whose outcome is not
+// stored. The database's clock judges leases, the local clock judges expiry.
 //
 //  1. Calls for one session in one process share one run.
 //  2. The row is read. If its access token is fresh, another replica has renewed
@@ -58,9 +58,9 @@
 //     the version: then the late pair is thrown away, and revoked at Lark if the
 //     user had revoked.
 //
-// test/model checks these claims exhaustively for small numbers of replicas, and
-// simulation_test.go checks them in random interleavings of the real code.
+// test/model checks these claims exhaustively for small numbers of replicas,
+// and simulation_test.go checks them in random interleavings of the real code.
 //
-// The lease could go if Lark's token endpoint took an idempotency key, or accepted
-// a spent refresh token for a while. Neither is documented.
+// The lease could go if Lark's token endpoint took an idempotency key, or
+// accepted a spent refresh token for a while. Neither is documented.
 package refresh

@@ -20,10 +20,11 @@ type governor struct {
 	urgent  []*turn
 	idle    []*turn
 	running bool
-	// waiters counts the requests that wait for a renewal, by open_id. See expect.
+	// waiters counts the requests that wait for a renewal, by open_id. See
+	// expect.
 	waiters map[string]int
-	// news wakes the dispatcher while it waits for the rate: the first urgent turn
-	// has come, or the last turn has left.
+	// news wakes the dispatcher while it waits for the rate: the first urgent
+	// turn has come, or the last turn has left.
 	news chan struct{}
 }
 
@@ -40,13 +41,14 @@ func newGovernor(app string, rates *store.Rates, limits []session.Limit) *govern
 	return &governor{app: app, rates: rates, limits: limits, waiters: make(map[string]int), news: make(chan struct{}, 1)}
 }
 
-// admissionBatch is how many admissions are taken from the database at most at a
-// time.
+// admissionBatch is how many admissions are taken from the database at most at
+// a time.
 const admissionBatch = 20
 
-// expect tells the governor that a request waits for openID's renewal. Until done
-// is called, its turn is urgent. That holds for a turn that is in line already,
-// too, since a request may come to wait for a renewal that began without one.
+// expect tells the governor that a request waits for openID's renewal. Until
+// done is called, its turn is urgent. That holds for a turn that is in line
+// already, too, since a request may come to wait for a renewal that began
+// without one.
 func (g *governor) expect(openID string) (done func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -101,8 +103,8 @@ func (g *governor) wasUrgent(t *turn) bool {
 	return t.urgent
 }
 
-// leave gives up a place in line. If its call has just been admitted, the admission
-// goes to the next.
+// leave gives up a place in line. If its call has just been admitted, the
+// admission goes to the next.
 func (g *governor) leave(t *turn) {
 	if !g.drop(t) && <-t.ready == nil {
 		g.pass()
@@ -176,8 +178,8 @@ func (g *governor) waiting() (n int, urgent bool) {
 	return len(g.idle), false
 }
 
-// limitsFor returns the limits for urgent turns, and half of them for others, so
-// that half of the rate is left for requests that wait on any replica.
+// limitsFor returns the limits for urgent turns, and half of them for others,
+// so that half of the rate is left for requests that wait on any replica.
 func (g *governor) limitsFor(urgent bool) []session.Limit {
 	if urgent {
 		return g.limits
@@ -189,8 +191,9 @@ func (g *governor) limitsFor(urgent bool) []session.Limit {
 	return halves
 }
 
-// pass hands an admission on to the next in line. Its owner could not use it, since
-// another replica has the session's lease. With nobody in line it is lost.
+// pass hands an admission on to the next in line. Its owner could not use it,
+// since another replica has the session's lease. With nobody in line it is
+// lost.
 func (g *governor) pass() { g.call(1, nil) }
 
 // call sends err to the first n turns in line, the urgent ones first.

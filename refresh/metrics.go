@@ -40,10 +40,11 @@ const (
 	Misconfigured Class = "misconfigured"
 	// Refused: Lark refused a token that replaced a refused one.
 	Refused Class = "refused"
-	// RotationLost: an earlier attempt spent the refresh token, and its answer was
-	// never stored. The session is lost.
+	// RotationLost: an earlier attempt spent the refresh token, and its answer
+	// was never stored. The session is lost.
 	RotationLost Class = "rotation_lost"
-	// Reused: someone else spent or revoked the refresh token. The session is lost.
+	// Reused: someone else spent or revoked the refresh token. The session is
+	// lost.
 	Reused Class = "reused"
 	// Dead: the refresh token is too old or malformed. The session is over.
 	Dead Class = "dead"
@@ -61,15 +62,16 @@ type metrics struct {
 }
 
 const (
-	// budgetAge is how old the database's answer about the used part of the token
-	// endpoint's rate may get before it is asked again. budgetTimeout bounds that
-	// question, for all apps together.
+	// budgetAge is how old the database's answer about the used part of the
+	// token endpoint's rate may get before it is asked again. budgetTimeout
+	// bounds that question, for all apps together.
 	budgetAge     = 10 * time.Second
 	budgetTimeout = 500 * time.Millisecond
 )
 
-// budgets caches how much of each app's limits is used, since instruments are read
-// every few seconds by more than one reader. It is safe for concurrent use.
+// budgets caches how much of each app's limits is used, since instruments are
+// read every few seconds by more than one reader. It is safe for concurrent
+// use.
 type budgets struct {
 	source *Source
 
@@ -84,8 +86,8 @@ type budget struct {
 	used   float64
 }
 
-// read returns the budgets by app. An app for which the database failed is absent
-// until all are read again.
+// read returns the budgets by app. An app for which the database failed is
+// absent until all are read again.
 func (b *budgets) read(ctx context.Context) map[string][]budget {
 	b.mu.Lock()
 	defer b.mu.Unlock()

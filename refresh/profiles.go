@@ -18,9 +18,9 @@ type Synced struct {
 	Read, Absent, Disabled int
 }
 
-// SyncUsers reads the profiles of app's users that were last read before a time, 50
-// at a time. It calls progress after each 50. An id that Lark does not accept does
-// not stop the others.
+// SyncUsers reads the profiles of app's users that were last read before a
+// time, 50 at a time. It calls progress after each 50. An id that Lark does not
+// accept does not stop the others.
 func (s *Source) SyncUsers(ctx context.Context, appID string, before time.Time, progress func(Synced)) (Synced, error) {
 	var total Synced
 	a, ok := s.apps[appID]
@@ -52,8 +52,8 @@ func (s *Source) syncDue(ctx context.Context, appID string) {
 	}
 }
 
-// syncSome reads one batch. Lark refuses a whole batch for one id that it does not
-// accept. Such a batch is halved until that id is alone.
+// syncSome reads one batch. Lark refuses a whole batch for one id that it does
+// not accept. Such a batch is halved until that id is alone.
 func (s *Source) syncSome(ctx context.Context, a *app, keys []session.Key, total *Synced) error {
 	ids := make([]string, len(keys))
 	for i, k := range keys {

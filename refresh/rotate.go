@@ -19,8 +19,8 @@ import (
 
 // want is what a run is for.
 type want struct {
-	// version is the one that the caller saw. A usable token of another version is
-	// a result.
+	// version is the one that the caller saw. A usable token of another version
+	// is a result.
 	version int64
 	// refused: Lark refused the access token of this version.
 	refused bool
@@ -29,20 +29,21 @@ type want struct {
 }
 
 const (
-	// leaseTries bounds how often a run starts over because another owner had the
-	// lease.
+	// leaseTries bounds how often a run starts over because another owner had
+	// the lease.
 	leaseTries = 5
 	// userRetry is how long Lark is not asked about a user whom it disabled.
 	userRetry = time.Hour
-	// claimWait is how long a run waits at most for other claims of this process.
+	// claimWait is how long a run waits at most for other claims of this
+	// process.
 	claimWait = 250 * time.Millisecond
-	// storeWait is how long callers wait for a new pair to be stored. After that the
-	// run goes on without them.
+	// storeWait is how long callers wait for a new pair to be stored. After
+	// that the run goes on without them.
 	storeWait = 2 * time.Second
 )
 
-// renew runs the protocol of the package comment once. The singleflight group sees
-// to it that one run for each session is under way in this process.
+// renew runs the protocol of the package comment once. The singleflight group
+// sees to it that one run for each session is under way in this process.
 func (s *Source) renew(ctx context.Context, key session.Key, w want) (*session.Access, error) {
 	ctx, span := s.tracer.Start(ctx, "token.refresh", trace.WithAttributes(telemetry.AppID.String(key.AppID), s.users.Attr(key.OpenID)))
 	defer span.End()
@@ -105,8 +106,8 @@ func (s *Source) run(ctx context.Context, key session.Key, w want) (*session.Acc
 	return nil, Contended, &session.RetryError{Err: fmt.Errorf("other owners kept the session's lease: %w", session.ErrRefreshUnavailable), After: time.Second}
 }
 
-// decidedByRow returns the result if the row decides without Lark. An empty class
-// means that Lark has to be asked.
+// decidedByRow returns the result if the row decides without Lark. An empty
+// class means that Lark has to be asked.
 func (s *Source) decidedByRow(row *session.Session, w want) (*session.Access, Class, error) {
 	a := session.NewAccess(row)
 	now := s.now()
@@ -126,8 +127,8 @@ func (s *Source) decidedByRow(row *session.Session, w want) (*session.Access, Cl
 }
 
 // waitForRate waits until the app's rate admits a call. If the row decides
-// meanwhile, because another replica was faster, it gives up the place in line and
-// returns that result. An empty class means that Lark may be asked.
+// meanwhile, because another replica was faster, it gives up the place in line
+// and returns that result. An empty class means that Lark may be asked.
 func (s *Source) waitForRate(ctx context.Context, app *app, row *session.Session, w want, changed <-chan struct{}) (*session.Access, Class, error) {
 	asked := time.Now()
 	turn := app.governor.join(row.Key.OpenID)
@@ -160,10 +161,10 @@ func (s *Source) waitForRate(ctx context.Context, app *app, row *session.Session
 
 // claim leases row's session and returns until when Lark may be asked.
 //
-// Claims of this process wait for each other. When many tokens expire at once the
-// rate admits many calls in a moment, and as many statements would slow down the
-// requests that need no renewal. A claim that the database does not answer holds
-// the others up for claimWait at most.
+// Claims of this process wait for each other. When many tokens expire at once
+// the rate admits many calls in a moment, and as many statements would slow
+// down the requests that need no renewal. A claim that the database does not
+// answer holds the others up for claimWait at most.
 func (s *Source) claim(ctx context.Context, row *session.Session) (l *store.Lease, until time.Time, err error) {
 	timer := time.NewTimer(claimWait)
 	defer timer.Stop()
@@ -176,15 +177,16 @@ func (s *Source) claim(ctx context.Context, row *session.Session) (l *store.Leas
 	if err := s.stopped(); err != nil {
 		return nil, until, err
 	}
-	// The time counts from before the claim. A process that is stopped right after
-	// the claim must not wake up and send what another owner has taken over.
+	// The time counts from before the claim. A process that is stopped right
+	// after the claim must not wake up and send what another owner has taken
+	// over.
 	until = time.Now().Add(s.callTimeout)
 	l, err = s.leases.Claim(ctx, row.Key, row.Version, 2*s.callTimeout)
 	return l, until, err
 }
 
-// waitForOwner returns when the owner of the session's lease has stored a result,
-// or may have died.
+// waitForOwner returns when the owner of the session's lease has stored a
+// result, or may have died.
 func (s *Source) waitForOwner(ctx context.Context, row *session.Session) {
 	changed, stop := s.changes.Watch(row.Key)
 	defer stop()
@@ -211,19 +213,20 @@ func (s *Source) waitForOwner(ctx context.Context, row *session.Session) {
 	}
 }
 
-// spend sends the lease's refresh token to Lark (step 5) and stores what comes of
-// it (steps 6 and 7).
+// spend sends the lease's refresh token to Lark (step 5) and stores what comes
+// of it (steps 6 and 7).
 func (s *Source) spend(ctx context.Context, app *app, l *store.Lease, w want, until time.Time) (*session.Access, Class, error) {
 	done, err := app.admit()
 	if err != nil {
 		s.leases.Release(ctx, l, store.Failure{}) // if it fails, the lease runs out
 		return nil, Rested, err
 	}
-	// No caller can cancel the run's context (singleflight). This deadline is well
-	// before the lease's.
+	// No caller can cancel the run's context (singleflight). This deadline is
+	// well before the lease's.
 	call, cancel := context.WithDeadline(ctx, until)
-	// expires_in counts from some moment between the request and the answer. Counted
-	// from before the request, no token is taken for valid after its expiry.
+	// expires_in counts from some moment between the request and the answer.
+	// Counted from before the request, no token is taken for valid after its
+	// expiry.
 	asked := s.now()
 	s.metrics.asks(ctx, l.Session.ExpiresAt.Sub(asked))
 	token, err := app.client.Refresh(call, l.Session.TokenURL, l.Session.RefreshToken)
@@ -249,7 +252,8 @@ func newTokens(old *session.Session, t lark.Token, asked time.Time, refused bool
 		IssuedAt: asked, ExpiresAt: asked.Add(t.ExpiresIn),
 	}
 	if n.AccessToken.Empty() {
-		// Only the refresh token could be read. The old access token still works.
+		// Only the refresh token could be read. The old access token still
+		// works.
 		n.AccessToken, n.TokenType, n.IssuedAt, n.ExpiresAt = old.AccessToken, old.TokenType, old.IssuedAt, old.ExpiresAt
 	}
 	if n.Scope == "" {
@@ -261,9 +265,9 @@ func newTokens(old *session.Session, t lark.Token, asked time.Time, refused bool
 	return n
 }
 
-// storePair stores a new pair (step 6). Until that has succeeded, this process has
-// the only good copy of the grant. So a database that fails is tried until it
-// succeeds: while the callers wait at first, then behind them.
+// storePair stores a new pair (step 6). Until that has succeeded, this process
+// has the only good copy of the grant. So a database that fails is tried until
+// it succeeds: while the callers wait at first, then behind them.
 func (s *Source) storePair(ctx context.Context, l *store.Lease, t store.Tokens) (*session.Access, Class, error) {
 	waiting, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
@@ -296,10 +300,11 @@ func (s *Source) storePair(ctx context.Context, l *store.Lease, t store.Tokens) 
 	return nil, StoreFailed, retryLater(err)
 }
 
-// storeOnce stores a new pair. If the version has moved, the pair comes too late.
-// Either the user has consented anew: then that grant counts. (The late pair is
-// not revoked at Lark, since no page says whether that would end the new grant,
-// too.) Or the user has revoked: then the late pair must end at Lark, too.
+// storeOnce stores a new pair. If the version has moved, the pair comes too
+// late. Either the user has consented anew: then that grant counts. (The late
+// pair is not revoked at Lark, since no page says whether that would end the
+// new grant, too.) Or the user has revoked: then the late pair must end at
+// Lark, too.
 func (s *Source) storeOnce(ctx context.Context, l *store.Lease, t store.Tokens) (*session.Access, Class, error) {
 	key := l.Session.Key
 	stored, err := s.leases.Replace(ctx, l, t)
@@ -345,7 +350,8 @@ func (s *Source) handleError(ctx context.Context, app *app, l *store.Lease, w wa
 	}
 
 	// The refresh token is spent, revoked, malformed or too old. Before that is
-	// believed, the row is read again: another owner may have stored a newer pair.
+	// believed, the row is read again: another owner may have stored a newer
+	// pair.
 	if e.Class == lark.Reauthorize {
 		row, err := s.sessions.Load(ctx, l.Session.Key)
 		if err == nil && row.Version != l.Session.Version {
@@ -366,8 +372,8 @@ func (s *Source) handleError(ctx context.Context, app *app, l *store.Lease, w wa
 		return s.endSession(ctx, l, store.Ending{State: session.Disabled, Reason: e.Reason, DropAccess: w.refused, Retry: userRetry}, UserDisabled, e)
 	}
 
-	// Everything else passes, or is the operator's to fix. The session is kept for
-	// another try.
+	// Everything else passes, or is the operator's to fix. The session is kept
+	// for another try.
 	class, answer := Transient, session.ErrRefreshUnavailable
 	rest := max(backoff(l.Session.Failures, time.Second, 30*time.Second), e.RetryAfter)
 	switch e.Class {
@@ -375,7 +381,8 @@ func (s *Source) handleError(ctx context.Context, app *app, l *store.Lease, w wa
 		// The app as a whole rests, so the session needs no rest of its own.
 		class, answer, rest = Misconfigured, session.ErrAppMisconfigured, 0
 	case lark.Misconfigured:
-		// Lark could not use this request, which says nothing about other sessions.
+		// Lark could not use this request, which says nothing about other
+		// sessions.
 		class, answer = Misconfigured, session.ErrAppMisconfigured
 	}
 	row, err := s.leases.Release(ctx, l, store.Failure{MaybeSpent: e.Outcome == lark.Lost, Retry: rest, Doubted: e.Doubtful()})
@@ -419,8 +426,8 @@ const (
 )
 
 // isGone reports whether a user of whom Lark said so does not exist indeed: the
-// directory says so too, or Lark said so before, at least doubtPeriod ago, and no
-// refresh has succeeded since. It is false if the directory can't be asked.
+// directory says so too, or Lark said so before, at least doubtPeriod ago, and
+// no refresh has succeeded since. It is false if the directory can't be asked.
 func (s *Source) isGone(ctx context.Context, app *app, row *session.Session) bool {
 	if !row.DoubtedAt.IsZero() && s.now().Sub(row.DoubtedAt) >= doubtPeriod {
 		return true
@@ -431,8 +438,8 @@ func (s *Source) isGone(ctx context.Context, app *app, row *session.Session) boo
 	return err == nil && len(people) == 1 && gone(people[0])
 }
 
-// backoff doubles from first to most. It adds up to a quarter, so that what failed
-// together is not tried again together.
+// backoff doubles from first to most. It adds up to a quarter, so that what
+// failed together is not tried again together.
 func backoff(failures int, first, most time.Duration) time.Duration {
 	d := most
 	if failures < 16 {

@@ -41,14 +41,14 @@ type Config struct {
 	// Threshold is the fraction of an access token's life. With less left, the
 	// token is renewed behind the requests that use it. 0: 0.1.
 	Threshold float64
-	// Limits bound the calls to the token endpoint, per app and over all replicas.
-	// None: 40 in a second and 900 in a minute.
+	// Limits bound the calls to the token endpoint, per app and over all
+	// replicas. None: 40 in a second and 900 in a minute.
 	Limits []session.Limit
-	// Sweep is how often sessions that nobody uses are renewed if they are due. 0:
-	// never.
+	// Sweep is how often sessions that nobody uses are renewed if they are due.
+	// 0: never.
 	Sweep time.Duration
-	// Sync is how old a profile may get before it is read from Lark again. 0: it is
-	// never read again.
+	// Sync is how old a profile may get before it is read from Lark again. 0:
+	// it is never read again.
 	Sync time.Duration
 	// CallTimeout bounds one call to the token endpoint. A lease lasts twice as
 	// long. 0: 10 s.
@@ -97,8 +97,8 @@ type Source struct {
 	// stopping is closed by Shutdown. After that no run begins to ask Lark.
 	stopping chan struct{}
 	stop     func()
-	// unstored has the keys of the pairs that Lark has issued and the database has
-	// not taken yet. See storePair.
+	// unstored has the keys of the pairs that Lark has issued and the database
+	// has not taken yet. See storePair.
 	unstored sync.Map
 
 	// testingOnlyBeforeStore runs between Lark's answer and the store.
@@ -108,12 +108,12 @@ type Source struct {
 const (
 	defaultThreshold   = 0.1
 	defaultCallTimeout = 10 * time.Second
-	// renewPeriod is how often a request whose token is near its end may start a
-	// renewal.
+	// renewPeriod is how often a request whose token is near its end may start
+	// a renewal.
 	renewPeriod = time.Second
-	// successorRest is for a token that replaced a refused one and is refused, too:
-	// for so long it is not renewed. Whatever refuses both would refuse the next
-	// one as well, and each would cost a rotation.
+	// successorRest is for a token that replaced a refused one and is refused,
+	// too: for so long it is not renewed. Whatever refuses both would refuse
+	// the next one as well, and each would cost a rotation.
 	successorRest = 30 * time.Second
 )
 
@@ -166,12 +166,13 @@ func New(c Config) (*Source, error) {
 	return s, err
 }
 
-// Token returns an access token of key that is valid now, and where it was found.
-// It returns a token that is near its end at once, and renews it behind the
-// request. It waits for the renewal of an expired one. Errors wrap [session.ErrConsentRequired]
-// (a [session.ConsentRequiredError] with the reason), [session.ErrUserDisabled],
-// [session.ErrAppMisconfigured], [session.ErrRefreshUnavailable] or
-// [session.ErrUnavailable] (each a [session.RetryError]), or are ctx's.
+// Token returns an access token of key that is valid now, and where it was
+// found. It returns a token that is near its end at once, and renews it behind
+// the request. It waits for the renewal of an expired one. Errors wrap
+// [session.ErrConsentRequired] (a [session.ConsentRequiredError] with the
+// reason), [session.ErrUserDisabled], [session.ErrAppMisconfigured],
+// [session.ErrRefreshUnavailable] or [session.ErrUnavailable] (each a
+// [session.RetryError]), or are ctx's.
 func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error) {
 	now := s.now()
 	if a, checked := s.sessions.Cached(key); checked {
@@ -182,8 +183,8 @@ func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, s
 		case a.Renewable && a.State == session.Active:
 			return s.waitForRenewal(ctx, a)
 		}
-		// The cache alone is no reason to send anybody away or to ask for consent:
-		// the user may just have authorized on another replica.
+		// The cache alone is no reason to send anybody away or to ask for
+		// consent: the user may just have authorized on another replica.
 	}
 	a, err := s.sessions.Access(ctx, key)
 	switch {
@@ -198,8 +199,8 @@ func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, s
 	return s.waitForRenewal(ctx, a)
 }
 
-// renewBehind starts a renewal if a is near its end, once a second at most. Most
-// requests pay one comparison for it.
+// renewBehind starts a renewal if a is near its end, once a second at most.
+// Most requests pay one comparison for it.
 func (s *Source) renewBehind(ctx context.Context, a *session.Access, now time.Time) {
 	if now.Before(a.RefreshAt(s.threshold)) || !a.Renewable || now.Before(a.RetryAt()) || !a.ClaimRenewal(now, renewPeriod) {
 		return
@@ -226,8 +227,8 @@ func (s *Source) waitForRenewal(ctx context.Context, a *session.Access) (*sessio
 	return fresh, session.Refreshed, nil
 }
 
-// renewalBlocked returns why Lark is not asked to renew a now, or nil if it can be
-// asked.
+// renewalBlocked returns why Lark is not asked to renew a now, or nil if it can
+// be asked.
 func (s *Source) renewalBlocked(a *session.Access) error {
 	if rest := a.RetryAt().Sub(s.now()); rest > 0 && a.Renewable {
 		if a.State == session.Disabled {
@@ -260,13 +261,14 @@ func (s *Source) Refused(ctx context.Context, key session.Key, version int64) (*
 		case !joined:
 			return nil, retryLater(fmt.Errorf("%w: the token was refused, and there is no other", session.ErrRefreshUnavailable))
 		}
-		// The run was another caller's and did not know of the refusal. It failed and
-		// returned the present token. The next run knows.
+		// The run was another caller's and did not know of the refusal. It
+		// failed and returned the present token. The next run knows.
 	}
 }
 
 // runOrJoin returns the result of a run for key. joined reports whether another
-// caller had started it. Its call to Lark goes before those that nobody waits for.
+// caller had started it. Its call to Lark goes before those that nobody waits
+// for.
 func (s *Source) runOrJoin(ctx context.Context, key session.Key, w want) (a *session.Access, joined bool, err error) {
 	if app, ok := s.apps[key.AppID]; ok {
 		defer app.governor.expect(key.OpenID)()
@@ -276,8 +278,8 @@ func (s *Source) runOrJoin(ctx context.Context, key session.Key, w want) (a *ses
 	})
 }
 
-// Refresh renews key's session now, even if its token is fresh. It returns an error
-// if that fails, even if the present token is usable.
+// Refresh renews key's session now, even if its token is fresh. It returns an
+// error if that fails, even if the present token is usable.
 func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access, error) {
 	a, err := s.sessions.Access(ctx, key)
 	if errors.Is(err, session.ErrNotFound) {
@@ -299,9 +301,9 @@ func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access,
 
 // Shutdown lets no further renewal begin. It returns when those under way have
 // ended and their pairs are stored, even if no caller waits for them any more.
-// Renewals that have not asked Lark yet end with [session.ErrRefreshUnavailable].
-// It returns an error if ctx ends earlier, and then grants may be lost. It may be
-// called again.
+// Renewals that have not asked Lark yet end with
+// [session.ErrRefreshUnavailable]. It returns an error if ctx ends earlier, and
+// then grants may be lost. It may be called again.
 func (s *Source) Shutdown(ctx context.Context) error {
 	s.stop()
 	if err := s.runs.Wait(ctx); err != nil {
@@ -320,8 +322,8 @@ func (s *Source) Shutdown(ctx context.Context) error {
 	}
 }
 
-// stopped returns the error of a run that has not asked Lark yet, once Shutdown has
-// been called, and nil before.
+// stopped returns the error of a run that has not asked Lark yet, once Shutdown
+// has been called, and nil before.
 func (s *Source) stopped() error {
 	select {
 	case <-s.stopping:

@@ -18,8 +18,8 @@ const (
 	sweepLimit = 500
 )
 
-// Run renews idle sessions and reads profiles until ctx ends. Each of the two jobs
-// is done by one replica at a time.
+// Run renews idle sessions and reads profiles until ctx ends. Each of the two
+// jobs is done by one replica at a time.
 func (s *Source) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if s.sweepEvery > 0 {
@@ -56,8 +56,8 @@ func (s *Source) every(ctx context.Context, name string, period time.Duration, w
 	}
 }
 
-// sweep renews the sessions that nobody has used for most of their refresh token's
-// life. A session that fails is tried again after its own backoff.
+// sweep renews the sessions that nobody has used for most of their refresh
+// token's life. A session that fails is tried again after its own backoff.
 func (s *Source) sweep(ctx context.Context) {
 	due, err := s.leases.Due(ctx, sweepLimit)
 	if err != nil {

@@ -7,10 +7,10 @@ import (
 	"unique"
 )
 
-// Access is what a request needs of a session. It may be cached: an access token
-// stays valid until its own expiry when the pair is rotated (Lark, "refresh
-// user_access_token"). Values are shared between requests and are not changed
-// once another goroutine can see them.
+// Access is what a request needs of a session. It may be cached: an access
+// token stays valid until its own expiry when the pair is rotated (Lark,
+// "refresh user_access_token"). Values are shared between requests and are not
+// changed once another goroutine can see them.
 type Access struct {
 	Key     Key
 	State   State
@@ -20,12 +20,12 @@ type Access struct {
 	// work.
 	Renewable bool
 
-	// issuedAt, expiresAt and retryAt are in Unix milliseconds, which take a third
-	// of the memory of a time.Time. The cache has an Access for each user, so its
-	// size is kept to 128 bytes.
+	// issuedAt, expiresAt and retryAt are in Unix milliseconds, which take a
+	// third of the memory of a time.Time. The cache has an Access for each
+	// user, so its size is kept to 128 bytes.
 	issuedAt, expiresAt, retryAt int64
-	// header is the ready Authorization value. It is behind a pointer, so that no
-	// %v of this struct shows it.
+	// header is the ready Authorization value. It is behind a pointer, so that
+	// no %v of this struct shows it.
 	header *[1]string
 	// renewing is in Unix nanoseconds; see [Access.ClaimRenewal].
 	renewing atomic.Int64
@@ -55,8 +55,8 @@ func (a *Access) Usable(now time.Time) bool {
 	return a.header != nil && a.State != Disabled && now.UnixMilli() < a.expiresAt
 }
 
-// RetryAt returns when a refresh may be tried again after one that failed. It is
-// zero if the last one did not fail.
+// RetryAt returns when a refresh may be tried again after one that failed. It
+// is zero if the last one did not fail.
 func (a *Access) RetryAt() time.Time { return time.UnixMilli(a.retryAt).UTC() }
 
 // RefreshAt returns when less than threshold, in (0,1), of the token's life is

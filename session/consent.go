@@ -28,8 +28,8 @@ const (
 	ConsentFailed     ConsentState = "failed"
 )
 
-// Reasons of a consent that failed because Lark refused its scopes: Lark's 20027,
-// 20043 and invalid_scope.
+// Reasons of a consent that failed because Lark refused its scopes: Lark's
+// 20027, 20043 and invalid_scope.
 const (
 	ScopeNotEnabled = "scope_not_enabled"
 	ScopeMalformed  = "scope_malformed"
@@ -37,8 +37,8 @@ const (
 )
 
 // Consent is a request to one user to authorize the app, and what became of it.
-// It is kept in the database, since the callback, the click and the poll may reach
-// any replica.
+// It is kept in the database, since the callback, the click and the poll may
+// reach any replica.
 type Consent struct {
 	// ID is hex, in the order of creation. It is not secret.
 	ID string
@@ -58,15 +58,15 @@ type Consent struct {
 	PollInterval time.Duration
 	// BrowserHash is [Hash] of the cookie of the browser that opened the link.
 	BrowserHash string
-	// Card says what became of the auth card, CardMessageID names its message, and
-	// CardShows is the state that it was last made to show.
+	// Card says what became of the auth card, CardMessageID names its message,
+	// and CardShows is the state that it was last made to show.
 	Card          CardResult
 	CardMessageID string
 	CardShows     ConsentState
 	CreatedAt     time.Time
 	ExpiresAt     time.Time
-	// Left is the time until ExpiresAt by the database's clock, when the row was
-	// read. It is negative after ExpiresAt.
+	// Left is the time until ExpiresAt by the database's clock, when the row
+	// was read. It is negative after ExpiresAt.
 	Left time.Duration
 }
 

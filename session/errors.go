@@ -19,8 +19,8 @@ var (
 	ErrUnavailable = errors.New("store unavailable")
 	// ErrConsentRequired: only the user can help. See [ConsentRequiredError].
 	ErrConsentRequired = errors.New("consent required")
-	// ErrRefreshUnavailable: the access token has expired and can't be refreshed
-	// now. The session is kept. See [RetryError].
+	// ErrRefreshUnavailable: the access token has expired and can't be
+	// refreshed now. The session is kept. See [RetryError].
 	ErrRefreshUnavailable = errors.New("refresh unavailable")
 	// ErrAppMisconfigured: Lark refuses the app itself.
 	ErrAppMisconfigured = errors.New("app refused by Lark")

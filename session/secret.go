@@ -13,8 +13,8 @@ const redacted = "REDACTED"
 
 // Secret is a string that must not be seen: a token, an app secret, a verifier.
 // It prints as REDACTED with every verb of fmt, in slog, in JSON and in text
-// encodings. [Secret.Expose] is the only way to the string; test/secrets_test.go
-// lists the files that may call it.
+// encodings. [Secret.Expose] is the only way to the string;
+// test/secrets_test.go lists the files that may call it.
 //
 // The string is behind a pointer, because fmt reads the unexported fields of an
 // enclosing struct by reflection and calls no method there. It prints the

@@ -82,7 +82,7 @@ func LogKeys() []string {
 	return []string{
 		"absent", "action", "actor", "address", "app_id", "apps", "caller", "class", "consent", "disabled", "do",
 		"duration_seconds", "endpoint", "error", "failure", "failures", "file", "from", "grace", "listener", "method", "msg", "next",
-		"outcome", "page", "read", "reason", "repeated", "request_id", "result", "retry_in", "route", "scope", "setting", "span_id",
+		"outcome", "page", "read", "reason", "repeated", "request_id", "result", "retry_in", "route", "scope", "setting", "span_id", "stack",
 		"state", "status", "table", "to", "token", "trace_id", "user", "variable", "version", "warning", "what", "work",
 	}
 }

@@ -18,7 +18,7 @@ import (
 // nothing of ours. What is below test may import all but the packages below
 // cmd.
 var mayImport = map[string][]string{
-	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "refresh", "session", "session/consent", "session/lark", "session/seal", "session/store", "telemetry"},
+	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/edge", "refresh", "session", "session/consent", "session/lark", "session/seal", "session/store", "telemetry"},
 	"cmd/larkside/doctor":   {"proxy", "session", "session/consent", "session/lark", "session/seal", "session/store"},
 	"cmd/larkside/operate":  {"cmd/larkside/settings", "proxy/admin", "session", "session/seal", "session/store", "telemetry"},
 	"cmd/larkside/settings": {"session", "session/seal"},

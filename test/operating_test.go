@@ -22,7 +22,7 @@ func TestOperatingNamesEverything(t *testing.T) {
 		"error":               failures(),
 		"reason":              named(t, "session/errors.go", `Reason = "(\w+)"`),
 		"class of a refresh":  named(t, "refresh/metrics.go", `Class = "(\w+)"`),
-		"outcome":             named(t, "proxy/exchange.go", `Outcome = "(\w+)"`),
+		"outcome":             named(t, "proxy/outcome.go", `Outcome = "(\w+)"`),
 		"result of a card":    named(t, "session/challenge.go", `CardResult = "(\w+)"`),
 		"check of the doctor": checks(t),
 		"log line":            complaints(t),
@@ -141,7 +141,7 @@ func checks(t *testing.T) []string {
 func complaints(t *testing.T) (lines []string) {
 	message := map[string]int{ // the argument that is the message
 		"Warn": 0, "Error": 0, "WarnContext": 1, "ErrorContext": 1,
-		"Log": 2, "grumble": 1, "unlessEnding": 1,
+		"Log": 2, "logThrottled": 1, "logUnlessStopping": 1,
 	}
 	calls(t, func(method string, args []ast.Expr) {
 		at, ok := message[method]

@@ -117,6 +117,7 @@ func TestREADMESettings(t *testing.T) {
 func TestDocumentedVariablesExist(t *testing.T) {
 	known := []string{
 		"LARKSIDE_TEST_POSTGRES", // of test/dbtest
+		"LARKSIDE_TEST_PGBIN",    // of test/chaos
 		"LARKSIDE_APPID",         // the example of a wrong one
 	}
 	for _, row := range settingRow.FindAllStringSubmatch(read(t, readmes[0]), -1) {

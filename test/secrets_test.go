@@ -35,7 +35,7 @@ var mayExpose = map[string]string{
 	"session/consent/card.go":           "the link, for the card's button",
 	"session/consent/browser.go":        "the browser's cookie and the PKCE challenge",
 	"session/consent/start.go":          "the link of a device flow",
-	"proxy/upstream.go":                 "the Authorization header of a tenant path",
+	"proxy/authorize.go":                "the Authorization header of a tenant path",
 	"cmd/larkside/settings/settings.go": "which kind of database it is",
 	"cmd/larkside/settings/check.go":    "checking settings",
 	"cmd/larkside/doctor/examine.go":    "which kind of database it is",

@@ -29,7 +29,7 @@ func listen(ctx context.Context, setting string, a settings.Address) (net.Listen
 			return nil, fmt.Errorf("%s%s: %w", settings.Prefix, setting, err)
 		}
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, a.Network, a.Addr)
+	l, err := bind(ctx, a.Network, a.Addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s%s: %s is in use by another process; stop that or choose another address", settings.Prefix, setting, a)
@@ -45,6 +45,16 @@ func listen(ctx context.Context, setting string, a settings.Address) (net.Listen
 		}
 	}
 	return l, nil
+}
+
+// bind opens a listener. The file of a Unix socket is narrower than socketMode if
+// the umask is.
+func bind(ctx context.Context, network, addr string) (net.Listener, error) {
+	var c net.ListenConfig
+	if network == "unix" {
+		c.Control = narrowSocket
+	}
+	return c.Listen(ctx, network, addr)
 }
 
 // removeStaleSocket removes what a process that was killed left behind: a

@@ -187,6 +187,7 @@ import (
 var version, revision string
 
 func main() {
+	refuseDumps()
 	ctx, cancel := untilSignal(context.Background())
 	defer cancel()
 	in := operate.Invocation{Args: os.Args[1:], Environ: os.Environ(), Out: os.Stdout, ErrOut: os.Stderr,

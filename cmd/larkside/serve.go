@@ -15,6 +15,7 @@ import (
 	"larkside/cmd/larkside/settings"
 	"larkside/proxy/admin"
 	webconsole "larkside/proxy/console"
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/lark"
 	"larkside/telemetry"
@@ -32,7 +33,9 @@ type server struct {
 	metrics http.Handler
 	history *telemetry.History
 	console *webconsole.Console
-	quit    context.CancelFunc
+	// adminKey is the lock of the API and the console.
+	adminKey *edge.AdminKey
+	quit     context.CancelFunc
 
 	parts    atomic.Pointer[parts] // nil until the store is open
 	draining atomic.Bool
@@ -70,7 +73,8 @@ func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *
 		return err
 	}
 	s := &server{cfg: cfg, log: log, build: build, secrets: secrets, clients: clients, users: users,
-		metrics: metrics, history: history, quit: quit}
+		metrics: metrics, history: history, quit: quit,
+		adminKey: edge.NewAdminKey(secrets.AdminKey.Get, log)}
 	s.console = s.newConsole(history, recent)
 	if s.app.next, err = s.newProxy(); err != nil {
 		return err

@@ -1,12 +1,11 @@
 // Package admin serves the admin listener: health for the kubelet, metrics for
 // Prometheus, and the API by which operators see and change sessions.
 //
-// [New] makes the handler from a [Config] whose parts may be missing: what is
-// not there answers 404. No answer ever holds a token, nor a link that is meant
-// for a user. /healthz, /readyz and /metrics are open to all; everything else
-// refuses web pages and unknown Host values, and asks for the key when there is
-// one. With the database down the API answers 503 and the health endpoints go
-// on.
+// [New] makes the handler from a [Config]. Parts of the Config may be missing; their
+// paths answer 404. No answer holds a token, or a link that is meant for a user.
+// /healthz, /readyz and /metrics are open to everybody. All other paths refuse web
+// pages and unknown Host values, and take the key if there is one. If the database is
+// down, the API answers 503 and the health endpoints go on.
 package admin
 
 import (
@@ -25,61 +24,60 @@ import (
 // Config is what the handler is made of. The zero value serves /healthz and
 // /readyz.
 type Config struct {
-	// Ready returns every condition of readiness, in the order to show. It is
-	// called for each /readyz, concurrently, and must not block for long. nil:
-	// always ready.
+	// Ready returns the conditions of readiness, in the order in which they are
+	// shown. It is called for each /readyz, concurrently, and must not block for long.
+	// nil: always ready.
 	Ready func(ctx context.Context) []Check
 	// Metrics serves /metrics.
 	Metrics http.Handler
-	// Quit begins the shutdown that SIGTERM would begin. It is called at least
-	// once, from POST /quitquitquit, and must not wait for the shutdown.
+	// Quit begins the same shutdown as SIGTERM. It is called for each POST
+	// /quitquitquit, and must not wait for the shutdown.
 	Quit func()
 
-	// Key returns the bearer key of the API; it is asked for each request, so
-	// it can change. nil, or an empty key: none is needed.
-	Key func() session.Secret
-	// AllowHosts are Host values beside the loopback names: a name, which admits
-	// any port, name:port, or "*". Requests over a Unix socket are not asked.
+	// Key is the lock of the API, which the console shares. nil: no key is
+	// needed.
+	Key *edge.AdminKey
+	// AllowHosts are the Host values that are accepted beside the loopback names: a
+	// name, which admits any port, or name:port, or "*". A request over a Unix socket
+	// may have any Host.
 	AllowHosts []string
 
-	// Apps are the ids of the configured apps. The first is meant where a
-	// request names none.
+	// Apps are the ids of the configured apps. The first is the default.
 	Apps []string
 	// Sessions reads one session, and Directory lists them.
 	Sessions  Sessions
 	Directory Directory
-	// Refresh renews a session's tokens now. Errors: those of
-	// [session.ErrNotFound] and its neighbours.
+	// Refresh renews a session's tokens now. Errors: those of package session, such
+	// as [session.ErrNotFound].
 	Refresh func(ctx context.Context, key session.Key, by Actor) error
 	// Revoke ends a session here and at Lark.
 	Revoke func(ctx context.Context, key session.Key, by Actor) error
 
-	// Consents is what users were asked.
+	// Consents reads what users were asked.
 	Consents Consents
-	// Ask starts a consent by hand, or finds the one that is open. No scopes:
-	// the configured ones.
+	// Ask starts a consent, or finds the one that is open. scopes nil: the configured
+	// ones.
 	Ask func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Consent, error)
 
-	// SyncUsers reads the profiles of all known users from Lark now and says
-	// what came of it. progress is never nil, and called from its goroutine with
-	// what has come of it so far.
+	// SyncUsers reads the profiles of all known users from Lark now, and returns how
+	// many it read. It calls progress with the counts so far, from the goroutine that
+	// called it. progress is never nil.
 	SyncUsers func(ctx context.Context, progress func(UserSync), by Actor) (UserSync, error)
-	// RotateKeys seals everything under the first key; progress as for
-	// SyncUsers.
+	// RotateKeys seals everything under the first key. progress is as for SyncUsers.
 	RotateKeys func(ctx context.Context, progress func(store.Resealed), by Actor) (store.Resealed, error)
-	// Audit returns up to limit entries older than the one with id before
-	// (empty: from the newest), the newest first.
+	// Audit returns up to limit entries that are older than the one with the id
+	// before, the newest first. An empty before begins with the newest entry.
 	Audit func(ctx context.Context, before string, f store.AuditFilter, limit int) ([]store.AuditEntry, error)
 
-	// Console serves / for people, and every path that is not the API's. It
-	// decides itself who may look.
+	// Console serves / and every path that is not the API's. It decides itself who
+	// may see it.
 	Console http.Handler
 
-	// Log gets what an operator acts on. nil: nothing is logged.
+	// Log gets what an operator can act on. nil: nothing is logged.
 	Log *slog.Logger
 }
 
-// Actor is who asked for a change, for the audit trail.
+// Actor is who wants a change. It is written to the audit trail.
 type Actor struct {
 	// Name is "admin".
 	Name string
@@ -113,13 +111,14 @@ func New(c Config) http.Handler {
 
 type admin struct{ Config }
 
-// handler answers, or returns an error that [admin.fail] turns into an answer;
-// then it has written nothing.
+// handler answers a request. If it returns an error, it has written nothing, and
+// [admin.fail] answers.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
 type methods map[string]handler
 
-// routes are the paths that are there: a part that is missing in Config has none.
+// routes returns the paths that are served, with their methods. A part that is
+// missing in Config has none.
 func (a *admin) routes() map[string]methods {
 	routes := map[string]methods{
 		"/healthz": {http.MethodGet: a.healthz},
@@ -151,8 +150,8 @@ func (a *admin) routes() map[string]methods {
 	return routes
 }
 
-// dispatch picks the method's handler. ServeMux would do the same with an
-// answer in plain text.
+// dispatch returns a handler that picks one of m by the method. ServeMux could do
+// that, but it would answer other methods in plain text.
 func (a *admin) dispatch(m methods) http.Handler {
 	var allow []string
 	for method := range m {
@@ -183,8 +182,8 @@ func (a *admin) dispatch(m methods) http.Handler {
 	})
 }
 
-// readable refuses text that a database can't hold, which would look like a
-// failure of the database.
+// readable returns an error for text that a database can't hold. The database would
+// fail on it as if it were down.
 func readable(r *http.Request) error {
 	ok := storable(r.URL.Path)
 	for _, values := range r.URL.Query() {

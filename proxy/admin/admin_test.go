@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/proxy/admin"
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/telemetry"
 )
@@ -229,9 +231,14 @@ func TestUnixSocketHost(t *testing.T) {
 	}
 }
 
+// lock is one for a key that does not change.
+func lock(key string) *edge.AdminKey {
+	return edge.NewAdminKey(func() session.Secret { return session.NewSecret(key) }, nil)
+}
+
 func TestKey(t *testing.T) {
 	key := session.NewSecret("canary-admin-key")
-	ask := serve(t, admin.Config{Quit: func() {}, Key: func() session.Secret { return key }})
+	ask := serve(t, admin.Config{Quit: func() {}, Key: edge.NewAdminKey(func() session.Secret { return key }, nil)})
 	for _, tc := range []struct {
 		sentence string
 		headers  []string
@@ -269,6 +276,35 @@ func TestKey(t *testing.T) {
 	key = session.NewSecret("second")
 	if got := ask("POST", "/quitquitquit", "", "Authorization", "Bearer canary-admin-key"); got.status != 401 {
 		t.Errorf("a replaced key still works: %+v", got)
+	}
+}
+
+// Who tries keys is told to wait, whatever path is tried. The right key works
+// meanwhile.
+func TestManyWrongKeys(t *testing.T) {
+	ask := serve(t, admin.Config{Quit: func() {}, Key: lock("canary-admin-key")})
+	try := func(path, key string) answer {
+		return ask("POST", path, "", "Authorization", "Bearer "+key, "X-Forwarded-For", key)
+	}
+	for i := range 10 {
+		if got := try("/quitquitquit", fmt.Sprint("canary-", i)); got.status != 401 {
+			t.Fatalf("wrong key %d: %+v", i, got)
+		}
+	}
+	for _, path := range []string{"/quitquitquit", "/api/v1/sessions", "/nope"} {
+		got := try(path, "canary-11")
+		if got.status != 429 || got.name(t) != "admin_rate_limited" || got.header.Get("Retry-After") == "" || strings.Contains(got.body, "canary") {
+			t.Errorf("%s: %+v", path, got)
+		}
+	}
+	if got := try("/quitquitquit", "canary-admin-key"); got.status != 200 {
+		t.Errorf("the right key: %+v", got)
+	}
+	if got := ask("POST", "/quitquitquit", ""); got.status != 401 {
+		t.Errorf("without a key: %+v", got)
+	}
+	if got := ask("GET", "/healthz", "", "Authorization", "Bearer x"); got.status != 200 {
+		t.Errorf("/healthz: %+v", got)
 	}
 }
 

@@ -16,7 +16,7 @@ func Failures() []edge.Failure {
 	return []edge.Failure{
 		*edge.UnknownApp, *edge.InvalidRequest, *edge.AdminUnauthenticated, *edge.HostNotAllowed, *edge.UserDisabled,
 		*edge.NotFound, *edge.MethodNotAllowed, *edge.ConsentRequired, *edge.Conflict, *edge.NotAllSealed, *edge.NotAsked,
-		*edge.InternalError, *edge.StoreUnavailable, *edge.RefreshUnavailable, *edge.AppMisconfigured,
+		*edge.AdminRateLimited, *edge.InternalError, *edge.StoreUnavailable, *edge.RefreshUnavailable, *edge.AppMisconfigured,
 	}
 }
 
@@ -52,8 +52,8 @@ func (a *admin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	a.answerTo(r, err).Write(w, r)
 }
 
-// writeJSON answers with v. An error means that v can't be written as JSON, and
-// nothing is sent; when the peer is gone there is nobody to tell.
+// writeJSON answers with v. It returns an error, and has sent nothing, if v can't be
+// written as JSON. It returns none if the peer is gone, since nobody could be told.
 func writeJSON(w http.ResponseWriter, status int, v any) error {
 	content, err := json.Marshal(v)
 	if err != nil {

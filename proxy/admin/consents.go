@@ -9,14 +9,15 @@ import (
 	"larkside/session/store"
 )
 
-// Consents is what users were asked. [store.ConsentHistory] is one.
+// Consents reads what users were asked. [store.ConsentHistory] is one.
 type Consents interface {
-	// List returns up to limit consents older than the one with id
-	// before (empty: from the newest), the newest first.
+	// List returns up to limit consents that are older than the one with the id
+	// before, the newest first. An empty before begins with the newest consent.
 	List(ctx context.Context, before string, f store.ConsentFilter, limit int) ([]session.Consent, error)
 }
 
-// consentView is a consent as the API shows it. The link is for the user only.
+// consentView is a consent as the API shows it. It lacks the link, which is for the
+// user only.
 type consentView struct {
 	ID        string               `json:"id"`
 	AppID     string               `json:"app_id"`
@@ -59,8 +60,8 @@ func (a *admin) listConsents(w http.ResponseWriter, r *http.Request) error {
 }
 
 // startConsent answers POST /api/v1/consents with
-// {"app_id": "", "open_id": "ou_…", "scopes": []}. Only open_id is required; a
-// union_id or user_id may stand there for a user who has consented before.
+// {"app_id": "", "open_id": "ou_…", "scopes": []}. Only open_id is required. It may be
+// a union_id or user_id of a user who has consented before.
 func (a *admin) startConsent(w http.ResponseWriter, r *http.Request) error {
 	var want struct {
 		AppID  string   `json:"app_id"`

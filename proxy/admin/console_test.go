@@ -6,14 +6,13 @@ import (
 	"testing"
 
 	"larkside/proxy/admin"
-	"larkside/session"
 )
 
 // The console has a sign-in of its own, so it is asked without the key; nothing
 // else is, by whatever spelling of its path.
 func TestConsoleBesideTheKey(t *testing.T) {
 	ask := serve(t, admin.Config{
-		Key: func() session.Secret { return session.NewSecret("the-key") }, Quit: func() { t.Error("stopped without the key") },
+		Key: lock("the-key"), Quit: func() { t.Error("stopped without the key") },
 		Apps: []string{app}, Sessions: openStore(t).Sessions,
 		Console: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "console "+r.Method+" "+r.URL.Path) }),
 	})

@@ -4,14 +4,13 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strings"
 
 	"larkside/proxy/edge"
-	"larkside/session"
 	"larkside/telemetry"
 )
 
-// openToAll are asked by kubelet and Prometheus, by pod IP and without a key.
+// openToAll are the paths that kubelet and Prometheus ask for. They call by the pod's
+// IP address and have no key.
 var openToAll = []string{"/healthz", "/readyz", "/metrics"}
 
 // guard gives each request an id, by which its log lines are found, and refuses
@@ -30,28 +29,17 @@ func (a *admin) guard(next http.Handler) http.Handler {
 	})
 }
 
-// locked lets next answer who has the key, when there is one.
+// locked returns a handler that lets next answer only requests with the key, if there
+// is a key.
 func (a *admin) locked(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !a.authenticated(r) {
-			a.fail(w, r, edge.AdminUnauthenticated)
+		sent, _ := edge.Bearer(r)
+		if err := a.Key.Check(r, sent); err != nil {
+			a.fail(w, r, err)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// authenticated compares in constant time.
-func (a *admin) authenticated(r *http.Request) bool {
-	if a.Key == nil {
-		return true
-	}
-	key := a.Key()
-	if key.Empty() {
-		return true
-	}
-	scheme, sent, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return strings.EqualFold(scheme, "Bearer") && key.Equal(session.NewSecret(strings.TrimSpace(sent)))
 }
 
 func actor(r *http.Request) Actor { return Actor{Name: "admin", Address: r.RemoteAddr} }

@@ -10,12 +10,12 @@ type Check struct {
 	// Name is a word or two: "schema", "keys".
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`
-	// Detail says what is wrong and what to do; no secret, no user's id.
+	// Detail says what is wrong and what to do. It holds no secret and no user's id.
 	Detail string `json:"detail,omitempty"`
 }
 
-// healthz says that the process answers, nothing more: a restart mends neither
-// a database nor Lark.
+// healthz says only that the process answers. It doesn't look at the database or at
+// Lark, since a restart would help neither.
 func (a *admin) healthz(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
@@ -46,8 +46,8 @@ func (a *admin) metrics(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// quit ends the process, for Jobs: the sidecar of a finished main container
-// must not keep the pod.
+// quit ends the process. In a Job the main container calls it when it has finished,
+// so that the sidecar doesn't keep the pod alive.
 func (a *admin) quit(w http.ResponseWriter, r *http.Request) error {
 	by := actor(r)
 	a.Log.InfoContext(r.Context(), "asked to quit", "address", by.Address)

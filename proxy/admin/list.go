@@ -17,19 +17,20 @@ import (
 const (
 	defaultLimit = 100
 	maxLimit     = 500
-	// maxBody is more than any request body of this API needs.
+	// maxBody is in bytes, and more than any request of this API needs.
 	maxBody = 64 << 10
 )
 
-// page is a list as it is answered.
+// page is one page of a list, as it is answered.
 type page[T any] struct {
 	Items []T `json:"items"`
 	// Next is the cursor of the following page; empty on the last one.
 	Next string `json:"next"`
 }
 
-// newPage shows up to limit of found, of which one more was asked for, and makes
-// the cursor of what the last one shown is sorted by.
+// newPage shows up to limit of the items found. The caller asked for one more than
+// limit: if it came, there is a next page, whose cursor is the position of the last
+// item that is shown.
 func newPage[T, V any](found []T, limit int, show func(*T) V, position func(*T) []string) page[V] {
 	p := page[V]{Items: []V{}}
 	for i := range found[:min(limit, len(found))] {
@@ -41,7 +42,8 @@ func newPage[T, V any](found []T, limit int, show func(*T) V, position func(*T) 
 	return p
 }
 
-// paging reads limit and cursor. An absent cursor is n empty strings.
+// paging reads the parameters limit and cursor. A cursor has n parts; without one they
+// are empty.
 func paging(query url.Values, n int) (limit int, after []string, err error) {
 	limit = defaultLimit
 	if given := query.Get("limit"); given != "" {
@@ -58,7 +60,8 @@ func paging(query url.Values, n int) (limit int, after []string, err error) {
 	return limit, after, nil
 }
 
-// A cursor is opaque to clients. What it holds is in the list anyway.
+// encodeCursor makes a cursor, which is opaque to clients. It holds nothing that isn't
+// in the list.
 func encodeCursor(position []string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(position, "\n")))
 }
@@ -68,7 +71,7 @@ func decodeCursor(cursor string) ([]string, error) {
 	return strings.Split(string(raw), "\n"), err
 }
 
-// oneOf reads a parameter that takes one of a few words, or nothing.
+// oneOf reads a parameter that takes one of a few words, or is absent.
 func oneOf[S ~string](query url.Values, name string, words ...S) (S, error) {
 	word := S(query.Get(name))
 	if word == "" || slices.Contains(words, word) {
@@ -77,7 +80,8 @@ func oneOf[S ~string](query url.Values, name string, words ...S) (S, error) {
 	return "", invalid(fmt.Sprintf("%s takes one of %q.", name, words))
 }
 
-// readJSON reads a body of at most maxBody; an empty one leaves v as it is.
+// readJSON reads a body of at most maxBody bytes into v. An empty body leaves v as it
+// is.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
@@ -97,7 +101,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
-// instant shows a time as RFC 3339 in UTC, and an unknown one as null.
+// instant shows a time as RFC 3339 in UTC, and an unknown time as null.
 func instant(t time.Time) *string {
 	if t.IsZero() {
 		return nil

@@ -117,7 +117,7 @@ func (d *described) check(t *testing.T, at string, got answer) {
 	if err != nil {
 		t.Errorf("%s %s does not fit its schema: %v\n%s", at, status, err, got.body)
 	}
-	if retry := got.header.Get("Retry-After"); (got.status == 503 && path != "/readyz") != (retry != "") {
+	if retry := got.header.Get("Retry-After"); (got.status == 503 && path != "/readyz" || got.status == 429) != (retry != "") {
 		t.Errorf("%s %s: Retry-After %q", at, status, retry)
 	}
 }
@@ -174,7 +174,7 @@ func TestOpenAPI(t *testing.T) {
 			io.WriteString(w, "a 1\n")
 		}),
 		Quit: func() {},
-		Key:  func() session.Secret { return session.NewSecret("the-key") }, Apps: []string{app}, Sessions: from, Directory: from, Consents: brokenConsents{from},
+		Key:  lock("the-key"), Apps: []string{app}, Sessions: from, Directory: from, Consents: brokenConsents{from},
 		Refresh: func(context.Context, session.Key, admin.Actor) error { return failure },
 		Revoke:  func(context.Context, session.Key, admin.Actor) error { return failure },
 		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
@@ -255,6 +255,14 @@ func TestOpenAPI(t *testing.T) {
 	for _, at := range []string{"GET /api/v1/sessions", "GET /api/v1/consents", "GET /api/v1/audit"} {
 		try(at, "?limit=0", "", nil, key...)
 		try(at, "?limit=1&cursor=", "", nil, key...)
+	}
+	for range 11 {
+		ask("GET", "/api/v1/audit", "", "Authorization", "Bearer not-the-key")
+	}
+	for _, at := range served {
+		if !slices.Contains(open, at) {
+			try(at, "", "", nil, "Authorization", "Bearer not-the-key")
+		}
 	}
 	const one = "/api/v1/sessions/{app}/{user}"
 	for at, rest := range map[string]string{"GET " + one: "", "DELETE " + one: "", "POST " + one + "/refresh": "/refresh"} {

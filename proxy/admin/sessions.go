@@ -11,7 +11,7 @@ import (
 	"larkside/session/store"
 )
 
-// Directory lists what is stored. [store.Directory] is one.
+// Directory lists the stored sessions. [store.Directory] is one.
 type Directory interface {
 	// List returns up to limit sessions after the key after, in key order.
 	List(ctx context.Context, after session.Key, f store.SessionFilter, limit int) ([]session.Session, error)
@@ -21,7 +21,7 @@ type Directory interface {
 type Sessions interface {
 	// Load returns the session of key, or session.ErrNotFound.
 	Load(ctx context.Context, key session.Key) (*session.Session, error)
-	// Resolve returns the user whom a union_id or user_id names in the app, or
+	// Resolve returns the user whom alias, a union_id or user_id, names in the app, or
 	// session.ErrNotFound.
 	Resolve(ctx context.Context, appID, alias string) (session.Key, error)
 }
@@ -110,7 +110,7 @@ func (a *admin) refreshSession(w http.ResponseWriter, r *http.Request) error {
 	return a.answerSession(w, r, key)
 }
 
-// pathKey finds the user whom the path names; the app "-" is the first one.
+// pathKey returns the user whom the path names. The app "-" is the first one.
 func (a *admin) pathKey(r *http.Request) (session.Key, error) {
 	app := r.PathValue("app")
 	if app == "-" {
@@ -119,8 +119,8 @@ func (a *admin) pathKey(r *http.Request) (session.Key, error) {
 	return a.key(r.Context(), app, r.PathValue("user"))
 }
 
-// key finds the user of an app by open_id, union_id or user_id. No app: the
-// first one.
+// key returns the user of an app by open_id, union_id or user_id. Without an app it is
+// the first one.
 func (a *admin) key(ctx context.Context, appID, user string) (session.Key, error) {
 	if appID == "" && len(a.Apps) > 0 {
 		appID = a.Apps[0]

@@ -10,10 +10,10 @@ import (
 	"larkside/telemetry"
 )
 
-// UserSync is what came of reading profiles.
+// UserSync counts the profiles that were read from Lark.
 type UserSync struct {
-	// Users is how many were asked about, Updated how many profiles were read,
-	// and Failed how many could not be.
+	// Users is how many users Lark was asked about, Updated how many profiles were
+	// read, and Failed how many could not be read.
 	Users   int `json:"users"`
 	Updated int `json:"updated"`
 	Failed  int `json:"failed"`
@@ -33,10 +33,10 @@ func (a *admin) rotateKeys(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// run answers with the result of long work. With Accept: application/x-ndjson
-// each report is a line, the result is the last one and has "done": true; work
-// that fails behind the first line ends with an error's envelope as its last
-// line. Work ends early when the client hangs up.
+// run does work that may take long, and answers with its result. With Accept:
+// application/x-ndjson each report of progress is a line, and the result is the last
+// line, with "done": true. If the work fails after the first line, the last line is
+// the envelope of an error. The work ends early if the client hangs up.
 func run[T any](a *admin, w http.ResponseWriter, r *http.Request, work func(func(T)) (T, error)) error {
 	if !wantsLines(r) {
 		result, err := work(func(T) {})
@@ -57,7 +57,7 @@ func run[T any](a *admin, w http.ResponseWriter, r *http.Request, work func(func
 	return nil
 }
 
-// reported is v with whether it is the last word.
+// reported returns the fields of v, and "done".
 func reported(v any, done bool) map[string]any {
 	var fields map[string]any
 	if content, err := json.Marshal(v); err == nil {
@@ -69,7 +69,7 @@ func reported(v any, done bool) map[string]any {
 
 const ndjson = "application/x-ndjson"
 
-// wantsLines reports whether r accepts JSON lines.
+// wantsLines reports whether r asks for JSON lines.
 func wantsLines(r *http.Request) bool {
 	for _, accepted := range strings.Split(strings.Join(r.Header.Values("Accept"), ","), ",") {
 		if kind, _, err := mime.ParseMediaType(accepted); err == nil && kind == ndjson {
@@ -79,7 +79,7 @@ func wantsLines(r *http.Request) bool {
 	return false
 }
 
-// lines writes JSON lines. The answer begins with the first of them.
+// lines writes JSON lines. The answer begins with the first line.
 type lines struct {
 	w     http.ResponseWriter
 	enc   *json.Encoder
@@ -103,7 +103,7 @@ func (l *lines) begin() {
 
 func (l *lines) write(v any) {
 	l.begin()
-	l.enc.Encode(v) // when the peer is gone there is nobody to tell
+	l.enc.Encode(v) // if the peer is gone, nobody can be told
 }
 
 func (l *lines) flush() {
@@ -111,7 +111,8 @@ func (l *lines) flush() {
 	http.NewResponseController(l.w).Flush()
 }
 
-// breakOff ends lines with the failure, or returns it if none has been written.
+// breakOff ends the lines with the envelope of err, or returns err if no line has
+// been written.
 func (a *admin) breakOff(out *lines, r *http.Request, err error) error {
 	if !out.begun {
 		return err

@@ -8,9 +8,11 @@
 // whatever it is. With the database down the pages say so and the state of the
 // replica is shown all the same.
 //
-// Who may look is decided here: a bearer key, or the cookie of a sign-in, which
-// is a signed expiry and nothing else, so that every replica accepts it and a
-// new ADMIN_KEY ends it. Host and Origin are checked by who mounts the handler;
+// Who may look is decided here: a bearer key, or the ticket of a sign-in. The
+// sign-ins are in memory, so each replica has its own: a ticket that another
+// replica accepts would have to be signed with something that both know, and the
+// one thing that they know, the admin key, could then be guessed from it, and no
+// sign-out could end it. Host and Origin are checked by who mounts the handler;
 // forms are checked here once more.
 package console
 
@@ -23,6 +25,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/store"
 	"larkside/telemetry"
@@ -37,8 +40,8 @@ type Config struct {
 	Started time.Time
 	// Apps are the ids of the configured apps, the main one first.
 	Apps []string
-	// Key returns the admin key, asked for each request. Empty: no sign-in.
-	Key func() session.Secret
+	// Key is the lock that the API has too. nil: no sign-in.
+	Key *edge.AdminKey
 	// Ready returns every condition of readiness.
 	Ready func(ctx context.Context) []Check
 
@@ -112,7 +115,7 @@ type Console struct {
 	pages   *pages
 	mux     *http.ServeMux
 	live    *live
-	guesses guesses
+	signIns *signIns
 	counts  counts
 	now     func() time.Time
 }
@@ -121,9 +124,6 @@ type Console struct {
 func New(c Config) *Console {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Key == nil {
-		c.Key = func() session.Secret { return session.Secret{} }
 	}
 	if c.Ready == nil {
 		c.Ready = func(context.Context) []Check { return nil }
@@ -137,7 +137,7 @@ func New(c Config) *Console {
 	if c.Recent == nil {
 		c.Recent = telemetry.NewRecent()
 	}
-	k := &Console{Config: c, pages: newPages(), now: time.Now}
+	k := &Console{Config: c, pages: newPages(), signIns: newSignIns(), now: time.Now}
 	k.live = newLive(k.pulse)
 	k.mux = k.routes()
 	return k

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/net/html"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/store"
 	"larkside/telemetry"
@@ -52,6 +53,17 @@ type stage struct {
 
 func newStage(t *testing.T, key string) *stage {
 	t.Helper()
+	s := newQuietStage(t, key)
+	server := httptest.NewServer(s.k)
+	t.Cleanup(server.Close)
+	s.url = server.URL
+	return s
+}
+
+// newQuietStage is a stage without a server, so that it fits into a synctest
+// bubble. Its visitors are those of visitorAt.
+func newQuietStage(t *testing.T, key string) *stage {
+	t.Helper()
 	s := &stage{t: t, store: dbtest.SQLite(t).Open(t, nil), recent: telemetry.NewRecent(), key: session.NewSecret(key), card: session.CardSent}
 	s.log = slog.New(s.recent.Handler(slog.NewTextHandler(t.Output(), nil)))
 	did := func(what string) func(context.Context, session.Key, string) error {
@@ -67,7 +79,7 @@ func newStage(t *testing.T, key string) *stage {
 	ask := did("ask")
 	k := New(Config{
 		Version: "v1.2.3", Replica: "replica-1", Database: "SQLite", Started: time.Now().Add(-time.Hour), Apps: []string{app, "cli_b2"},
-		Key:   func() session.Secret { s.mu.Lock(); defer s.mu.Unlock(); return s.key },
+		Key:   edge.NewAdminKey(func() session.Secret { s.mu.Lock(); defer s.mu.Unlock(); return s.key }, s.log),
 		Ready: func(context.Context) []Check { return []Check{{Name: "started", OK: true}} },
 		Store: s.stored,
 		Budget: func(context.Context, string) ([]session.Limit, []int, error) {
@@ -85,10 +97,8 @@ func newStage(t *testing.T, key string) *stage {
 		},
 		Recent: s.recent, OpenAPI: []byte(`{"openapi":"3.1.0"}`), Log: s.log,
 	})
-	server := httptest.NewServer(k)
-	t.Cleanup(server.Close)
 	t.Cleanup(k.Close)
-	s.k, s.url = k, server.URL
+	s.k, s.url = k, "http://127.0.0.1:8081"
 	return s
 }
 
@@ -182,6 +192,28 @@ func (s *stage) visitor(header ...string) *visitor {
 		v.header.Set(header[i], header[i+1])
 	}
 	return v
+}
+
+// visitorAt is a browser at an address, without a network in between.
+func (s *stage) visitorAt(address string, header ...string) *visitor {
+	v := s.visitor(header...)
+	v.client.Transport = from{address, s.k}
+	return v
+}
+
+type from struct {
+	address string
+	handler http.Handler
+}
+
+func (f from) RoundTrip(r *http.Request) (*http.Response, error) {
+	in := r.Clone(r.Context())
+	in.Host, in.RemoteAddr = r.URL.Host, f.address
+	w := httptest.NewRecorder()
+	f.handler.ServeHTTP(w, in)
+	response := w.Result()
+	response.Request = r
+	return response, nil
 }
 
 type answer struct {

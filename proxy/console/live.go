@@ -163,10 +163,9 @@ func (k *Console) events(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		case <-k.live.closed:
 			return nil
-		case <-changed:
-			open = send("event: change\ndata:\n\n")
+		case <-changed: // a sign-in may have ended meanwhile
+			open = k.admitted(r) && send("event: change\ndata:\n\n")
 		case <-beat.C:
-			// A sign-in may have ended meanwhile.
 			open = k.admitted(r) && send(": still here\n\n")
 		}
 	}

@@ -114,7 +114,7 @@ func parsePages(l lang) (map[string]*template.Template, error) {
 func (k *Console) show(w http.ResponseWriter, r *http.Request, status int, p page) {
 	l := k.lang(r)
 	v := view{page: p, Lang: l, Heading: l.text(p.Title, p.TitleArgs...), Version: k.Version,
-		SignedIn: !k.Key().Empty() && !p.Plain, Form: k.formToken(w, r), Apps: k.Apps}
+		SignedIn: !k.Key.Secret().Empty() && !p.Plain, Form: k.formToken(w, r), Apps: k.Apps}
 	for _, other := range languages {
 		q := r.URL.Query()
 		q.Set("lang", string(other))

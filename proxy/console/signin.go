@@ -5,45 +5,78 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"larkside/proxy/edge"
 	"larkside/session"
 )
 
 const (
-	// signInCookie holds the expiry of a sign-in and its signature, formCookie a
-	// random value by which forms know the browser that they were sent to.
+	// signInCookie holds the ticket of a sign-in, formCookie a random value by
+	// which forms know the browser that they were sent to.
 	signInCookie = "larkside_console"
 	formCookie   = "larkside_form"
 	// signInLife is how long a sign-in lasts.
 	signInLife = 12 * time.Hour
+	// maxSignIns is how many there may be; each was made with the key.
+	maxSignIns = 1024
 )
 
-// derive makes a key for one purpose out of the admin key.
-func derive(key session.Secret, purpose string) []byte {
-	return key.Derive("larkside console " + purpose)
+// signIns are the sign-ins of this process, by the hash of their tickets. A
+// ticket is a random number: it says nothing about the admin key, and no other
+// replica knows it.
+type signIns struct {
+	// name is the ticket's cookie. It differs from process to process, since
+	// browsers have one jar for all ports of a host.
+	name string
+	// all are the sign-ins; the one that was used the longest ago makes room.
+	all *lru.Cache[string, signIn]
+	// formKey signs the tokens of forms.
+	formKey []byte
 }
 
-func sign(key []byte, text string) string {
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(text))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+type signIn struct {
+	key     session.Secret // the admin key that it was made with
+	expires time.Time
+	// peer is the only one who may use the ticket; "": everybody who has it.
+	peer string
 }
 
-// newTicket is the value of a sign-in's cookie: expiry, a random number,
-// signature.
-func newTicket(key session.Secret, expires time.Time) string {
-	text := strconv.FormatInt(expires.Unix(), 10) + "." + random()
-	return text + "." + sign(derive(key, "sign-in"), text)
+func newSignIns() *signIns {
+	all, _ := lru.New[string, signIn](maxSignIns) // it only fails without a size
+	formKey := make([]byte, 32)
+	rand.Read(formKey) // never fails
+	return &signIns{signInCookie + "_" + random()[:8], all, formKey}
 }
+
+// begin remembers a sign-in, and returns its ticket. A cookie that was sent over
+// plain http reaches every port of the host, so such a ticket is good for the
+// same peer only. Over https it stays with whoever has the host's certificate,
+// and the peer is one of several proxies.
+func (s *signIns) begin(r *http.Request, key session.Secret, now time.Time) (ticket string) {
+	ticket = random()
+	made := signIn{key: key, expires: now.Add(signInLife)}
+	if !secure(r) {
+		made.peer = edge.Peer(r)
+	}
+	s.all.Add(session.Hash(ticket), made)
+	return ticket
+}
+
+// good reports whether r has the ticket of a sign-in with key that has not ended.
+func (s *signIns) good(r *http.Request, key session.Secret, now time.Time) bool {
+	made, ok := s.all.Get(session.Hash(cookie(r, s.name)))
+	return ok && now.Before(made.expires) && made.key.Equal(key) && (made.peer == "" || made.peer == edge.Peer(r))
+}
+
+// end forgets the sign-in whose ticket r has.
+func (s *signIns) end(r *http.Request) { s.all.Remove(session.Hash(cookie(r, s.name))) }
 
 func random() string {
 	b := make([]byte, 18)
@@ -51,85 +84,87 @@ func random() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// goodTicket reports whether ticket was made with key and has not expired.
-func goodTicket(key session.Secret, ticket string, now time.Time) bool {
-	i := strings.LastIndexByte(ticket, '.')
-	if i < 0 || !hmac.Equal([]byte(ticket[i+1:]), []byte(sign(derive(key, "sign-in"), ticket[:i]))) {
-		return false
+// secure reports whether the browser came over https. Who lies about
+// X-Forwarded-Proto only loses the own cookies.
+func secure(r *http.Request) bool {
+	return r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
+}
+
+// cookieName is the full name of a cookie. With the prefix a browser takes it
+// over https only, and from no other host of the domain (RFC 6265bis section
+// 4.1.3.2). Over plain http it takes no cookie that has the prefix.
+func cookieName(r *http.Request, name string) string {
+	if secure(r) {
+		return "__Host-" + name
 	}
-	expires, _, _ := strings.Cut(ticket, ".")
-	unix, err := strconv.ParseInt(expires, 10, 64)
-	return err == nil && now.Before(time.Unix(unix, 0))
+	return name
 }
 
 func cookie(r *http.Request, name string) string {
-	c, err := r.Cookie(name)
+	c, err := r.Cookie(cookieName(r, name))
 	if err != nil {
 		return ""
 	}
 	return c.Value
 }
 
-// bearer returns the key that r carries itself.
-func bearer(r *http.Request) (sent string, ok bool) {
-	scheme, sent, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return sent, strings.EqualFold(scheme, "Bearer")
-}
-
 // admitted reports whether r may look.
-func (k *Console) admitted(r *http.Request) bool {
-	key := k.Key()
-	return key.Empty() || goodTicket(key, cookie(r, signInCookie), k.now()) || k.bearsKey(r, key)
-}
+func (k *Console) admitted(r *http.Request) bool { return k.refusal(r) == nil }
 
-func (k *Console) bearsKey(r *http.Request, key session.Secret) bool {
-	sent, ok := bearer(r)
-	return ok && k.wait(r) == 0 && k.right(r, key, sent)
-}
-
-// right compares what r sent with the key, in constant time, and counts what is
-// wrong. [Console.wait] has to be asked first.
-func (k *Console) right(r *http.Request, key session.Secret, sent string) bool {
-	if key.Equal(session.NewSecret(strings.TrimSpace(sent))) {
-		return true
+// refusal says why r may not look, nil if it may.
+func (k *Console) refusal(r *http.Request) error {
+	key := k.Key.Secret()
+	if key.Empty() || k.signIns.good(r, key, k.now()) {
+		return nil
 	}
-	if k.guesses.wrong(r.RemoteAddr, k.now()) {
-		k.Log.WarnContext(r.Context(), "wrong admin keys on the console's sign-in; the address has to wait between further tries", "address", r.RemoteAddr)
+	if sent, ok := edge.Bearer(r); ok {
+		return k.checkKey(r, sent)
 	}
-	return false
+	return edge.AdminUnauthenticated
 }
 
-// wait is how long r's address has to wait before a key from it is looked at.
-func (k *Console) wait(r *http.Request) time.Duration { return k.guesses.wait(r.RemoteAddr, k.now()) }
+// checkKey looks at no key from where too many wrong ones came, the right one
+// included: a person can wait.
+func (k *Console) checkKey(r *http.Request, sent string) error {
+	if wait := k.Key.Wait(r); wait > 0 {
+		return &edge.Answer{Failure: edge.AdminRateLimited, RetryAfter: wait}
+	}
+	return k.Key.Check(r, sent)
+}
 
 // signedIn lets do answer who may look, and shows the others the sign-in.
 func (k *Console) signedIn(do action) action {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		_, bears := bearer(r)
-		unseen := bears && k.wait(r) > 0
-		if k.admitted(r) {
+		err := k.refusal(r)
+		if err == nil {
 			return do(w, r)
 		}
 		next := "/"
 		if r.Method == http.MethodGet {
 			next = r.URL.RequestURI()
 		}
-		if unseen {
-			k.tooMany(w, r, next)
-			return nil
-		}
-		edge.AdminUnauthenticated.SetHeader(w.Header())
-		k.showLogin(w, r, http.StatusUnauthorized, next, "")
+		k.refuse(w, r, err, next, "")
 		return nil
 	}
+}
+
+// refuse shows the sign-in with err, the refusal of a key, and with the problem
+// unless there were too many of them.
+func (k *Console) refuse(w http.ResponseWriter, r *http.Request, err error, next, problem string) {
+	a := edge.For(err)
+	if a.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(a.RetryAfter/time.Second)+1))
+		problem = "login.too_many"
+	}
+	a.SetHeader(w.Header())
+	k.showLogin(w, r, a.Status, next, problem)
 }
 
 // setCookie sets one that no script and no other site gets.
 func setCookie(w http.ResponseWriter, r *http.Request, name, value string, life time.Duration) {
 	c := &http.Cookie{
-		Name: name, Value: value, Path: "/", MaxAge: int(life / time.Second), HttpOnly: true, SameSite: http.SameSiteStrictMode,
-		// Who lies about X-Forwarded-Proto only loses the cookie.
-		Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https",
+		Name: cookieName(r, name), Value: value, Path: "/", MaxAge: int(life / time.Second), HttpOnly: true,
+		SameSite: http.SameSiteStrictMode, Secure: secure(r),
 	}
 	if life <= 0 {
 		c.MaxAge = -1
@@ -146,11 +181,13 @@ func (k *Console) formToken(w http.ResponseWriter, r *http.Request) string {
 		browser = random()
 		setCookie(w, r, formCookie, browser, 365*24*time.Hour)
 	}
-	return k.tokenFor(browser, cookie(r, signInCookie))
+	return k.tokenFor(browser, cookie(r, k.signIns.name))
 }
 
 func (k *Console) tokenFor(browser, ticket string) string {
-	return sign(derive(k.Key(), "form"), browser+" "+ticket)
+	mac := hmac.New(sha256.New, k.signIns.formKey)
+	mac.Write([]byte(browser + " " + ticket))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
 // checkForm refuses a form that does not come from one of our pages. A request
@@ -162,11 +199,11 @@ func (k *Console) checkForm(r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return errBadInput
 	}
-	if key := k.Key(); !key.Empty() && k.bearsKey(r, key) {
+	if sent, ok := edge.Bearer(r); ok && !k.Key.Secret().Empty() && k.checkKey(r, sent) == nil {
 		return nil
 	}
 	browser := cookie(r, formCookie)
-	want := k.tokenFor(browser, cookie(r, signInCookie))
+	want := k.tokenFor(browser, cookie(r, k.signIns.name))
 	if browser == "" || !hmac.Equal([]byte(r.PostForm.Get("form")), []byte(want)) {
 		return errForm
 	}
@@ -188,34 +225,24 @@ func (k *Console) loginForm(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// tooMany refuses a key unseen, because too many wrong ones came from r's
-// address.
-func (k *Console) tooMany(w http.ResponseWriter, r *http.Request, next string) {
-	w.Header().Set("Retry-After", strconv.Itoa(int(k.wait(r)/time.Second)+1))
-	k.showLogin(w, r, http.StatusTooManyRequests, next, "login.too_many")
-}
-
 func (k *Console) login(w http.ResponseWriter, r *http.Request) error {
-	key, next := k.Key(), r.PostForm.Get("next")
+	key, next := k.Key.Secret(), r.PostForm.Get("next")
 	if key.Empty() {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return nil
 	}
-	if k.wait(r) > 0 {
-		k.tooMany(w, r, next)
+	if err := k.checkKey(r, r.PostForm.Get("key")); err != nil {
+		k.refuse(w, r, err, next, "login.wrong")
 		return nil
 	}
-	if !k.right(r, key, r.PostForm.Get("key")) {
-		k.showLogin(w, r, http.StatusUnauthorized, next, "login.wrong")
-		return nil
-	}
-	setCookie(w, r, signInCookie, newTicket(key, k.now().Add(signInLife)), signInLife)
+	setCookie(w, r, k.signIns.name, k.signIns.begin(r, key, k.now()), signInLife)
 	http.Redirect(w, r, local(next), http.StatusSeeOther)
 	return nil
 }
 
 func (k *Console) logout(w http.ResponseWriter, r *http.Request) error {
-	setCookie(w, r, signInCookie, "", 0)
+	k.signIns.end(r)
+	setCookie(w, r, k.signIns.name, "", 0)
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 	return nil
 }
@@ -238,86 +265,4 @@ func here(u *url.URL) string {
 		return "/"
 	}
 	return path
-}
-
-const (
-	// freeGuesses wrong keys may come from one address before it has to wait
-	// guessEvery for each further one.
-	freeGuesses = 5
-	guessEvery  = 10 * time.Second
-	// guessers bounds how many addresses are remembered.
-	guessers = 4096
-)
-
-// guesses counts wrong keys by address: a bucket that leaks. Who shares an
-// address, such as all behind one port-forward, shares the bucket, and while it
-// is full the right key is refused too: to look at it would be to answer a
-// guess.
-type guesses struct {
-	mu sync.Mutex
-	// until is, by address, when its last wrong key is forgotten: each adds
-	// guessEvery.
-	until map[string]time.Time
-}
-
-// from is the address without the port; of IPv6 the network that one customer
-// has.
-func from(remote string) string {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return remote
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return host
-	}
-	if ip = ip.Unmap(); ip.Is6() {
-		if p, err := ip.WithZone("").Prefix(64); err == nil {
-			return p.String()
-		}
-	}
-	return ip.String()
-}
-
-// wait is how long remote has to, before it may try again.
-func (g *guesses) wait(remote string, now time.Time) time.Duration {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return max(0, g.until[from(remote)].Add(-(freeGuesses-1)*guessEvery).Sub(now))
-}
-
-// wrong notes a wrong key and reports whether remote has to wait from now on.
-func (g *guesses) wrong(remote string, now time.Time) (waits bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.until == nil {
-		g.until = make(map[string]time.Time)
-	}
-	address := from(remote)
-	at, known := g.until[address]
-	if !known && len(g.until) >= guessers {
-		g.makeRoom(now)
-	}
-	if at.Before(now) {
-		at = now
-	}
-	g.until[address] = at.Add(guessEvery)
-	return at.Sub(now) >= (freeGuesses-1)*guessEvery
-}
-
-// makeRoom forgets every address whose time is over, or else the one whose time
-// is over first. g.mu is held.
-func (g *guesses) makeRoom(now time.Time) {
-	first := ""
-	for address, until := range g.until {
-		if !until.After(now) {
-			delete(g.until, address)
-		}
-		if first == "" || until.Before(g.until[first]) {
-			first = address
-		}
-	}
-	if len(g.until) >= guessers {
-		delete(g.until, first)
-	}
 }

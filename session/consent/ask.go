@@ -15,32 +15,34 @@ import (
 	"larkside/telemetry"
 )
 
-// Ask is what a caller wants of a user.
+// Ask is what a user is asked for.
 type Ask struct {
-	// Reason is why; the card words a renewal differently from a first time.
+	// Reason is why the user is asked. The card has another text for a renewal
+	// than for the first time.
 	Reason session.Reason
-	// Scopes are exactly those that are wanted; what is malformed is left out and
-	// at most 200 are asked for. Empty: the configured ones.
+	// Scopes are asked for instead of the configured ones. Malformed ones are
+	// left out, and at most 200 are asked for. Empty: the configured ones.
 	Scopes []string
-	// AnyOf are alternatives of which an API said that one is missing. One is
-	// asked for, or none if that is of no use: the Challenge is zero then.
+	// AnyOf are scopes of which an API wants one. One is asked for. If none can
+	// help, nobody is asked and the Challenge is zero.
 	AnyOf []string
 }
 
 const (
-	// askWait is how long a caller waits for the start of a consent. The start
-	// itself goes on behind it.
+	// askWait is how long a caller waits for a consent to be started. The start
+	// goes on after that.
 	askWait = 5 * time.Second
-	// linkWait is how long another replica's start is waited for.
+	// linkWait is how long a caller waits for another replica's start.
 	linkWait = 3 * time.Second
-	// linkPoll: a link alone wakes no watcher.
+	// linkPoll is how often to look for a link: storing one sends no
+	// notification.
 	linkPoll = 100 * time.Millisecond
-	// slotWait is how long a start waits for one of MaxStarting.
+	// slotWait is how long a start waits for a slot of MaxStarting.
 	slotWait = 2 * time.Second
-	// cardGrace is how old a consent without a known card is when its starter
-	// is taken for dead.
+	// cardGrace is the age after which a consent without a recorded card is
+	// taken over: its starter must have died.
 	cardGrace = startTimeout
-	// askTries bounds how often a consent may change under an Ask.
+	// askTries bounds how often an Ask starts over because the consent changed.
 	askTries = 6
 
 	retrySoon     = time.Second
@@ -51,26 +53,25 @@ const (
 	muteForCard   = time.Hour
 )
 
-// startRates bound the consents started of one app, over all users and
-// replicas: each costs a message, of which Lark takes 50/s and 1000/min, and
-// ids that are made up must not use them up.
-// Source: Lark "send message", rate limits.
+// startRates bound the consents started for one app, over all users and
+// replicas. Each needs a message, and Lark takes 50/s and 1000/min. Invented
+// user ids must not use these up. Source: Lark "send message", rate limits.
 var startRates = []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
 
-// outcome is what became of one Ask, to be shared by all who asked meanwhile.
+// outcome is the result of an Ask. Everybody who asks meanwhile shares it.
 type outcome struct {
 	challenge session.Challenge
 	scopes    scopes
 }
 
-// refusal is what Lark said about sending to a user.
+// refusal is Lark's answer that a user can't get a card.
 type refusal struct {
 	until time.Time
-	// unknown: there is no such user, so there is nobody to ask at all.
+	// unknown: Lark knows no such user, so there is nobody to ask.
 	unknown bool
 }
 
-// wish is what a consent that is to be opened is for.
+// wish is what a consent is to be opened for.
 type wish struct {
 	reason session.Reason
 	scopes scopes
@@ -78,7 +79,7 @@ type wish struct {
 	life   time.Duration
 }
 
-// coveredBy reports whether a consent for asked is what w wants.
+// coveredBy reports whether a consent that asks for these scopes is enough.
 func (w wish) coveredBy(asked scopes) bool {
 	if len(w.anyOf) > 0 {
 		return slices.ContainsFunc(w.anyOf, func(scope string) bool { return slices.Contains(asked, scope) })
@@ -87,21 +88,20 @@ func (w wish) coveredBy(asked scopes) bool {
 }
 
 var (
-	// errAgain: the consent changed while it was looked at.
+	// errAgain: the consent changed meanwhile, so start over.
 	errAgain = errors.New("the consent changed meanwhile")
 	// errScopes: Lark refused the scopes, and the consent is closed.
 	errScopes = errors.New("Lark refuses the scopes")
 )
 
-// Ask sees to it that key's user has one open consent and returns what the
-// caller may tell. Concurrent calls for one user share one look at the
-// database, and one consent over all replicas.
+// Ask sees to it that key's user has one open consent, and returns what to tell
+// the caller. Concurrent calls for one user share one look into the database,
+// and one consent over all replicas.
 //
-// Ask returns within about five seconds. What it began is finished behind it,
-// also when ctx ends earlier. A Lark that fails is no error: the Challenge has
-// no link then. Errors: [session.ErrUnavailable] (database),
-// [session.ErrAppMisconfigured] (Lark refuses the app), an unknown app id, and
-// ctx's.
+// Ask returns within about five seconds. What it has begun goes on, even if ctx
+// ends earlier. If Lark fails there is no error, and the Challenge has no link.
+// Errors: [session.ErrUnavailable] (database), [session.ErrAppMisconfigured]
+// (Lark refuses the app), an unknown app id, and ctx's.
 func (f *Flow) Ask(ctx context.Context, key session.Key, a Ask) (session.Challenge, error) {
 	ctx, span := f.tracer.Start(ctx, "consent.start", trace.WithAttributes(
 		telemetry.AppID.String(key.AppID), telemetry.Flow.String(string(f.flow))))
@@ -123,7 +123,7 @@ func (f *Flow) Ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 	return c, nil
 }
 
-// askError is a word for why nobody is asked.
+// askError returns the error.type of a span for an error of Ask.
 func askError(err error) string {
 	switch {
 	case errors.Is(err, session.ErrConflict):
@@ -151,28 +151,28 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 		case err != nil && ctx.Err() != nil:
 			return session.Challenge{}, context.Cause(ctx)
 		case err != nil && waiting.Err() != nil:
-			return nothingYet().challenge, nil
+			return stillStarting().challenge, nil
 		case err != nil:
 			return session.Challenge{}, err
 		case joined && o.challenge.AuthorizeURL != "" && !w.coveredBy(o.scopes):
-			continue // shared with callers who wanted less
+			continue // it was shared with callers who wanted less
 		}
 		if joined && o.challenge.Card == session.CardSent {
 			o.challenge.Card = session.CardAlreadySent
 		}
 		return o.challenge, nil
 	}
-	return nothingYet().challenge, nil
+	return stillStarting().challenge, nil
 }
 
-// declinedFor is how long a "no" counts as the reason of a session that had
-// ended for another one.
+// declinedFor is how long a "no" counts as the reason of a session that ended
+// for another reason.
 const declinedFor = time.Hour
 
-// Reason is why key's user has to be asked, when the session says reason:
-// [session.Declined] if the user's last word was no. What that was about is not
-// known when there is a session, so it counts for a while only then. Should the
-// database not answer, it is reason.
+// Reason returns why key's user has to be asked: [session.Declined] if the
+// user's last answer was no, else reason, which is the session's. If there is a
+// session, nobody knows what the "no" was about, so it counts for an hour only.
+// If the database does not answer, Reason returns reason.
 func (f *Flow) Reason(ctx context.Context, key session.Key, reason session.Reason) session.Reason {
 	p, err := f.consents.Latest(ctx, key)
 	if err != nil || p.State != session.ConsentDeclined {
@@ -184,10 +184,10 @@ func (f *Flow) Reason(ctx context.Context, key session.Key, reason session.Reaso
 	return reason
 }
 
-// age is how long ago p was started, by the database's clock.
+// age returns how long ago p was started, by the database's clock.
 func age(p *session.Consent) time.Duration { return p.ExpiresAt.Add(-p.Left).Sub(p.CreatedAt) }
 
-// wanted is what to ask the user for.
+// wanted returns the scopes to ask the user for.
 func (f *Flow) wanted(exactly []string) scopes {
 	if s := newScopes(exactly...); len(s) > 0 {
 		return s.with(offlineAccess)
@@ -195,8 +195,8 @@ func (f *Flow) wanted(exactly []string) scopes {
 	return f.scopes
 }
 
-// Start opens a consent by hand, as [Flow.Ask] does, and returns its record
-// too: the zero one when there is no link.
+// Start opens a consent for an operator. It is [Flow.Ask], and also returns the
+// consent, which is zero without a link.
 func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (session.Consent, session.Challenge, error) {
 	c, err := f.Ask(ctx, key, Ask{Scopes: scopes})
 	if err != nil || c.AuthorizeURL == "" {
@@ -212,8 +212,7 @@ func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (ses
 	return *p, c, nil
 }
 
-// open finds or starts the one open consent of key. It runs detached from any
-// caller.
+// open finds or starts the open consent of key. No caller's context ends it.
 func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, error) {
 	if !f.enter() {
 		return outcome{}, errClosing
@@ -236,7 +235,7 @@ func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, erro
 		case err != nil:
 			return outcome{}, err
 		case p.Left <= 0:
-			o, err = nothingYet(), f.expire(ctx, p.ID)
+			o, err = stillStarting(), f.expire(ctx, p.ID)
 		case p.Link.Empty():
 			o, err = f.awaitLink(ctx, p, w.reason)
 		case w.coveredBy(parseScopes(p.Scopes)):
@@ -248,36 +247,36 @@ func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, erro
 		switch {
 		case errors.Is(err, errScopes):
 			if w.scopes.String() == f.scopes.String() {
-				return without(session.CardFailed, retryFailed), nil
+				return withoutLink(session.CardFailed, retryFailed), nil
 			}
 			w.scopes, w.anyOf = f.scopes, nil
 		case !errors.Is(err, errAgain):
 			return o, err
 		}
 	}
-	return nothingYet(), nil
+	return stillStarting(), nil
 }
 
-// begin starts a consent where there is none.
+// begin starts a consent for a user who has none.
 func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, error) {
 	if r, ok := f.refusedCard(key); ok && r.unknown {
-		return without(session.CardFailed, retryNobody), nil
+		return withoutLink(session.CardFailed, retryNobody), nil
 	}
-	if err := f.settledMeanwhile(ctx, key, w); err != nil {
+	if err := f.checkNotAuthorized(ctx, key, w); err != nil {
 		return outcome{}, err
 	}
 	if limited, err := f.rateReached(ctx, key); limited || err != nil {
-		return without(session.CardRateLimited, f.rate.Period), err
+		return withoutLink(session.CardRateLimited, f.rate.Period), err
 	}
 	if n, err := f.consents.History.Pending(ctx); err != nil || n >= f.maxPending {
-		return without(session.CardRateLimited, retryFailed), err
+		return withoutLink(session.CardRateLimited, retryFailed), err
 	}
 	if !f.takeSlot(ctx) {
-		return without(session.CardRateLimited, retrySoon), nil
+		return withoutLink(session.CardRateLimited, retrySoon), nil
 	}
 	defer func() { <-f.slots }()
 	if admitted, wait, err := f.rates.Take(ctx, "consent/"+key.AppID, startRates, 1); err != nil || admitted == 0 {
-		return without(session.CardRateLimited, max(wait, retrySoon)), err
+		return withoutLink(session.CardRateLimited, max(wait, retrySoon)), err
 	}
 	p, began, err := f.consents.Begin(ctx, key, f.flow, w.scopes.String(), startLease, w.life)
 	switch {
@@ -286,9 +285,9 @@ func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, err
 	case err != nil:
 		return outcome{}, err
 	}
-	// Only now, since the one before is stored and closed in one step, is it
-	// certain that none came in between.
-	if err := f.settledMeanwhile(ctx, key, w); err != nil {
+	// The user may have authorized just before Begin. An earlier consent is
+	// stored and closed in one step, so from here on the answer is certain.
+	if err := f.checkNotAuthorized(ctx, key, w); err != nil {
 		f.consents.Close(ctx, p.ID, session.ConsentSuperseded, "authorized_meanwhile")
 		return outcome{}, err
 	}
@@ -296,14 +295,14 @@ func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, err
 	return f.start(ctx, p, w.reason)
 }
 
-// justGranted is how young a grant is that a caller who was looking for one may
-// have missed.
+// justGranted is the age up to which a grant may have been stored after a
+// caller looked for it.
 const justGranted = 10 * time.Second
 
-// settledMeanwhile returns [session.ErrConflict] when key's user has authorized
-// between the caller's look-up and its question. A caller who found that
-// authorization wanting is not meant.
-func (f *Flow) settledMeanwhile(ctx context.Context, key session.Key, w wish) error {
+// checkNotAuthorized returns [session.ErrConflict] if key's user has authorized
+// between the caller's look-up and now. A caller who needs more than that
+// authorization gets no error.
+func (f *Flow) checkNotAuthorized(ctx context.Context, key session.Key, w wish) error {
 	if w.scopes.String() != f.scopes.String() || w.reason == session.TokenRefused {
 		return nil
 	}
@@ -338,8 +337,8 @@ func (f *Flow) takeSlot(ctx context.Context) bool {
 	return false
 }
 
-// awaitLink waits for the replica that is starting p, and takes its place when
-// its lease runs out.
+// awaitLink waits until the replica that is starting p has stored the link. It
+// takes over if that replica's lease runs out.
 func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
 	changed, stop := f.changes.Watch(p.Key)
 	defer stop()
@@ -352,7 +351,7 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session
 		case <-changed:
 		case <-poll.C:
 		case <-deadline.C:
-			return nothingYet(), nil
+			return stillStarting(), nil
 		case <-ctx.Done():
 			return outcome{}, context.Cause(ctx)
 		}
@@ -372,15 +371,15 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session
 			return outcome{}, err
 		case claimed.Link.Empty():
 			return f.start(ctx, claimed, reason)
-		default: // its starter was quicker by a hair
+		default: // the starter has stored the link just now
 			return outcome{}, errors.Join(errAgain, f.consents.Leases.Release(ctx, p.ID, claimed.PollInterval))
 		}
 	}
 }
 
-// supersede closes a consent that asks for too little; the caller begins
-// another for the union. Within the rate only: beyond it the user keeps the
-// link that there is.
+// supersede closes a consent that asks for too little. The caller begins
+// another one for both. If the user's rate does not allow another one, the user
+// keeps the present link.
 func (f *Flow) supersede(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
 	if limited, err := f.rateReached(ctx, p.Key); err != nil {
 		return outcome{}, err
@@ -393,36 +392,36 @@ func (f *Flow) supersede(ctx context.Context, p *session.Consent, reason session
 	return outcome{}, errAgain
 }
 
-// report answers with an open consent.
+// report returns the outcome of an open consent.
 func (f *Flow) report(ctx context.Context, p *session.Consent, reason session.Reason) outcome {
 	card := p.Card
 	switch {
 	case card == session.CardSent, card == "" && age(p) < cardGrace:
 		card = session.CardAlreadySent
 	case card == "":
-		// Its starter died between the link and the card. If the card did go
-		// out, Lark knows its uuid and drops this one.
+		// The starter died between the link and the card. If the card was sent,
+		// Lark knows its uuid and drops this one.
 		card, _ = f.sendCard(ctx, p, reason)
 	}
-	return linked(p, card)
+	return withLink(p, card)
 }
 
-// linked is an outcome with p's link.
-func linked(p *session.Consent, card session.CardResult) outcome {
+// withLink returns an outcome with p's link.
+func withLink(p *session.Consent, card session.CardResult) outcome {
 	return outcome{scopes: parseScopes(p.Scopes), challenge: session.Challenge{
 		AuthorizeURL: p.Link.Expose(), ExpiresIn: p.Left, Card: card, RetryAfter: retryPending,
 	}}
 }
 
-// without is an outcome without a link.
-func without(card session.CardResult, retry time.Duration) outcome {
+// withoutLink returns an outcome without a link.
+func withoutLink(card session.CardResult, retry time.Duration) outcome {
 	return outcome{challenge: session.Challenge{Card: card, RetryAfter: retry}}
 }
 
-// nothingYet: a consent is being started, and how that ends is not known.
-func nothingYet() outcome { return without(session.CardFailed, retrySoon) }
+// stillStarting returns the outcome while a consent is being started.
+func stillStarting() outcome { return withoutLink(session.CardFailed, retrySoon) }
 
-// refusedCard returns what Lark said about sending to key, while it holds.
+// refusedCard returns Lark's refusal to send to key, if it still counts.
 func (f *Flow) refusedCard(key session.Key) (refusal, bool) {
 	r, ok := f.refusals.Get(key)
 	return r, ok && f.now().Before(r.until)

@@ -18,18 +18,20 @@ import (
 const (
 	startPath    = "/consent/start"
 	callbackPath = "/consent/callback"
-	// secretLength is that of newSecret's values and of states.
+	// secretLength is the length of newSecret's values and of states.
 	secretLength = 43
-	// cookieLife outlives a consent, so that a page that is loaded again says
-	// again what became of it.
+	// cookieLife is longer than a consent's, so that a page that is loaded
+	// again still says what became of the consent.
 	cookieLife = time.Hour
-	// endPoll is for the end that wakes no watcher: giving up.
+	// endPoll is how often to look for a lease that was given back: that sends
+	// no notification.
 	endPoll = 500 * time.Millisecond
 )
 
-// cookieKind is how the browser that started is recognised. With https it is a
-// __Host- cookie, which no other host, path or plain connection can set; plain
-// http, on loopback only, can have neither that prefix nor Secure.
+// cookieKind is the cookie that identifies the browser that opened the link.
+// With https it is a __Host- cookie, which no other host, path or plain
+// connection can set. With plain http, on loopback only, neither that prefix
+// nor Secure works.
 type cookieKind struct {
 	name   string
 	secure bool
@@ -42,11 +44,10 @@ func cookieFor(publicURL string) cookieKind {
 	return cookieKind{"__Host-larkside", true}
 }
 
-// Handler serves what users' browsers reach of the redirect flow:
-// /consent/start, the link of the card, and /consent/callback, to which Lark
-// sends them back; and /consent/events, if there are keys to verify what Lark
-// posts to it. All else is 404. It needs no other protection than TLS in
-// front of it.
+// Handler serves three paths. /consent/start is the card's link in the redirect
+// flow, and /consent/callback is where Lark sends the browser back to.
+// /consent/events takes what Lark posts, if there are keys to verify it. Other
+// paths are 404. Put TLS in front of it; it needs no other protection.
 func (f *Flow) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.pages.secure(w.Header())
@@ -56,7 +57,7 @@ func (f *Flow) Handler() http.Handler {
 		case r.URL.Path != startPath && r.URL.Path != callbackPath:
 			f.pages.show(w, r, notFoundPage)
 		case r.Method == http.MethodHead, isPrefetch(r):
-			w.WriteHeader(http.StatusNoContent) // a link preview: nothing happens
+			w.WriteHeader(http.StatusNoContent) // a link preview must change nothing
 		case r.Method != http.MethodGet:
 			w.Header().Set("Allow", "GET, HEAD")
 			f.pages.show(w, r, methodPage)
@@ -68,15 +69,15 @@ func (f *Flow) Handler() http.Handler {
 	})
 }
 
-// isPrefetch recognises a browser that loads a page nobody has asked for yet.
+// isPrefetch reports whether a browser loads the page before anybody has asked
+// for it.
 func isPrefetch(r *http.Request) bool {
 	return strings.HasPrefix(r.Header.Get("Sec-Purpose"), "prefetch") || r.Header.Get("Purpose") == "prefetch" ||
 		r.Header.Get("X-Moz") == "prefetch"
 }
 
-// serveStart sends a browser that comes with a ticket on to Lark. The ticket is
-// not used up by that: link previews fetch links too. What counts once is the
-// callback.
+// serveStart redirects a browser that has a ticket to Lark. That does not use
+// up the ticket, since link previews fetch links too. The callback works once.
 func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 	p, refused := f.startable(r)
 	if p == nil {
@@ -89,15 +90,15 @@ func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 	if p.BrowserHash != browser || verifier.Empty() {
 		verifier = newSecret()
 	}
-	// One browser that opens the link twice gets the same state and verifier, so
-	// that both tabs work; another takes over.
+	// A browser that opens the link twice gets the same state and verifier, so
+	// that both tabs work. Another browser takes over.
 	err := f.consents.SetBrowser(r.Context(), p, session.Hash(state), browser, verifier)
 	switch {
 	case errors.Is(err, session.ErrConflict):
 		f.pages.show(w, r, replayedPage)
 		return
 	case err != nil:
-		f.grumble(r.Context(), "can't bind a consent to a browser", p.Key, err)
+		f.logThrottled(r.Context(), "can't bind a consent to a browser", p.Key, err)
 		f.pages.show(w, r, unavailablePage)
 		return
 	}
@@ -110,7 +111,7 @@ func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusFound)
 }
 
-// startable returns the open consent whose ticket r has, or nil and what to
+// startable returns the open consent whose ticket r has, or nil and the page to
 // show instead.
 func (f *Flow) startable(r *http.Request) (*session.Consent, page) {
 	ticket, ok := param(r, "t")
@@ -122,12 +123,12 @@ func (f *Flow) startable(r *http.Request) (*session.Consent, page) {
 	case errors.Is(err, session.ErrNotFound):
 		return nil, malformedPage
 	case err != nil:
-		f.grumble(r.Context(), "can't look up a consent", session.Key{}, err)
+		f.logThrottled(r.Context(), "can't look up a consent", session.Key{}, err)
 		return nil, unavailablePage
 	case p.State != session.ConsentPending:
 		return nil, overPage(p)
 	case p.Left <= 0:
-		f.expireLogged(r.Context(), p)
+		f.expireOrLog(r.Context(), p)
 		return nil, replayedPage
 	case f.apps[p.AppID] == nil:
 		return nil, replayedPage
@@ -135,7 +136,7 @@ func (f *Flow) startable(r *http.Request) (*session.Consent, page) {
 	return p, page{}
 }
 
-// param returns a query parameter that is there exactly once.
+// param returns a query parameter, and false unless it occurs exactly once.
 func param(r *http.Request, name string) (string, bool) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil || len(q[name]) != 1 {
@@ -146,15 +147,15 @@ func param(r *http.Request, name string) (string, bool) {
 
 func isSecret(s string) bool { return len(s) == secretLength && isOpaque(s) }
 
-// isOpaque: base64url letters only.
+// isOpaque reports whether s has base64url characters only.
 func isOpaque(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
 	})
 }
 
-// browserSecret is the secret of the browser behind r, a new one if it has
-// none. One browser may have several consents under way.
+// browserSecret returns the secret in the browser's cookie, or a new one. A
+// browser may have several consents under way.
 func (f *Flow) browserSecret(r *http.Request) session.Secret {
 	if c, err := r.Cookie(f.cookie.name); err == nil && isSecret(c.Value) {
 		return session.NewSecret(c.Value)
@@ -162,31 +163,32 @@ func (f *Flow) browserSecret(r *http.Request) session.Secret {
 	return newSecret()
 }
 
-// sameBrowser reports whether r comes from the browser that started p.
+// sameBrowser reports whether r comes from the browser that opened p's link.
 func (f *Flow) sameBrowser(r *http.Request, p *session.Consent) bool {
 	c, err := r.Cookie(f.cookie.name)
 	return err == nil && isSecret(c.Value) && p.BrowserHash != "" &&
 		subtle.ConstantTimeCompare([]byte(session.Hash(c.Value)), []byte(p.BrowserHash)) == 1
 }
 
-// stateOf is the OAuth state for p in the browser with this cookie: 256 bits
-// that only that browser, and Lark, can know.
+// stateOf returns the OAuth state for p in the browser with this cookie: 256
+// bits that only that browser and Lark can know.
 func stateOf(cookie session.Secret, p *session.Consent) string {
 	mac := hmac.New(sha256.New, []byte(cookie.Expose()))
 	mac.Write([]byte("state of consent " + p.ID))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// challengeOf is the S256 code challenge (RFC 7636 section 4.2).
+// challengeOf returns the S256 code challenge (RFC 7636 section 4.2).
 func challengeOf(verifier session.Secret) string {
 	sum := sha256.Sum256([]byte(verifier.Expose()))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// errGivenUp: whoever had the consent in hand let go of it, and it is open still.
-var errGivenUp = errors.New("another gave the consent up")
+// errGivenUp: the owner of the lease gave it back, and the consent is still
+// open.
+var errGivenUp = errors.New("another request gave the consent up")
 
-// awaitEnd waits for another that has p in hand.
+// awaitEnd waits until the owner of p's lease has closed p, or has given it up.
 func (f *Flow) awaitEnd(ctx context.Context, p *session.Consent) (*session.Consent, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageWait)
 	defer cancel()

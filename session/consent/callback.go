@@ -11,19 +11,20 @@ import (
 )
 
 const (
-	// pageWait is how long a browser waits for its page; the work goes on.
+	// pageWait is how long a browser waits for its page. The work goes on after
+	// that.
 	pageWait = 25 * time.Second
-	// callbackLease is how long one replica has for an exchange.
+	// callbackLease is how long a replica has for the exchange of a code.
 	callbackLease   = 40 * time.Second
 	exchangeTimeout = 10 * time.Second
 	exchangeTries   = 3
 	maxCode         = 2048
 )
 
-// callback is where Lark sends the browser back to. Each guard that does not
-// let it through leaves the consent as it is, so that nobody but the browser
-// that started can end it.
-// Source: RFC 6749 section 4.1.2; Lark "obtain OAuth code", 2026-03-19.
+// callback is where Lark sends the browser back to. A request that a guard
+// refuses leaves the consent as it is, so that only the browser that opened the
+// link can end it. Source: RFC 6749 section 4.1.2; Lark "obtain OAuth code",
+// 2026-03-19.
 func (f *Flow) callback(r *http.Request) page {
 	state, ok := param(r, "state")
 	if !ok || !isSecret(state) {
@@ -34,16 +35,16 @@ func (f *Flow) callback(r *http.Request) page {
 	case errors.Is(err, session.ErrNotFound):
 		return malformedPage
 	case err != nil:
-		f.grumble(r.Context(), "can't look up a consent", session.Key{}, err)
+		f.logThrottled(r.Context(), "can't look up a consent", session.Key{}, err)
 		return unavailablePage
 	case p.State != session.ConsentPending && same:
-		return resultPage(p) // the browser repeats itself
+		return resultPage(p) // the browser repeats its request
 	case p.State != session.ConsentPending:
 		return replayedPage
 	case !same:
 		return otherBrowserPage
 	case p.Left <= 0:
-		f.expireLogged(r.Context(), p)
+		f.expireOrLog(r.Context(), p)
 		return replayedPage
 	}
 	if denied, ok := param(r, "error"); ok {
@@ -56,12 +57,12 @@ func (f *Flow) callback(r *http.Request) page {
 	return f.redeem(r, p, session.NewSecret(code))
 }
 
-// denied handles a callback without a code. access_denied is the one value that
-// Lark documents; invalid_scope is RFC 6749's for scopes that it can't grant.
+// denied handles a callback with an error. Lark documents only access_denied.
+// invalid_scope is RFC 6749's error for scopes that can't be granted.
 func (f *Flow) denied(ctx context.Context, p *session.Consent, what string) page {
 	switch what {
 	case "access_denied":
-		f.end(ctx, p, session.ConsentDeclined, "")
+		f.closeOrLog(ctx, p, session.ConsentDeclined, "")
 	case "invalid_scope":
 		f.refuse(ctx, p, invalidScope, errors.New("the authorize page answered invalid_scope"))
 	default:
@@ -70,17 +71,17 @@ func (f *Flow) denied(ctx context.Context, p *session.Consent, what string) page
 	return f.resultOf(ctx, p)
 }
 
-// resultOf is the page of p as it is now.
+// resultOf returns the page for p as it is now.
 func (f *Flow) resultOf(ctx context.Context, p *session.Consent) page {
 	now, err := f.consents.Get(ctx, p.ID)
 	if err != nil || now.State == session.ConsentPending {
-		return unavailablePage // it could not be closed, which is logged
+		return unavailablePage // p could not be closed, which is logged
 	}
 	return resultPage(now)
 }
 
-// redeem exchanges the code, once: of two callbacks at a time the other waits
-// for what becomes of this one. A browser that leaves does not stop it.
+// redeem exchanges the code once. Of two callbacks at a time, the second waits
+// for the outcome of the first. If the browser leaves, the exchange goes on.
 func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) page {
 	ctx := r.Context()
 	claimed, err := f.consents.Leases.Claim(ctx, p.ID, callbackLease)
@@ -95,9 +96,9 @@ func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) 
 		}
 		return resultPage(now)
 	case err != nil:
-		f.grumble(ctx, "can't claim a consent", p.Key, err)
+		f.logThrottled(ctx, "can't claim a consent", p.Key, err)
 		return unavailablePage
-	case !f.sameBrowser(r, claimed): // another took over between the two reads
+	case !f.sameBrowser(r, claimed): // another browser took over between the two reads
 		f.release(ctx, p)
 		return replayedPage
 	}
@@ -117,9 +118,9 @@ func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) 
 	return unavailablePage
 }
 
-// exchange turns the code into a stored session. Where Lark refuses the code
-// the consent stays open: its user may have been handed someone else's code,
-// and the link is still good.
+// exchange exchanges the code for tokens and stores the session. If Lark
+// refuses the code, the consent stays open: the code may be somebody else's,
+// and the link still works.
 func (f *Flow) exchange(ctx context.Context, p *session.Consent, code session.Secret) page {
 	var token lark.Token
 	err := retry(ctx, 250*time.Millisecond, exchangeTries, func() (again bool, err error) {
@@ -141,7 +142,7 @@ func (f *Flow) exchange(ctx context.Context, p *session.Consent, code session.Se
 			f.log.InfoContext(ctx, "Lark refused an authorization code", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 			return refusedCodePage
 		}
-		f.grumble(ctx, "can't exchange an authorization code", p.Key, err)
+		f.logThrottled(ctx, "can't exchange an authorization code", p.Key, err)
 		return larkFailedPage
 	}
 	now, err := f.finish(ctx, p, token)
@@ -151,11 +152,11 @@ func (f *Flow) exchange(ctx context.Context, p *session.Consent, code session.Se
 	return resultPage(now)
 }
 
-// release gives a claimed redirect consent back.
+// release gives the lease on a redirect consent back.
 func (f *Flow) release(ctx context.Context, p *session.Consent) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	if err := f.consents.Leases.Release(ctx, p.ID, 0); err != nil {
-		f.grumble(ctx, "can't release a consent", p.Key, err) // its lease runs out
+		f.logThrottled(ctx, "can't release a consent", p.Key, err) // its lease runs out
 	}
 }

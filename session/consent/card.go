@@ -11,12 +11,13 @@ import (
 	"larkside/session"
 )
 
-// cards makes the auth card in each of its states: card JSON 2.0, of which only
-// attributes are used that Lark documents, since it refuses others. All
-// languages are in one card; the client picks. At most 30 KB.
-// Source: Lark "card JSON 2.0 structure".
+// cards makes the auth card in each of its states, as card JSON 2.0. It uses
+// only attributes that Lark documents, since Lark refuses others. A card has
+// all languages, and the client picks one. At most 30 KB. Source: Lark "card
+// JSON 2.0 structure".
 type cards struct {
-	// title and message replace the waiting card's; privacy is linked from it.
+	// title and message replace the texts of the card that asks, and privacy is
+	// linked from it.
 	title, message, privacy string
 	// appLink is [Config.AppLink].
 	appLink string
@@ -24,10 +25,27 @@ type cards struct {
 	buttons bool
 }
 
+// newCards returns the cards of c.
+func newCards(c Config) *cards {
+	return &cards{title: c.CardTitle, message: c.CardMessage, privacy: c.PrivacyURL, appLink: c.AppLink, buttons: c.Buttons}
+}
+
+// AskingCard returns the card by which a [Flow] of c asks for p: card JSON 2.0.
+// app is the name of the app. It uses only the fields of c that are about
+// cards.
+func AskingCard(c Config, app string, p *session.Consent) []byte {
+	return newCards(c).waiting(app, p, session.NoSession)
+}
+
+// ClosedCard returns the card that replaces it when p is over.
+func ClosedCard(c Config, app string, p *session.Consent) []byte {
+	return newCards(c).closed(app, p)
+}
+
 const (
 	maxTitle   = 100
 	maxMessage = 2000
-	// maxListed bounds the scopes that a card lists one by one.
+	// maxListed is how many scopes a card lists one by one.
 	maxListed = 12
 )
 
@@ -39,10 +57,11 @@ type cardJSON struct {
 }
 
 type cardConfig struct {
-	// UpdateMulti may only be true in 2.0, and must be, for the card to be updated.
+	// UpdateMulti must be true for the card to be updated, and 2.0 allows
+	// nothing else.
 	UpdateMulti bool `json:"update_multi"`
-	// EnableForward is off: the link is for one user. (A copied link gets
-	// nowhere either: user_info decides.)
+	// EnableForward is off, since the link is for one user. A copied link does
+	// not help anybody else either: user_info decides.
 	EnableForward bool     `json:"enable_forward"`
 	Summary       cardText `json:"summary"`
 }
@@ -62,7 +81,7 @@ type cardText struct {
 	I18n    map[string]string `json:"i18n_content,omitempty"`
 }
 
-// cardDiv is text that is shown as it stands.
+// cardDiv is text that is shown as it is.
 type cardDiv struct {
 	Tag  string   `json:"tag"`
 	Text cardText `json:"text"`
@@ -82,7 +101,7 @@ type cardBehavior struct {
 	Value      map[string]string `json:"value,omitempty"`
 }
 
-// waiting is the card that asks.
+// waiting returns the card that asks.
 func (c *cards) waiting(app string, p *session.Consent, reason session.Reason) []byte {
 	title, intro := texts.cardTitle, texts.cardIntro
 	switch reason {
@@ -114,10 +133,11 @@ func (c *cards) waiting(app string, p *session.Consent, reason session.Reason) [
 	return encodeCard("blue", title, append(elements, foot.markdown()))
 }
 
-// link is what the card's button opens. Through an AppLink the page opens beside
-// the chat, in the client, whose account is the one that the card was sent to.
-// Source: [S] openclaw-lark. Whether the web view of larksuite.com's client
-// shows the consent page is UNCONFIRMED (opentag issue 435).
+// link returns the address that the card's button opens. An AppLink opens the
+// page beside the chat, in the client, where the account is the one that the
+// card was sent to. Source: [S] openclaw-lark. Whether the web view of
+// larksuite.com's client shows the consent page is UNCONFIRMED (opentag issue
+// 435).
 func (c *cards) link(p *session.Consent) string {
 	link := p.Link.Expose()
 	if c.appLink == "" {
@@ -126,7 +146,7 @@ func (c *cards) link(p *session.Consent) string {
 	return c.appLink + "/client/web_url/open?mode=sidebar-semi&max_width=800&reload=false&url=" + url.QueryEscape(link)
 }
 
-// closed is the card of a consent that is over.
+// closed returns the card of a consent that is over.
 func (c *cards) closed(app string, p *session.Consent) []byte {
 	color, k, over := "grey", texts.expired, true
 	switch {
@@ -147,7 +167,7 @@ func (c *cards) closed(app string, p *session.Consent) []byte {
 	return c.final(color, k, app)
 }
 
-// ending announces the end of a grant where a link would not live that long.
+// ending returns the card that announces the end of a grant and has no link.
 func (c *cards) ending(app string) []byte {
 	text := texts.endingIntro.fill("{app}", escape(app), texts.thisApp)
 	return encodeCard("blue", texts.endingTitle, []any{text.markdown(), callback("primary", texts.renew, actionRenew, "")})
@@ -182,7 +202,7 @@ func button(kind string, label translated, b cardBehavior) cardButton {
 	return cardButton{Tag: "button", Type: kind, Width: "fill", Text: text, Behaviors: []cardBehavior{b}}
 }
 
-// callback is a button whose click comes to [Flow.HandleEvent].
+// callback returns a button whose click comes to [Flow.HandleEvent].
 func callback(kind string, label translated, action, consent string) cardButton {
 	value := map[string]string{"action": action}
 	if consent != "" {
@@ -191,7 +211,7 @@ func callback(kind string, label translated, action, consent string) cardButton 
 	return button(kind, label, cardBehavior{Type: "callback", Value: value})
 }
 
-// duration says how long, in whole minutes, hours or days.
+// duration returns d in words, in whole minutes, hours or days.
 func duration(d time.Duration) translated {
 	unit, words := time.Minute, texts.minutes
 	switch {
@@ -204,7 +224,8 @@ func duration(d time.Duration) translated {
 	return words.fill("{n}", strconv.Itoa(n), translated{})
 }
 
-// scopeList says what is asked for, in words where there are some.
+// scopeList returns the list of what is asked for, in words where there are
+// some.
 func scopeList(list scopes) translated {
 	all := texts.cardScopes
 	for i, scope := range list {
@@ -213,14 +234,14 @@ func scopeList(list scopes) translated {
 		}
 		line, ok := words[scope]
 		if !ok {
-			line = same(scope) // nothing that markdown knows is in it
+			line = same(scope) // a scope has no characters of markdown
 		}
 		all = all.join(same("\n- ")).join(line)
 	}
 	return all
 }
 
-// text is the form that Lark's clients pick a language from.
+// text returns the form from which Lark's clients pick a language.
 func (t translated) text() cardText {
 	return cardText{Content: t.en, I18n: map[string]string{"zh_cn": t.zh, "en_us": t.en, "ja_jp": t.ja}}
 }
@@ -238,10 +259,10 @@ var markdownEscapes = strings.NewReplacer(
 	"[", "&#91;", "]", "&#93;", "(", "&#40;", ")", "&#41;", "#", "&#35;", "!", "&#33;", "\\", "&#92;", "|", "&#124;",
 )
 
-// escape makes text that is shown as it stands.
+// escape returns markdown that is shown as text.
 func escape(text string) string { return markdownEscapes.Replace(text) }
 
-// escapeURL keeps an address from ending its markdown link.
+// escapeURL returns an address for a markdown link that can't end the link.
 func escapeURL(s string) string {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -250,7 +271,7 @@ func escapeURL(s string) string {
 	return strings.NewReplacer("(", "%28", ")", "%29", "[", "%5B", "]", "%5D", "<", "%3C", ">", "%3E", " ", "%20").Replace(u.String())
 }
 
-// clip cuts text to n characters.
+// clip returns text cut to n characters.
 func clip(text string, n int) string {
 	if r := []rune(text); len(r) > n {
 		return string(r[:n-1]) + "…"

@@ -98,8 +98,8 @@ func TestEscape(t *testing.T) {
 }
 
 func TestScopes(t *testing.T) {
-	s := newScopes("a:b", "a:b", "", "two words", "new\nline", "ü", "c:d.e_f-g")
-	if got := s.String(); got != "a:b c:d.e_f-g" {
+	s := newScopes("a:b", "a:b", "", "two words", "new\nline", "ü", "A:b", "a:", ":a", "a-b", "c:d.e_f")
+	if got := s.String(); got != "a:b c:d.e_f" {
 		t.Errorf("newScopes: %q", got)
 	}
 	var many []string

@@ -13,10 +13,10 @@ import (
 // ErrNotTheirs: the consent is another user's.
 var ErrNotTheirs = errors.New("not this user's consent")
 
-// Decline ends an open consent because its user, who is operatorOpenID, said
-// no: [ErrNotTheirs] for anyone else. [session.ErrNotFound],
-// [session.ErrConflict] when it is over already. Nothing is sent to the user
-// until the next Ask.
+// Decline ends an open consent because its user said no. operatorOpenID is who
+// said so: [ErrNotTheirs] if that is not the user. [session.ErrNotFound] if
+// there is no such consent, [session.ErrConflict] if it is over already.
+// Nothing is sent to the user before the next Ask.
 func (f *Flow) Decline(ctx context.Context, id, operatorOpenID string) error {
 	p, err := f.consents.Get(ctx, id)
 	if err != nil {
@@ -29,28 +29,28 @@ func (f *Flow) Decline(ctx context.Context, id, operatorOpenID string) error {
 	return err
 }
 
-// close ends an open consent and has its card show so.
+// close ends an open consent and updates its card.
 func (f *Flow) close(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) (*session.Consent, error) {
 	closed, err := f.consents.Close(ctx, p.ID, state, reason)
 	if err != nil {
 		return nil, err
 	}
-	f.closed(ctx, closed)
+	f.afterClose(ctx, closed)
 	return closed, nil
 }
 
-// closed counts a consent that this process has ended and brings its card up
-// to date.
-func (f *Flow) closed(ctx context.Context, p *session.Consent) {
+// afterClose counts a consent that this process has closed, and updates its
+// card.
+func (f *Flow) afterClose(ctx context.Context, p *session.Consent) {
 	f.count(p, p.State)
 	if p.CardMessageID != "" {
 		f.task(ctx, func(ctx context.Context) { f.updateCard(ctx, p) })
 	}
 }
 
-// expire closes a consent whose time is over, unless someone is just finishing
-// it: a grant that came in time is worth waiting for. errAgain when it is
-// closed, by whomever.
+// expire closes a consent that has expired, unless somebody has its lease: a
+// grant that came in time may be about to be stored. It returns errAgain if the
+// consent is closed now, by whomever.
 func (f *Flow) expire(ctx context.Context, id string) error {
 	p, err := f.consents.Leases.Claim(ctx, id, startLease)
 	switch {
@@ -69,10 +69,10 @@ func (f *Flow) expire(ctx context.Context, id string) error {
 	return errAgain
 }
 
-// expireLogged is for those to whom it makes no difference how that ends.
-func (f *Flow) expireLogged(ctx context.Context, p *session.Consent) {
+// expireOrLog is expire for callers who don't use its outcome.
+func (f *Flow) expireOrLog(ctx context.Context, p *session.Consent) {
 	if err := f.expire(ctx, p.ID); err != nil && !errors.Is(err, errAgain) {
-		f.grumble(ctx, "can't close a consent", p.Key, err)
+		f.logThrottled(ctx, "can't close a consent", p.Key, err)
 	}
 }
 
@@ -81,12 +81,12 @@ const (
 	// long a failed update is tried again.
 	cardLease   = 30 * time.Second
 	cardTimeout = 10 * time.Second
-	// cardsTriedFor is how long a card is tried to be brought up to date.
+	// cardsTriedFor is for how long the update of a card is tried.
 	cardsTriedFor = 24 * time.Hour
 )
 
-// updateCard makes the card of a closed consent show what became of it. What
-// fails is tried again by Run, until Lark says that it is pointless.
+// updateCard makes the card of a closed consent show what became of it. Run
+// tries again what fails, until Lark says that the card can't be updated.
 func (f *Flow) updateCard(ctx context.Context, p *session.Consent) {
 	claimed, err := f.consents.Cards.Claim(ctx, p.ID, cardLease)
 	if err != nil || !claimed {
@@ -101,24 +101,24 @@ func (f *Flow) updateCard(ctx context.Context, p *session.Consent) {
 	err = app.UpdateCard(bounded, p.CardMessageID, f.cards.closed(f.apps.name(ctx, p.AppID), p))
 	var e *lark.Error
 	if errors.As(err, &e) && (e.Class == lark.Retry || e.Class == lark.Unknown || e.Class == lark.Misconfigured || e.Class == lark.AppRefused) {
-		f.grumble(ctx, "can't update a card; trying again", p.Key, err)
+		f.logThrottled(ctx, "can't update a card; trying again", p.Key, err)
 		return
 	}
 	if err != nil {
 		f.log.InfoContext(ctx, "a card can't be updated any more", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 	}
 	if err := f.consents.Cards.SetShows(ctx, p.ID, p.State); err != nil {
-		f.grumble(ctx, "can't record a card", p.Key, err)
+		f.logThrottled(ctx, "can't record a card", p.Key, err)
 	}
 }
 
-// Revoke ends the session of key for reason, here at once and at Lark as soon as
-// Lark answers, and has the card of the latest consent show so.
-// [session.ErrNotFound] when there is none.
+// Revoke ends the session of key for reason: here at once, and at Lark as soon
+// as Lark answers. The card of the latest consent shows it.
+// [session.ErrNotFound] if there is no session.
 func (f *Flow) Revoke(ctx context.Context, key session.Key, reason session.Reason) error {
 	var before *session.Session
 	err := retry(ctx, 10*time.Millisecond, 5, func() (again bool, err error) {
-		// A refresh may win the row between the look and the write.
+		// A refresh may change the row between the look and the write.
 		before, err = f.sessions.Revoke(ctx, key, reason)
 		return errors.Is(err, session.ErrConflict), err
 	})
@@ -148,9 +148,9 @@ const (
 	revokeTries   = 8 // over about half a minute
 )
 
-// Discard ends tokens at Lark that must not be used: the refresh token first,
-// since it is the one that lasts. The first try is made before it returns, the
-// others behind it.
+// Discard revokes tokens at Lark that must not be used: the refresh token
+// first, since it works for longer. It makes the first try before it returns,
+// and others after that.
 func (f *Flow) Discard(ctx context.Context, key session.Key, access, refresh session.Secret) {
 	app, ok := f.apps[key.AppID]
 	if !ok {
@@ -168,7 +168,7 @@ func (f *Flow) Discard(ctx context.Context, key session.Key, access, refresh ses
 			defer cancel()
 			err = app.Revoke(ctx, one.token, one.hint)
 			var e *lark.Error
-			// Reauthorize: the token is dead already.
+			// With Reauthorize the token is dead already.
 			if errors.As(err, &e) && e.Class == lark.Reauthorize {
 				return false, nil
 			}

@@ -22,21 +22,22 @@ const (
 	eventsPath = "/consent/events"
 	// maxEvent bounds the body of a posted event. A card click has 2 KB.
 	maxEvent = 64 << 10
-	// eventWait is within the 3 s after which Lark takes an answer for missing.
+	// eventWait is shorter than the 3 s for which Lark waits for an answer.
 	eventWait = 2500 * time.Millisecond
-	// keepEvents outlives Lark's last repetition, which comes about 7 hours
-	// after the first delivery.
+	// keepEvents is longer than the time to Lark's last repetition, about 7
+	// hours after the first delivery.
 	keepEvents = 12 * time.Hour
-	// settleTime is how far the time of an event must be behind a rotation for
-	// it to be about what the rotation brought. Lark does not say whether a
-	// rotation, which ends a pair too, is told as a revocation.
+	// settleTime is how much later than a rotation an event must be to be about
+	// the new pair. Lark does not say whether it reports a rotation, which ends
+	// the old pair, as a revocation.
 	settleTime = time.Minute
-	// revocationTries bounds how often a session may change under a revocation.
+	// revocationTries bounds how often a revocation starts over because the
+	// session changed.
 	revocationTries = 3
 )
 
-// EventReply is the answer to an event, as Lark's clients read it: {} or what to
-// show to whoever clicked. Source: Lark "card callback communication".
+// EventReply is the answer to an event. It is empty, or has what Lark's client
+// shows to whoever clicked. Source: Lark "card callback communication".
 type EventReply struct {
 	Toast *eventToast `json:"toast,omitempty"`
 	Card  *eventCard  `json:"card,omitempty"`
@@ -48,7 +49,7 @@ type eventToast struct {
 	I18n    map[string]string `json:"i18n"`
 }
 
-// eventCard takes the place of the card that was clicked.
+// eventCard replaces the card that was clicked.
 type eventCard struct {
 	Type string          `json:"type"`
 	Data json.RawMessage `json:"data"`
@@ -59,8 +60,8 @@ func toast(kind string, t translated) *eventToast {
 	return &eventToast{Type: kind, Content: text.Content, I18n: text.I18n}
 }
 
-// serveEvent answers what Lark posts to the app's request URL. Who can't prove
-// to be Lark gets a status and nothing else.
+// serveEvent answers what Lark posts to the app's request URL. A sender who
+// does not prove to be Lark gets a status and nothing else.
 func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
@@ -102,11 +103,11 @@ func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// refuseEvent says why in the log only, once a minute: a key that was changed on
-// one side refuses everything.
+// refuseEvent logs the reason, once a minute: if a key was changed on one side
+// only, every event is refused.
 func (f *Flow) refuseEvent(w http.ResponseWriter, r *http.Request, status int, err error) {
 	f.countEvent(r.Context(), "refused")
-	f.complaints.Log(r.Context(), slog.LevelWarn, "an event was refused", "", "error", err)
+	f.complaints.Log(r.Context(), slog.LevelWarn, "an event was refused", "", "address", r.RemoteAddr, "error", err)
 	w.WriteHeader(status)
 }
 
@@ -124,10 +125,10 @@ func (f *Flow) countEvent(ctx context.Context, result string) {
 	f.eventCount.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(result)))
 }
 
-// HandleEvent does what an event that Lark has sent asks for, once for each id
-// over all replicas, within eventWait, and returns the answer. What is of no
-// concern here gets an empty one. An error means that nothing was done and that
-// another delivery is welcome; [lark.ErrEventForged] that the app is not ours.
+// HandleEvent handles an event of Lark's, once for each id over all replicas,
+// and returns the answer within 2.5 s. Events of other types get an empty
+// answer. After an error nothing was done, and Lark should deliver the event
+// again. [lark.ErrEventForged] means that the app is not configured here.
 func (f *Flow) HandleEvent(ctx context.Context, e *lark.Event) (EventReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, eventWait)
 	defer cancel()
@@ -141,8 +142,8 @@ func (f *Flow) HandleEvent(ctx context.Context, e *lark.Event) (EventReply, erro
 	reply, result, err := f.handleOnce(ctx, e)
 	f.countEvent(ctx, result)
 	if err != nil {
-		f.grumble(ctx, "can't handle an event", session.Key{AppID: e.AppID}, err)
-		if e.Click != nil { // is not delivered again; somebody looks at it
+		f.logThrottled(ctx, "can't handle an event", session.Key{AppID: e.AppID}, err)
+		if e.Click != nil { // Lark does not deliver it again, and somebody waits for it
 			return EventReply{Toast: toast("error", texts.toastFailed)}, nil
 		}
 	}
@@ -170,14 +171,14 @@ func (f *Flow) handleOnce(ctx context.Context, e *lark.Event) (reply EventReply,
 	return EventReply{}, "failed", errors.Join(err, f.events.Unnote(again, e.AppID, e.ID))
 }
 
-// Actions of the cards' buttons, in the "action" of their value; "consent"
-// beside it is the id of the card's consent. Cards can be forwarded, so who
-// clicks may be anyone.
+// Actions of the cards' buttons, in the "action" of their value. "consent"
+// beside it is the id of the card's consent. Cards can be forwarded, so anybody
+// may click.
 const (
 	actionDecline = "decline"
-	// actionResend asks for a link in place of one that is over.
+	// actionResend asks for a link instead of one that does not work any more.
 	actionResend = "resend"
-	// actionRenew asks for one although the present grant is still good.
+	// actionRenew asks for a link although the present grant still works.
 	actionRenew = "renew"
 )
 
@@ -217,13 +218,14 @@ func (f *Flow) clickedDecline(ctx context.Context, operator session.Key, id stri
 	if err != nil {
 		return EventReply{}, err
 	}
-	// Lark may show the old card again after this answer, whatever is patched
-	// meanwhile, unless the answer has the new one.
+	// Unless the answer has the new card, Lark may show the old one again, even
+	// if that was updated meanwhile.
 	return EventReply{Toast: said, Card: raw(f.cards.closed(f.apps.name(ctx, operator.AppID), closed))}, nil
 }
 
-// clickedResend starts a consent for the operator, whosever card that was. Of
-// the card's consent only the scopes are taken, and only if it was theirs.
+// clickedResend starts a consent for the operator, whose card it was or not. It
+// takes the scopes of the card's consent if that was the operator's, and
+// nothing else.
 func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *session.Consent, renew bool) (EventReply, error) {
 	want, reason := f.scopes, session.NoSession
 	if theirs != nil && theirs.State != session.ConsentPending {
@@ -240,7 +242,7 @@ func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *
 	}
 	c, err := f.Ask(ctx, operator, Ask{Reason: reason, Scopes: want})
 	switch {
-	case errors.Is(err, context.DeadlineExceeded): // it goes on behind this
+	case errors.Is(err, context.DeadlineExceeded): // the start goes on
 		return EventReply{Toast: toast("info", texts.toastSent)}, nil
 	case errors.Is(err, session.ErrUnavailable):
 		return EventReply{}, err
@@ -260,8 +262,8 @@ func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *
 
 func raw(card []byte) *eventCard { return &eventCard{Type: "raw", Data: card} }
 
-// revokedAtLark ends the session that a revocation is about, if it is about the
-// one that is stored and not about what that has replaced.
+// revokedAtLark ends the stored session if a revocation is about its tokens,
+// and not about tokens that they have replaced.
 func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event) error {
 	for range revocationTries {
 		s, err := f.sessions.Load(ctx, key)
@@ -271,13 +273,13 @@ func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event
 		if err != nil {
 			return err
 		}
-		dead, err := f.concerned(ctx, s, e)
+		dead, err := f.isAbout(ctx, s, e)
 		switch {
 		case err != nil || !dead:
 			return err
 		case !e.Revocation.RefreshToken:
-			// The refresh token is good: the next request need not find out by
-			// being refused.
+			// The refresh token still works. Renewing now saves the next
+			// request from being refused.
 			f.task(ctx, func(ctx context.Context) { f.refused(ctx, key, s.Version) })
 			return nil
 		}
@@ -298,10 +300,10 @@ func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event
 	return session.ErrConflict
 }
 
-// concerned reports whether a revocation is about the tokens of s. What is
-// older than they are is not. Of what is hardly younger, and of an access token
-// alone, the access token itself is asked.
-func (f *Flow) concerned(ctx context.Context, s *session.Session, e *lark.Event) (bool, error) {
+// isAbout reports whether a revocation is about the tokens of s. A revocation
+// that is older than the tokens is not. If it is hardly newer, or about an
+// access token only, Lark is asked whether it accepts the access token.
+func (f *Flow) isAbout(ctx context.Context, s *session.Session, e *lark.Event) (bool, error) {
 	r, since := e.Revocation, s.GrantedAt
 	if s.RefreshedAt.After(since) {
 		since = s.RefreshedAt
@@ -314,9 +316,9 @@ func (f *Flow) concerned(ctx context.Context, s *session.Session, e *lark.Event)
 	case r.RefreshToken && e.CreatedAt.After(since.Add(settleTime)):
 		return true, nil
 	case !r.AccessToken:
-		// Nothing can be asked about a refresh token without spending it. After
-		// a rotation the word may be of the one that was spent; should it be of
-		// the present one, the next refresh finds out.
+		// A refresh token can't be checked without spending it. After a
+		// rotation the event may be about the spent one. If it is about the
+		// present one, the next refresh finds out.
 		return s.RefreshedAt.IsZero(), nil
 	case s.AccessToken.Empty() || !f.now().Before(s.ExpiresAt):
 		return r.RefreshToken, nil
@@ -332,7 +334,7 @@ func (f *Flow) concerned(ctx context.Context, s *session.Session, e *lark.Event)
 	return false, err
 }
 
-// isEvents reports whether r is for Lark rather than for a browser.
+// isEvents reports whether r is for the path to which Lark posts events.
 func (f *Flow) isEvents(r *http.Request) bool {
 	return f.eventKeys != nil && strings.TrimSuffix(r.URL.Path, "/") == eventsPath
 }

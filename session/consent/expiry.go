@@ -14,42 +14,42 @@ import (
 )
 
 const (
-	// renewalLead is how long before its end a long grant gets its card, and how
-	// long that card's link lives at most; a short one gets it in the last tenth
-	// of its life.
+	// renewalLead is how long before its end a long grant gets its card, and
+	// how long that card's link works at most. A short grant gets it in the
+	// last tenth of its life.
 	renewalLead = 3 * 24 * time.Hour
-	// leastRenewal is the shortest life of a link that is worth a card.
+	// leastRenewal is the shortest life of a link for which a card is sent.
 	leastRenewal = time.Minute
 	// renewalTick is how often grants that end are looked for.
 	renewalTick = time.Minute
-	// activeFor is how long ago a user's last access token may have ended for
-	// the user to count as active.
+	// activeFor is how long after the end of the last access token a user
+	// counts as active.
 	activeFor = 24 * time.Hour
 
-	// ending is the reason of a card for a grant that is still good.
+	// ending is the reason of a card for a grant that still works.
 	ending session.Reason = "ending"
 )
 
-// Renewals, in short: a card goes out once for each grant, by the mark that
-// store.DB.ClaimRenewal sets. In the redirect flow it is a consent like any
-// other, with a link that lives until the grant ends. Lark's device codes live
-// for minutes, so a link sent days ahead would be dead when it is looked at:
-// there the card has a button that brings a fresh link, which needs events;
-// without them nothing is sent ahead. A grant that has ended while its user was
-// at work gets a consent at once, in both flows.
+// A grant that ends soon gets one card, which store.Reminders.Claim sees to. In
+// the redirect flow the card belongs to a consent like any other, whose link
+// works until the grant ends. In the device flow Lark's codes work for minutes,
+// so a link that is sent days ahead would be dead when the user looks at it.
+// There the card has a button that brings a new link. Buttons need events, so
+// without them no card is sent ahead. In both flows a user whose grant has
+// ended while the user was active is asked at once.
 
-// renewExpiring asks the users whose grants end soon.
-func (f *Flow) renewExpiring(ctx context.Context) {
+// remindExpiring asks the users whose grants end soon.
+func (f *Flow) remindExpiring(ctx context.Context) {
 	if f.cardOff || f.flow == session.DeviceFlow && !f.cards.buttons {
 		return
 	}
-	// Half of the room for consents is kept for users who wait.
+	// Half of MaxPending is left for users who wait.
 	if n, err := f.consents.History.Pending(ctx); err != nil || n >= f.maxPending/2 {
 		return
 	}
 	expiring, err := f.reminders.Due(ctx, renewalLead, batch)
 	if err != nil {
-		f.unlessEnding(ctx, "can't look for grants that end", err)
+		f.logUnlessStopping(ctx, "can't look for grants that end", err)
 		return
 	}
 	for _, x := range expiring {
@@ -58,19 +58,19 @@ func (f *Flow) renewExpiring(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !f.task(ctx, func(ctx context.Context) { defer func() { <-f.polls }(); f.renew(ctx, x) }) {
+		if !f.task(ctx, func(ctx context.Context) { defer func() { <-f.polls }(); f.remind(ctx, x) }) {
 			<-f.polls
 			return
 		}
 	}
 }
 
-func (f *Flow) renew(ctx context.Context, x store.Expiring) {
+func (f *Flow) remind(ctx context.Context, x store.Expiring) {
 	life := min(x.EndsAt.Sub(f.now()), renewalLead)
 	if f.apps[x.AppID] == nil || life < leastRenewal {
 		return
 	}
-	f.renewOnce(ctx, x.Key, x.GrantedAt, func(ctx context.Context) error {
+	f.remindOnce(ctx, x.Key, x.GrantedAt, func(ctx context.Context) error {
 		if f.flow == session.DeviceFlow {
 			return f.announceEnd(ctx, x)
 		}
@@ -79,7 +79,8 @@ func (f *Flow) renew(ctx context.Context, x store.Expiring) {
 }
 
 // Ended asks the user of a session that can't be renewed any more, if the user
-// was active of late and has not been asked before. It returns at once.
+// was active in the last day and has not been asked for this grant. It returns
+// at once.
 func (f *Flow) Ended(ctx context.Context, s *session.Session) {
 	if f.cardOff || s.State != session.ConsentRequired || s.Reason == session.Revoked || f.apps[s.AppID] == nil ||
 		f.now().Sub(s.ExpiresAt) > activeFor {
@@ -90,13 +91,13 @@ func (f *Flow) Ended(ctx context.Context, s *session.Session) {
 		w.life = renewalLead
 	}
 	f.task(ctx, func(ctx context.Context) {
-		f.renewOnce(ctx, s.Key, s.GrantedAt, func(ctx context.Context) error { return f.askToRenew(ctx, s.Key, w) })
+		f.remindOnce(ctx, s.Key, s.GrantedAt, func(ctx context.Context) error { return f.askToRenew(ctx, s.Key, w) })
 	})
 }
 
-// renewOnce runs ask, if no replica has for this grant. When ask fails for a
-// reason that passes, it may be run again.
-func (f *Flow) renewOnce(ctx context.Context, key session.Key, grantedAt time.Time, ask func(context.Context) error) {
+// remindOnce runs ask, if no replica has for this grant. If ask fails, it may
+// be run again.
+func (f *Flow) remindOnce(ctx context.Context, key session.Key, grantedAt time.Time, ask func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	claimed, err := f.reminders.Claim(ctx, key, grantedAt)
@@ -106,11 +107,11 @@ func (f *Flow) renewOnce(ctx context.Context, key session.Key, grantedAt time.Ti
 	if err = ask(ctx); err == nil {
 		return
 	}
-	f.grumble(ctx, "can't send a renewal card; trying again", key, err)
+	f.logThrottled(ctx, "can't send a renewal card; trying again", key, err)
 	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	if err := f.reminders.Release(again, key, grantedAt); err != nil {
-		f.grumble(ctx, "can't release a renewal", key, err)
+		f.logThrottled(ctx, "can't release a renewal", key, err)
 	}
 }
 
@@ -126,17 +127,17 @@ func (f *Flow) askToRenew(ctx context.Context, key session.Key, w wish) error {
 		return nil
 	}
 	if _, muted := f.refusedCard(key); muted {
-		return nil // for reasons that do not pass soon
+		return nil // the user can't be asked for an hour at least
 	}
-	// A consent whose card did not go out would stand in the way of the next try.
+	// An open consent without a card would prevent the next try.
 	p, err := f.consents.Open(ctx, key)
 	if err == nil && p.Card == session.CardFailed {
-		f.end(ctx, p, session.ConsentFailed, reasonStartFailed)
+		f.closeOrLog(ctx, p, session.ConsentFailed, reasonStartFailed)
 	}
 	return fmt.Errorf("asking to renew: %w", errNotAsked)
 }
 
-// announceEnd sends the card that has no link, only a button for one.
+// announceEnd sends a card without a link, with a button that brings one.
 func (f *Flow) announceEnd(ctx context.Context, x store.Expiring) error {
 	if _, muted := f.refusedCard(x.Key); muted {
 		return nil

@@ -37,7 +37,7 @@ func (w *world) granted(life time.Duration) *session.Session {
 func (w *world) look(flows ...*Flow) {
 	var gone sync.WaitGroup
 	for _, f := range flows {
-		gone.Go(func() { f.renewExpiring(w.T.Context()) })
+		gone.Go(func() { f.remindExpiring(w.T.Context()) })
 	}
 	gone.Wait()
 	time.Sleep(startTimeout) // for what is tried again
@@ -148,7 +148,7 @@ func TestRenewalInDeviceFlow(t *testing.T) {
 	f := w.flow(func(c *Config) { c.Buttons = true })
 	x := store.Expiring{Key: alice, Scope: "im:message", GrantedAt: w.Row(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
 	for range 2 {
-		f.renew(t.Context(), x)
+		f.remind(t.Context(), x)
 	}
 	messages := w.Lark.Messages(larktest.Alice)
 	if len(messages) != 1 || len(messages[0].Links()) != 0 || !strings.Contains(messages[0].Content(), texts.endingTitle.en) {

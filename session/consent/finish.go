@@ -11,46 +11,48 @@ import (
 )
 
 const (
-	// holdFor keeps other replicas off a consent whose tokens are in hand.
+	// holdFor is how long the lease on a consent lasts once its tokens have
+	// come.
 	holdFor = 5 * time.Minute
-	// userInfoTimeout and userInfoTries bound how long Lark is asked whose
-	// tokens these are: about a minute.
+	// userInfoTimeout and userInfoTries bound the question to Lark whose tokens
+	// these are: about a minute.
 	userInfoTimeout = 5 * time.Second
 	userInfoTries   = 10
 )
 
-// finish takes what was granted for p to its end: checked, stored, and the
-// consent closed, or revoked at Lark and nothing stored. It returns the consent
-// as it is then, or an error when that is not known. Both flows end here; see
-// the package comment for the order of things.
+// finish checks what was granted for p. It stores the grant and closes p, or
+// revokes the grant at Lark and stores nothing. It returns the closed consent,
+// or an error if the outcome is not known. Both flows end here. The package
+// comment explains the order.
 func (f *Flow) finish(ctx context.Context, p *session.Consent, t lark.Token) (*session.Consent, error) {
 	received := f.now()
 	for _, w := range t.Warnings {
 		f.log.WarnContext(ctx, "Lark's answer to a consent is odd", "app_id", p.AppID, f.users.Log(p.OpenID), "warning", w)
 	}
 	if err := f.consents.Leases.Extend(ctx, p.ID, holdFor); err != nil && ctx.Err() == nil {
-		// Without it another replica may poll a spent code, and lose us the race
-		// to close; the tokens would be revoked then, not leaked.
-		f.grumble(ctx, "can't hold a consent", p.Key, err)
+		// Without the lease another replica may poll with the spent code and
+		// close the consent first. Then these tokens are revoked.
+		f.logThrottled(ctx, "can't hold a consent", p.Key, err)
 	}
 	if t.TokenType != "Bearer" {
 		return f.reject(ctx, p, t, reasonTokenType)
 	}
-	who, err := whose(ctx, f.apps[p.AppID], t)
+	who, err := ownerOf(ctx, f.apps[p.AppID], t)
 	switch {
 	case err != nil:
-		f.grumble(ctx, "can't find out who granted a consent", p.Key, err)
+		f.logThrottled(ctx, "can't find out who granted a consent", p.Key, err)
 		return f.reject(ctx, p, t, reasonUserInfo)
 	case who.OpenID != p.OpenID:
 		f.log.WarnContext(ctx, "a consent was granted by another user than it was meant for; nothing is stored",
 			"app_id", p.AppID, f.users.Log(p.OpenID), "consent", p.ID)
 		return f.reject(ctx, p, t, reasonWrongAccount)
 	}
-	return f.keep(ctx, p, t, who, received)
+	return f.storeGrant(ctx, p, t, who, received)
 }
 
-// whose asks Lark, with patience: the tokens can't be had again.
-func whose(ctx context.Context, app Lark, t lark.Token) (who lark.UserInfo, err error) {
+// ownerOf asks Lark whose tokens these are. It tries for long, since they can't
+// be issued again.
+func ownerOf(ctx context.Context, app Lark, t lark.Token) (who lark.UserInfo, err error) {
 	err = retry(ctx, 250*time.Millisecond, userInfoTries, func() (again bool, err error) {
 		asking, cancel := context.WithTimeout(ctx, userInfoTimeout)
 		defer cancel()
@@ -61,8 +63,8 @@ func whose(ctx context.Context, app Lark, t lark.Token) (who lark.UserInfo, err 
 	return who, err
 }
 
-// keep stores the grant and closes p in one transaction.
-func (f *Flow) keep(ctx context.Context, p *session.Consent, t lark.Token, who lark.UserInfo, received time.Time) (*session.Consent, error) {
+// storeGrant stores the grant and closes p, in one transaction.
+func (f *Flow) storeGrant(ctx context.Context, p *session.Consent, t lark.Token, who lark.UserInfo, received time.Time) (*session.Consent, error) {
 	g := session.Session{
 		Key: p.Key, UnionID: who.UnionID, UserID: who.UserID, Profile: who.Profile,
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken,
@@ -72,7 +74,7 @@ func (f *Flow) keep(ctx context.Context, p *session.Consent, t lark.Token, who l
 	if !t.RefreshToken.Empty() {
 		g.RefreshExpiresAt = received.Add(t.RefreshExpiresIn)
 	}
-	err := f.insist(ctx, func(ctx context.Context) error {
+	err := f.retryStore(ctx, func(ctx context.Context) error {
 		_, err := f.consents.Finish(ctx, p.ID, g)
 		return err
 	})
@@ -90,16 +92,16 @@ func (f *Flow) keep(ctx context.Context, p *session.Consent, t lark.Token, who l
 	done := *p
 	done.State, done.Reason = session.ConsentDone, ""
 	if now, err := f.consents.Get(ctx, p.ID); err == nil {
-		done = *now // the card may have been sent since p was read
+		done = *now // since p was read, the card may have been sent
 	}
-	f.closed(ctx, &done)
+	f.afterClose(ctx, &done)
 	return &done, nil
 }
 
 // reject closes p as failed and revokes what was granted.
 func (f *Flow) reject(ctx context.Context, p *session.Consent, t lark.Token, reason string) (*session.Consent, error) {
 	var closed *session.Consent
-	err := f.insist(ctx, func(ctx context.Context) (err error) {
+	err := f.retryStore(ctx, func(ctx context.Context) (err error) {
 		closed, err = f.close(ctx, p, session.ConsentFailed, reason)
 		return err
 	})
@@ -110,9 +112,9 @@ func (f *Flow) reject(ctx context.Context, p *session.Consent, t lark.Token, rea
 	return closed, err
 }
 
-// insist writes to the store until it answers or ctx ends, which is when the
+// retryStore calls write until the database answers or ctx ends, when the
 // process does.
-func (f *Flow) insist(ctx context.Context, write func(context.Context) error) error {
+func (f *Flow) retryStore(ctx context.Context, write func(context.Context) error) error {
 	err := retry(ctx, 50*time.Millisecond, 0, func() (again bool, err error) {
 		bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()

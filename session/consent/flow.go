@@ -23,7 +23,7 @@ import (
 	"larkside/telemetry"
 )
 
-// Lark is what a consent needs of Lark for one app. [lark.Client] is one; its
+// Lark is what a consent needs of one app's client. [lark.Client] is one. Its
 // methods say what each error means.
 type Lark interface {
 	StartDevice(ctx context.Context, scopes []string) (lark.DeviceAuthorization, error)
@@ -40,8 +40,8 @@ type Lark interface {
 
 // Config is what a [Flow] needs.
 type Config struct {
-	// Sessions, Consents, Reminders, Events, Rates, Audit and Changes are those of
-	// one database; required.
+	// Sessions, Consents, Reminders, Events, Rates, Audit and Changes are those
+	// of one database; required.
 	Sessions  *store.Sessions
 	Consents  *store.Consents
 	Reminders *store.Reminders
@@ -49,54 +49,58 @@ type Config struct {
 	Rates     *store.Rates
 	Audit     *store.Audit
 	Changes   *store.Changes
-	// Apps are Lark's clients by app id (cli_…); required. The map is not
-	// changed after New.
+	// Apps has the client of each app, by the app's id (cli_…); required. It is
+	// not changed after New.
 	Apps map[string]Lark
-	// Flow is how consents are obtained. Empty: the redirect flow when
-	// PublicURL is set, else the device flow.
+	// Flow is how consents are obtained. Empty: the redirect flow if PublicURL
+	// is set, else the device flow.
 	Flow session.Flow
-	// Scopes are asked for when an Ask names none. offline_access is always
+	// Scopes are asked for if an Ask names none. offline_access is always
 	// added.
 	Scopes []string
-	// PublicURL is under which browsers reach Handler, without a trailing slash.
-	// The redirect flow needs it. Plain http is accepted on loopback only.
+	// PublicURL is the URL under which browsers reach Handler, without a
+	// trailing slash. The redirect flow needs it. Plain http is accepted on
+	// loopback only.
 	PublicURL string
-	// ConsentTTL is the life of one open consent. 0: ten minutes. The device
-	// flow's is shorter where Lark says so.
+	// ConsentTTL is how long a consent stays open. 0: ten minutes. In the
+	// device flow Lark may make it shorter.
 	ConsentTTL time.Duration
-	// Rate is how many consents may be started for one user. Zero: 5 a minute.
+	// Rate is how many consents may be started for one user. Zero: 5 in a
+	// minute.
 	Rate session.Limit
-	// CardOff: answer with the link, send nothing.
+	// CardOff: answer with the link and send no card.
 	CardOff bool
-	// CardTitle and CardMessage replace the built-in texts of the waiting card,
-	// in all languages; at most 100 and 2,000 characters are shown. Markdown in
-	// them is shown as it stands.
+	// CardTitle and CardMessage replace the built-in texts of the card that
+	// asks, in all languages. At most 100 and 2,000 characters are shown.
+	// Markdown in them is shown as plain text.
 	CardTitle, CardMessage string
-	// PrivacyURL is linked from the waiting card; http(s), or empty.
+	// PrivacyURL is linked from the card that asks. It is http(s), or empty.
 	PrivacyURL string
 	// AppLink is the base URL of Lark's AppLinks, such as
-	// https://applink.feishu.cn. With it the card's button opens the link inside
-	// the client, where the right account is signed in. Empty: in the browser.
+	// https://applink.feishu.cn. With it the card's button opens the link
+	// inside the client, where the right account is signed in. Empty: the
+	// button opens it in the browser.
 	AppLink string
-	// Buttons adds to the cards the buttons whose clicks reach [Flow.HandleEvent].
+	// Buttons adds to the cards the buttons whose clicks reach
+	// [Flow.HandleEvent].
 	Buttons bool
-	// EventKeys verify what Lark posts to /consent/events. Nil: there is no such
-	// path; events may still come another way.
+	// EventKeys verify what Lark posts to /consent/events. Nil: that path is
+	// 404. Events may still come over the long connection.
 	EventKeys *lark.EventKeys
-	// Refused is called when Lark says that the access token of key at version is
-	// revoked, and nothing else, so that it can be replaced. Nil: the next
-	// request finds out.
+	// Refused is called when Lark says that the access token of key at version,
+	// and not its refresh token, is revoked, so that it can be replaced. Nil:
+	// no callback. The next request finds out.
 	Refused func(ctx context.Context, key session.Key, version int64)
 	// MaxPending bounds the open consents of all users. 0: 10,000.
 	MaxPending int
 	// MaxStarting bounds how many consents this process starts at once. 0: 16.
 	MaxStarting int
-	// Users writes user ids into spans and logs.
+	// Users writes user ids to spans and logs.
 	Users telemetry.Users
-	// Now judges the life of tokens. Nil: time.Now. Consents are judged by the
-	// database's clock.
+	// Now judges the life of tokens. Nil: time.Now. The database's clock judges
+	// consents.
 	Now func() time.Time
-	// Log receives what an operator can act on. Nil: nowhere.
+	// Log receives what an operator can act on. Nil: no log.
 	Log *slog.Logger
 }
 
@@ -105,14 +109,13 @@ const (
 	// takes over; startTimeout is shorter, so that it has stopped by then.
 	startLease   = 20 * time.Second
 	startTimeout = 12 * time.Second
-	// storeTimeout bounds one write that must not be lost for want of time.
+	// storeTimeout bounds a write that is made even if the caller's time is up.
 	storeTimeout = 5 * time.Second
-	// lingering is how long work that holds tokens may go on after Shutdown's
-	// context is done.
-	lingering = 2 * time.Second
+	// cutOffGrace is how long Shutdown waits for tasks that it has cut off.
+	cutOffGrace = 2 * time.Second
 )
 
-// Flow obtains consents. Its methods may be called concurrently.
+// Flow obtains consents. It is safe for concurrent use.
 type Flow struct {
 	sessions   *store.Sessions
 	consents   *store.Consents
@@ -132,8 +135,8 @@ type Flow struct {
 	cardOff    bool
 	pages      *pages
 	maxPending int
-	slots      chan struct{} // holds one value per start under way
-	polls      chan struct{} // likewise for polls
+	slots      chan struct{} // has one value for each start under way
+	polls      chan struct{} // has one value for each poll under way
 	eventKeys  *lark.EventKeys
 	refused    func(ctx context.Context, key session.Key, version int64)
 	users      telemetry.Users
@@ -149,7 +152,7 @@ type Flow struct {
 	eventCount metric.Int64Counter
 	took       metric.Float64Histogram
 
-	// life ends when Shutdown gives up waiting for tasks.
+	// life ends when Shutdown cuts tasks off.
 	life    context.Context
 	endLife context.CancelFunc
 	mu      sync.Mutex
@@ -157,7 +160,7 @@ type Flow struct {
 	tasks   sync.WaitGroup
 }
 
-// New checks c and returns a Flow. It asks nobody anything.
+// New checks c and returns a Flow. It makes no connection.
 func New(c Config) (*Flow, error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
@@ -270,8 +273,8 @@ func (f *Flow) instruments() error {
 	return errors.Join(err1, err2, err3, err4)
 }
 
-// count counts p's entry into state, and how long it took there if that is its
-// end.
+// count counts that p has entered state. If that is final, it records how long
+// p was open.
 func (f *Flow) count(p *session.Consent, state session.ConsentState) {
 	labels := metric.WithAttributes(telemetry.Flow.String(string(p.Flow)), telemetry.State.String(string(state)))
 	f.stateCount.Add(context.Background(), 1, labels)
@@ -283,9 +286,9 @@ func (f *Flow) count(p *session.Consent, state session.ConsentState) {
 // errClosing: the process is going down.
 var errClosing = errors.New("shutting down")
 
-// task runs work on a context of its own: it keeps parent's values but lives
-// until Shutdown gives up on it, not until the caller hangs up. It reports
-// false, and runs nothing, once Shutdown has begun.
+// task runs work on a goroutine. Its context has parent's values and ends when
+// Shutdown cuts it off, not when the caller hangs up. Once Shutdown has begun,
+// task runs nothing and returns false.
 func (f *Flow) task(parent context.Context, work func(context.Context)) bool {
 	if !f.enter() {
 		return false
@@ -314,9 +317,9 @@ func (f *Flow) detach(parent context.Context) (context.Context, context.CancelFu
 	return ctx, func() { stop(); cancel() }
 }
 
-// Shutdown waits for what is under way (a consent being started, tokens being
-// stored) until ctx is done, then cuts it off. Nothing new is begun after it;
-// end Run first.
+// Shutdown waits until consents that are being started and tokens that are
+// being stored are done. When ctx ends it cuts them off. Nothing new begins
+// after it. End Run first.
 func (f *Flow) Shutdown(ctx context.Context) error {
 	f.mu.Lock()
 	f.closing = true
@@ -333,12 +336,13 @@ func (f *Flow) Shutdown(ctx context.Context) error {
 	select {
 	case <-idle:
 		return nil
-	case <-time.After(lingering):
+	case <-time.After(cutOffGrace):
 		return fmt.Errorf("stopping consents: %w", context.Cause(ctx))
 	}
 }
 
-// grumble logs an error that may come a thousand times.
-func (f *Flow) grumble(ctx context.Context, msg string, key session.Key, err error) {
+// logThrottled logs an error that may occur a thousand times, at a bounded
+// rate.
+func (f *Flow) logThrottled(ctx context.Context, msg string, key session.Key, err error) {
 	f.complaints.Log(ctx, slog.LevelError, msg, key.AppID, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
 }

@@ -11,25 +11,24 @@ import (
 )
 
 const (
-	// notAgainFor is how long a scope that a consent was to bring, and did not,
-	// is not asked for again.
+	// notAgainFor is how long a scope is not asked for again after a consent
+	// that did not bring it.
 	notAgainFor = time.Hour
-	// appInfoFor is how long what the console says about an app is believed,
-	// and appInfoWait how long an Ask waits for it.
+	// appInfoFor is how long an app's configuration is cached, and appInfoWait
+	// is how long an Ask waits for it.
 	appInfoFor  = 10 * time.Minute
 	appInfoWait = 2 * time.Second
 )
 
-// choose picks the scope to ask key's user for when an API has named several of
-// which one is enough: the first that is among the configured scopes, else the
-// first that is enabled on the app for users, else the first. It is empty when
-// there is nothing to ask for: the session has each of them, or a consent of the
-// last hour was to bring it and did not.
+// choose picks the scope to ask key's user for, if an API wants one of several:
+// the first that is configured, else the first that is enabled on the app for
+// users, else the first. It returns none if there is nothing to ask for: the
+// session has each of them, or a consent in the last hour did not bring it.
 //
-// Lark's message says "one of these privileges" ([D]), and not all that it names
-// are enabled on the app: asking for one that is not is a dead end (20027, or
+// Lark's message says "one of these privileges" ([D]), and not all of them are
+// enabled on the app. Asking for one that is not enabled fails (20027, or
 // silence in the device flow). One report says that all were needed
-// (coze-studio issue 2235, UNCONFIRMED): then the API names the rest when it is
+// (coze-studio issue 2235, UNCONFIRMED). Then the API names the rest when it is
 // called again, and the next one is asked for.
 func (f *Flow) choose(ctx context.Context, key session.Key, alternatives []string) (scopes, error) {
 	left := newScopes(alternatives...)
@@ -59,7 +58,7 @@ func (f *Flow) choose(ctx context.Context, key session.Key, alternatives []strin
 	return scopes{pick}.with(offlineAccess), nil
 }
 
-// apps are Lark's clients by app id, with what is known of each app.
+// apps has Lark's clients by app id, with what is cached of each app.
 type apps map[string]*app
 
 type app struct {
@@ -76,8 +75,8 @@ func newApps(clients map[string]Lark) apps {
 	return a
 }
 
-// info returns what the console says about an app. ok is false when it can't be
-// had, for want of a scope for example.
+// info returns an app's configuration. ok is false if it can't be read, for
+// example because the app lacks a scope.
 func (a apps) info(ctx context.Context, id string) (info lark.AppInfo, ok bool) {
 	one, known := a[id]
 	if !known {
@@ -86,7 +85,7 @@ func (a apps) info(ctx context.Context, id string) (info lark.AppInfo, ok bool) 
 	return one.info.get(ctx, appInfoFor, appInfoWait, one.App)
 }
 
-// name returns the name by which users know an app, "" when it can't be had.
+// name returns the name by which users know an app, or "" if it can't be read.
 func (a apps) name(ctx context.Context, id string) string {
 	one, known := a[id]
 	if !known {
@@ -97,20 +96,19 @@ func (a apps) name(ctx context.Context, id string) string {
 }
 
 const (
-	// nameFor is how long an app's name is believed, and nameWait how long a
+	// nameFor is how long an app's name is cached, and nameWait is how long a
 	// card waits for it.
 	nameFor  = 24 * time.Hour
 	nameWait = 3 * time.Second
-	// failedFor is how long an answer that could not be had is not asked for
-	// again.
+	// failedFor is how long Lark is not asked again after a failure.
 	failedFor = time.Minute
 	maxName   = 60
 )
 
-// cached is an answer of Lark's that is asked for again when it is too old. The
-// last one is good enough while no newer one can be had.
+// cached is an answer of Lark's. It is asked for again when it is too old. If
+// that fails, the last one is used.
 type cached[V any] struct {
-	// turn holds an item while somebody looks or asks.
+	// turn has an item while a caller uses the other fields.
 	turn  chan struct{}
 	value V
 	had   bool
@@ -119,8 +117,8 @@ type cached[V any] struct {
 
 func newCached[V any]() cached[V] { return cached[V]{turn: make(chan struct{}, 1)} }
 
-// get returns the answer, and false when there has never been one. One caller
-// asks at a time, for at most wait; the others wait for its result.
+// get returns the answer, and false if there has never been one. One caller
+// asks at a time, for wait at most. The others wait for its answer.
 func (c *cached[V]) get(ctx context.Context, life, wait time.Duration, ask func(context.Context) (V, error)) (v V, ok bool) {
 	select {
 	case c.turn <- struct{}{}:

@@ -16,7 +16,7 @@ import (
 	"larkside/session"
 )
 
-// page is one answer to a browser. Nothing of the request is in it.
+// page is an answer to a browser. It has nothing of the request.
 type page struct {
 	status  int
 	message message
@@ -31,7 +31,8 @@ var (
 	plain = tone{"plain", "i"}
 )
 
-// overPage is for whoever opens a link of a consent that is over.
+// overPage returns the page for a browser that opens the link of a consent that
+// is over.
 func overPage(p *session.Consent) page {
 	switch p.State {
 	case session.ConsentDone:
@@ -46,7 +47,7 @@ func overPage(p *session.Consent) page {
 	return page{http.StatusGone, texts.expired, plain}
 }
 
-// resultPage is for the browser whose callback ended the consent.
+// resultPage returns the page for the browser whose callback ended the consent.
 func resultPage(p *session.Consent) page {
 	switch {
 	case p.State == session.ConsentFailed && p.Reason == reasonWrongAccount:
@@ -74,14 +75,15 @@ var pageHTML string
 // pages writes pages and the headers of every answer.
 type pages struct {
 	template *template.Template
-	// csp allows the one style sheet, by its hash, and nothing else.
+	// csp allows the style sheet, by its hash, and nothing else.
 	csp     string
 	matcher language.Matcher
 }
 
-// understood are matched against what a browser accepts, languages is what it
-// gets then; the first is the default. Readers of traditional characters get
-// the simplified ones, which the matcher by itself would not give them.
+// understood are matched against the languages that a browser accepts, and
+// languages has the page's language for each. The first is the default. Readers
+// of traditional characters get simplified ones, which the matcher alone would
+// not choose.
 var (
 	understood = []language.Tag{language.English, language.Chinese, language.TraditionalChinese, language.Japanese}
 	languages  = []language.Tag{language.English, language.Chinese, language.Chinese, language.Japanese}
@@ -93,7 +95,8 @@ func newPages() (*pages, error) {
 		return nil, fmt.Errorf("parsing the page: %w", err)
 	}
 	p := &pages{template: t, matcher: language.NewMatcher(understood)}
-	// The hash is of what the template writes, whatever it does to the text.
+	// The hash is of the template's output, since the template may change the
+	// text.
 	html, err := p.render(page{message: texts.done, tone: good}, language.English)
 	if err != nil {
 		return nil, err
@@ -127,8 +130,8 @@ func (t translated) in(lang language.Tag) string {
 	return t.en
 }
 
-// lang picks a language. What a header may make the parser do is bounded by
-// its length.
+// lang returns the language for a request. A long header is not parsed, since
+// parsing takes time.
 func (p *pages) lang(r *http.Request) language.Tag {
 	accept := r.Header.Get("Accept-Language")
 	if len(accept) > 256 {
@@ -138,7 +141,7 @@ func (p *pages) lang(r *http.Request) language.Tag {
 	return languages[i]
 }
 
-// secure sets the headers that every answer has, redirects too.
+// secure sets the headers of every answer, including redirects.
 func (p *pages) secure(h http.Header) {
 	h.Set("Content-Security-Policy", p.csp)
 	h.Set("Referrer-Policy", "no-referrer")

@@ -10,34 +10,37 @@ import (
 )
 
 const (
-	// maxPolls is how many polls this process has in flight.
+	// maxPolls is how many polls this process has under way at most.
 	maxPolls = 16
-	// batch is how many rows one look brings.
+	// batch is how many rows are read at a time.
 	batch = 200
-	// fallbackTick is how often due consents are looked for without a reason
-	// of our own: another replica may have died.
+	// fallbackTick is how often to look for due consents of other replicas,
+	// which may have died. Those of this process wake Run.
 	fallbackTick = time.Second
-	// leastRound keeps many timers from making a busy loop.
+	// leastRound is the least time between two rounds, however many timers
+	// fire.
 	leastRound = 20 * time.Millisecond
 	cardsTick  = 5 * time.Second
 	forgetTick = time.Hour
 	keepClosed = 7 * 24 * time.Hour
 
-	// pollLease outlives pollTimeout: while one replica polls, no other does.
+	// pollLease is longer than pollTimeout, so that one replica polls at a
+	// time.
 	pollLease   = 20 * time.Second
 	pollTimeout = 10 * time.Second
-	// slowDown and slowest are RFC 8628 section 3.5 and the cap of Lark's own
-	// client.
+	// slowDown is that of RFC 8628 section 3.5, and slowest is the cap of
+	// Lark's own client.
 	slowDown = 5 * time.Second
 	slowest  = 60 * time.Second
-	// slowestBlind caps the interval while Lark does not answer, low enough
-	// that a user who approves meanwhile need not wait long.
+	// slowestBlind is the cap while Lark does not answer. It is low, so that a
+	// user who approves meanwhile does not wait long.
 	slowestBlind = 20 * time.Second
 )
 
-// Run polls device flows, closes expired consents, brings cards up to date, asks
-// users whose grants end, and deletes what is a week old, until ctx is done. Each replica runs it; a row is
-// worked on by one at a time. What it started then is waited for by [Flow.Shutdown].
+// Run polls device flows, closes expired consents, updates cards, asks users
+// whose grants end, and deletes what is a week old, until ctx is done. Every
+// replica runs it. Leases see to it that one replica works on a row.
+// [Flow.Shutdown] waits for what Run started.
 func (f *Flow) Run(ctx context.Context) error {
 	tick := time.NewTicker(fallbackTick)
 	defer tick.Stop()
@@ -50,7 +53,7 @@ func (f *Flow) Run(ctx context.Context) error {
 			cardsAt = started.Add(cardsTick)
 		}
 		if !started.Before(renewAt) {
-			f.renewExpiring(ctx)
+			f.remindExpiring(ctx)
 			renewAt = started.Add(renewalTick)
 		}
 		if !started.Before(forgetAt) {
@@ -75,7 +78,7 @@ func (f *Flow) Run(ctx context.Context) error {
 
 // wakeAfter has Run look for due consents after d.
 func (f *Flow) wakeAfter(d time.Duration) {
-	time.AfterFunc(d+2*time.Millisecond, func() { // the database counts whole milliseconds
+	time.AfterFunc(d+2*time.Millisecond, func() { // the database counts in milliseconds
 		select {
 		case f.wakeUp <- struct{}{}:
 		default:
@@ -86,7 +89,7 @@ func (f *Flow) wakeAfter(d time.Duration) {
 func (f *Flow) pollDue(ctx context.Context) {
 	ids, err := f.consents.Leases.Due(ctx, batch)
 	if err != nil {
-		f.unlessEnding(ctx, "can't look for due consents", err)
+		f.logUnlessStopping(ctx, "can't look for due consents", err)
 		return
 	}
 	for _, id := range ids {
@@ -95,27 +98,28 @@ func (f *Flow) pollDue(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !f.task(ctx, func(ctx context.Context) { f.visit(ctx, id) }) {
+		if !f.task(ctx, func(ctx context.Context) { f.handleDue(ctx, id) }) {
 			<-f.polls
 			return
 		}
 	}
 }
 
-// visit looks after one due consent. It gives its slot back before it finishes
-// a grant, which may take as long as the database is down.
-func (f *Flow) visit(ctx context.Context, id string) {
+// handleDue polls for one due consent, or closes it if it has expired. It gives
+// its slot back before it finishes a grant, since that may take as long as the
+// database is down.
+func (f *Flow) handleDue(ctx context.Context, id string) {
 	p, token, granted := func() (*session.Consent, lark.Token, bool) {
 		defer func() { <-f.polls }()
 		p, err := f.consents.Leases.ClaimDue(ctx, id, pollLease)
 		if err != nil {
 			if !errors.Is(err, session.ErrLeased) {
-				f.unlessEnding(ctx, "can't claim a consent", err)
+				f.logUnlessStopping(ctx, "can't claim a consent", err)
 			}
 			return nil, lark.Token{}, false
 		}
 		if p.Left <= 0 {
-			f.end(ctx, p, session.ConsentExpired, "")
+			f.closeOrLog(ctx, p, session.ConsentExpired, "")
 			return nil, lark.Token{}, false
 		}
 		token, granted := f.poll(ctx, p)
@@ -130,7 +134,7 @@ func (f *Flow) visit(ctx context.Context, id string) {
 func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, granted bool) {
 	app, ok := f.apps[p.AppID]
 	if !ok || p.Flow != session.DeviceFlow {
-		f.rest(ctx, p, slowest)
+		f.pollAgainAfter(ctx, p, slowest)
 		return token, false
 	}
 	asking, cancel := context.WithTimeout(ctx, pollTimeout)
@@ -143,47 +147,47 @@ func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, 
 	case err == nil:
 		return token, true
 	case errors.Is(err, lark.ErrAuthorizationPending):
-		f.rest(ctx, p, p.PollInterval)
+		f.pollAgainAfter(ctx, p, p.PollInterval)
 	case errors.Is(err, lark.ErrSlowDown):
-		f.rest(ctx, p, min(p.PollInterval+slowDown, slowest))
+		f.pollAgainAfter(ctx, p, min(p.PollInterval+slowDown, slowest))
 	case errors.Is(err, lark.ErrAccessDenied):
-		f.end(ctx, p, session.ConsentDeclined, "")
+		f.closeOrLog(ctx, p, session.ConsentDeclined, "")
 	case errors.Is(err, lark.ErrExpired):
-		f.end(ctx, p, session.ConsentExpired, "")
+		f.closeOrLog(ctx, p, session.ConsentExpired, "")
 	case refused:
 		f.refuse(ctx, p, refusal, err)
 	case e != nil && (e.Class == lark.Reauthorize || e.Class == lark.UserDisabled && !e.Doubtful()):
 		f.log.WarnContext(ctx, "Lark ended a device flow", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
-		f.end(ctx, p, session.ConsentFailed, reasonRefused)
+		f.closeOrLog(ctx, p, session.ConsentFailed, reasonRefused)
 	default:
-		f.grumble(ctx, "can't poll a device flow; trying again until it expires", p.Key, err)
-		f.rest(ctx, p, max(p.PollInterval, min(p.PollInterval*2, slowestBlind)))
+		f.logThrottled(ctx, "can't poll a device flow; trying again until it expires", p.Key, err)
+		f.pollAgainAfter(ctx, p, max(p.PollInterval, min(p.PollInterval*2, slowestBlind)))
 	}
 	return lark.Token{}, false
 }
 
-// rest gives the claim back until the next poll.
-func (f *Flow) rest(ctx context.Context, p *session.Consent, interval time.Duration) {
+// pollAgainAfter gives the lease back until the next poll.
+func (f *Flow) pollAgainAfter(ctx context.Context, p *session.Consent, interval time.Duration) {
 	if err := f.consents.Leases.Release(ctx, p.ID, interval); err != nil {
-		f.unlessEnding(ctx, "can't release a consent", err) // its lease runs out
+		f.logUnlessStopping(ctx, "can't release a consent", err) // its lease runs out
 		return
 	}
 	f.wakeAfter(interval)
 }
 
-// end closes p. If the database does not answer, whoever polls next will.
-func (f *Flow) end(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) {
+// closeOrLog closes p. If the database fails, the next poll closes p.
+func (f *Flow) closeOrLog(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) {
 	if _, err := f.close(ctx, p, state, reason); err != nil && !errors.Is(err, session.ErrConflict) {
-		f.unlessEnding(ctx, "can't close a consent", err)
+		f.logUnlessStopping(ctx, "can't close a consent", err)
 	}
 }
 
-// updateCards catches up on cards whose update failed, or whose consent ended
-// before the card had been sent.
+// updateCards updates cards whose update failed, or whose consent ended before
+// the card had been sent.
 func (f *Flow) updateCards(ctx context.Context) {
 	behind, err := f.consents.Cards.Behind(ctx, cardsTriedFor, batch)
 	if err != nil {
-		f.unlessEnding(ctx, "can't look for cards to update", err)
+		f.logUnlessStopping(ctx, "can't look for cards to update", err)
 		return
 	}
 	for i := range behind {
@@ -201,16 +205,16 @@ func (f *Flow) updateCards(ctx context.Context) {
 
 func (f *Flow) forget(ctx context.Context) {
 	if err := f.consents.History.Forget(ctx, keepClosed); err != nil {
-		f.unlessEnding(ctx, "can't delete old consents", err)
+		f.logUnlessStopping(ctx, "can't delete old consents", err)
 	}
 	if err := f.events.Forget(ctx); err != nil {
-		f.unlessEnding(ctx, "can't delete old event ids", err)
+		f.logUnlessStopping(ctx, "can't delete old event ids", err)
 	}
 }
 
-// unlessEnding logs an error of the clock's work, which nobody is told of.
-func (f *Flow) unlessEnding(ctx context.Context, kind string, err error) {
+// logUnlessStopping logs an error of a job of Run, unless ctx has ended.
+func (f *Flow) logUnlessStopping(ctx context.Context, kind string, err error) {
 	if ctx.Err() == nil {
-		f.grumble(ctx, kind, session.Key{}, err)
+		f.logThrottled(ctx, kind, session.Key{}, err)
 	}
 }

@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -8,17 +9,17 @@ import (
 // offlineAccess is the scope without which Lark issues no refresh token.
 const offlineAccess = "offline_access"
 
-// maxScopes is how many Lark's authorize page accepts in one request: 50 by a
-// page of 2026-03-19, 200 by a crawl of 2026-09-11 ([D+]). What the device flow
-// accepts is not known.
+// maxScopes is how many scopes Lark's authorize page accepts in one request: 50
+// by a page of 2026-03-19, 200 by a crawl of 2026-09-11 ([D+]). How many the
+// device flow accepts is not known.
 const maxScopes = 200
 
 // scopes are distinct, well-formed scopes in the order they were asked for.
 type scopes []string
 
-// newScopes drops what is no scope: they may come out of an upstream's answer,
-// and a blank in one would be two. At most [maxScopes]-1 are kept, so that
-// offline_access fits in.
+// newScopes returns the valid scopes of list. They may come from an upstream's
+// answer, and a space in one would make two of it. It returns at most
+// [maxScopes]-1, so that there is room for offline_access.
 func newScopes(list ...string) scopes {
 	var s scopes
 	for _, scope := range list {
@@ -31,13 +32,15 @@ func newScopes(list ...string) scopes {
 
 func parseScopes(joined string) scopes { return scopes(strings.Fields(joined)) }
 
-func validScope(s string) bool {
-	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_.:-", r))
-	})
-}
+// scopeShape is that of Lark's scopes: segments of small letters, digits, "_" and
+// "." with colons between them. Lark refuses a whole list for one scope that has
+// another shape ([P] lark-cli issue 416), and an upstream's answer must not bring
+// that about. Source: [S] lark-cli.
+var scopeShape = regexp.MustCompile(`^[a-z0-9_.]+(:[a-z0-9_.]+)*$`)
 
-// with returns s and what it lacks of more, as far as it fits.
+func validScope(s string) bool { return len(s) <= 128 && scopeShape.MatchString(s) }
+
+// with returns s and those of more that it lacks, up to [maxScopes].
 func (s scopes) with(more ...string) scopes {
 	all := slices.Clone(s)
 	for _, scope := range more {
@@ -48,7 +51,7 @@ func (s scopes) with(more ...string) scopes {
 	return all
 }
 
-// without returns s less what is in others.
+// without returns the scopes of s that are not in others.
 func (s scopes) without(others scopes) scopes {
 	return slices.DeleteFunc(slices.Clone(s), func(scope string) bool { return slices.Contains(others, scope) })
 }
@@ -64,8 +67,8 @@ func (s scopes) covers(want scopes) bool {
 
 func (s scopes) String() string { return strings.Join(s, " ") }
 
-// words are the scopes that can be said in words, in the languages of [texts].
-// Names are Lark's. What is not listed is shown as it is.
+// words has texts for scopes, in the languages of [texts]. The names are
+// Lark's. A scope without a text is shown by its name.
 var words = map[string]translated{
 	"offline_access":                          {"在你离线时保持授权", "stay authorized while you are away", "オフライン時も許可を保持"},
 	"app_engine:apps:read":                    {"查看你的应用列表", "see your list of apps", "アプリ一覧の表示"},

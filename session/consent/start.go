@@ -13,8 +13,8 @@ import (
 	"larkside/session/lark"
 )
 
-// Why a consent ended, beside its state. They are for operators and pick the
-// words of cards and pages.
+// Why a consent ended, beside its state. Operators see these reasons, and cards
+// and pages have a text for some.
 const (
 	reasonScopes       = "more_scopes"
 	reasonStartFailed  = "start_failed"
@@ -24,14 +24,15 @@ const (
 	reasonUserInfo     = "user_info_failed"
 )
 
-// consentRefusal is a refusal of Lark's that concerns one consent, its scopes or
-// its code, and says nothing about the app.
+// consentRefusal is Lark's refusal of one consent, for its scopes or its code.
+// It says nothing about the app.
 type consentRefusal struct {
-	// reason is kept with the consent; remedy tells the operator what to do.
+	// reason is stored with the consent. remedy tells the operator what to do.
 	reason, remedy string
 }
 
-// refusals are by Lark's code, and by OAuth's name for an answer without one.
+// refusals has the refusals by Lark's code. invalidScope is for an answer
+// without a code.
 var (
 	refusals = map[int]consentRefusal{
 		20024: {"code_of_another_app", "the authorization code was issued to another app: the user followed a foreign link, or two apps share a redirect URL"},
@@ -42,8 +43,7 @@ var (
 	invalidScope = consentRefusal{session.InvalidScope, "Lark refuses the list of scopes: look for misspellings in LARKSIDE_SCOPES, and for scopes that this app can't have"}
 )
 
-// refusalOf returns what e says about one consent, and false when it says no
-// such thing.
+// refusalOf returns the refusal in e, and false if e is not about one consent.
 func refusalOf(e *lark.Error) (consentRefusal, bool) {
 	if e == nil || e.Class != lark.ScopeRefused && e.Class != lark.CodeRefused {
 		return consentRefusal{}, false
@@ -54,14 +54,14 @@ func refusalOf(e *lark.Error) (consentRefusal, bool) {
 	return invalidScope, true
 }
 
-// refuse ends p for what Lark said about it, and tells the operator what to do.
+// refuse ends p because Lark refused it, and tells the operator what to do.
 func (f *Flow) refuse(ctx context.Context, p *session.Consent, r consentRefusal, cause error) {
 	f.complaints.Log(ctx, slog.LevelError, "Lark refused a consent", r.reason, "reason", r.reason, "do", r.remedy,
 		"app_id", p.AppID, f.users.Log(p.OpenID), "scope", p.Scopes, "error", cause)
-	f.end(ctx, p, session.ConsentFailed, r.reason)
+	f.closeOrLog(ctx, p, session.ConsentFailed, r.reason)
 }
 
-// start gives a consent that is ours to start its link, and sends the card.
+// start gives p its link and sends the card. The caller has the lease on p.
 func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -76,15 +76,15 @@ func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Rea
 	}
 	card, nobody := f.sendCard(ctx, p, reason)
 	if nobody {
-		return without(session.CardFailed, retryNobody), nil
+		return withoutLink(session.CardFailed, retryNobody), nil
 	}
 	if p.Flow == session.DeviceFlow {
 		f.wakeAfter(p.PollInterval)
 	}
-	return linked(p, card), nil
+	return withLink(p, card), nil
 }
 
-// giveLink starts the flow of p, stores its link and fills it in.
+// giveLink starts the flow of p, stores the link and sets it in p.
 func (f *Flow) giveLink(ctx context.Context, p *session.Consent) error {
 	if p.Flow == session.RedirectFlow {
 		if f.publicURL == "" { // taken over from a replica that had one
@@ -106,16 +106,16 @@ func (f *Flow) giveLink(ctx context.Context, p *session.Consent) error {
 	return f.consents.SetLink(ctx, p, p.Link, d.DeviceCode, "", d.Interval, p.Left)
 }
 
-// newSecret returns 256 random bits, 43 characters that can stand in a URL.
+// newSecret returns 256 random bits as 43 characters that a URL may have.
 func newSecret() session.Secret {
 	b := make([]byte, 32)
 	rand.Read(b) // never fails
 	return session.NewSecret(base64.RawURLEncoding.EncodeToString(b))
 }
 
-// startFailed closes a consent that has no link, so that the next call may try
-// again. It tells a Lark that refuses the app, and one that refuses these scopes,
-// from one that is down.
+// startFailed closes a consent that got no link, so that the next call can try
+// again. It distinguishes whether Lark refuses the app, refuses these scopes or
+// is down.
 func (f *Flow) startFailed(ctx context.Context, p *session.Consent, cause error) (outcome, error) {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
@@ -126,21 +126,21 @@ func (f *Flow) startFailed(ctx context.Context, p *session.Consent, cause error)
 		if e.Class == lark.ScopeRefused {
 			return outcome{}, errScopes
 		}
-		return without(session.CardFailed, retryFailed), nil
+		return withoutLink(session.CardFailed, retryFailed), nil
 	}
-	f.grumble(ctx, "can't start a consent", p.Key, cause)
+	f.logThrottled(ctx, "can't start a consent", p.Key, cause)
 	if _, err := f.close(closing, p, session.ConsentFailed, reasonStartFailed); err != nil && !errors.Is(err, session.ErrConflict) {
-		f.grumble(ctx, "can't close a consent", p.Key, err)
+		f.logThrottled(ctx, "can't close a consent", p.Key, err)
 	}
 	if e != nil && e.Class == lark.AppRefused {
 		return outcome{}, &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, cause), After: retryFailed}
 	}
-	return without(session.CardFailed, retryFailed), nil
+	return withoutLink(session.CardFailed, retryFailed), nil
 }
 
-// sendCard sends the card of p and records what became of it. nobody: Lark
-// knows no such user; then nothing of the consent is kept, or whoever makes up
-// ids would fill the database.
+// sendCard sends the card of p and records what became of it. nobody reports
+// whether Lark knows no such user. Then the consent is deleted, or invented ids
+// would fill the database.
 func (f *Flow) sendCard(ctx context.Context, p *session.Consent, reason session.Reason) (result session.CardResult, nobody bool) {
 	if f.cardOff {
 		f.recordCard(ctx, p, session.CardOff, "")
@@ -161,7 +161,7 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Consent, reason session.
 	case e != nil && e.Class == lark.InvalidID:
 		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForNobody), unknown: true})
 		if err := f.consents.Drop(ctx, p); err != nil {
-			f.grumble(ctx, "can't drop a consent", p.Key, err) // it expires, and is counted then
+			f.logThrottled(ctx, "can't drop a consent", p.Key, err) // it expires, and is counted then
 		} else {
 			f.count(p, session.ConsentFailed)
 		}
@@ -170,14 +170,14 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Consent, reason session.
 		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForCard)})
 		f.log.InfoContext(ctx, "the card can't be delivered to this user", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 	default:
-		f.grumble(ctx, "can't send a card", p.Key, err)
+		f.logThrottled(ctx, "can't send a card", p.Key, err)
 	}
 	f.recordCard(ctx, p, session.CardFailed, "")
 	return session.CardFailed, false
 }
 
-// deliver sends the card, again if Lark asks for patience. Lark delivers one
-// message per uuid.
+// deliver sends the card, and again if Lark fails for the moment. Lark delivers
+// one message per uuid.
 func (f *Flow) deliver(ctx context.Context, p *session.Consent, card []byte) (messageID string, err error) {
 	err = retry(ctx, 300*time.Millisecond, 3, func() (again bool, err error) {
 		messageID, err = f.apps[p.AppID].SendCard(ctx, p.OpenID, "larkside-"+p.ID, card)
@@ -187,8 +187,8 @@ func (f *Flow) deliver(ctx context.Context, p *session.Consent, card []byte) (me
 	return messageID, err
 }
 
-// recordCard may find the caller's time used up by a slow Lark; the message id
-// is worth some more, since a card without one can't be updated.
+// recordCard stores what became of the card, even if a slow Lark has used up
+// the caller's time: without its message id a card can't be updated.
 func (f *Flow) recordCard(ctx context.Context, p *session.Consent, result session.CardResult, messageID string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
@@ -197,13 +197,13 @@ func (f *Flow) recordCard(ctx context.Context, p *session.Consent, result sessio
 		return errors.Is(err, session.ErrUnavailable), err
 	})
 	if err != nil {
-		f.grumble(ctx, "can't record a card", p.Key, err)
+		f.logThrottled(ctx, "can't record a card", p.Key, err)
 	}
 }
 
-// retry calls try until it succeeds, says that again is pointless, has been
-// called the given number of times (0: no limit), or ctx is done. Pauses double
-// from first to eight seconds.
+// retry calls try until it succeeds, returns again as false, has been called a
+// number of times (0: no limit), or ctx is done. Pauses double from first to
+// eight seconds.
 func retry(ctx context.Context, first time.Duration, times int, try func() (again bool, err error)) error {
 	for n, pause := 1, first; ; n, pause = n+1, min(2*pause, 8*time.Second) {
 		again, err := try()

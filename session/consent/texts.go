@@ -2,13 +2,13 @@ package consent
 
 import "strings"
 
-// translated is one text in each language that users are spoken to in.
+// translated is a text in each language.
 type translated struct{ zh, en, ja string }
 
-// same is a text that is not translated.
+// same returns a text that is the same in each language.
 func same(s string) translated { return translated{s, s, s} }
 
-// fill puts value for name, or fallback in each language when value is empty.
+// fill replaces name by value, or by fallback if value is empty.
 func (t translated) fill(name, value string, fallback translated) translated {
 	v := same(value)
 	if value == "" {
@@ -23,11 +23,11 @@ func (t translated) join(u translated) translated {
 	return translated{t.zh + u.zh, t.en + u.en, t.ja + u.ja}
 }
 
-// message is what is said about a consent that is over: the title and text of
-// its card, and of the page that a browser gets.
+// message is the text about a consent that is over: the title of its card and
+// page, and the texts of both.
 type message struct{ title, card, page translated }
 
-// texts is every built-in text. {app} is the app's name.
+// texts has every built-in text. {app} is the app's name.
 var texts = struct {
 	thisApp, cardTitle, cardIntro, cardRenew, cardScopes, more, cardLife, privacy, authorize, decline translated
 	endingTitle, endingIntro, renew, resend, minutes, hours, days                                     translated

@@ -16,14 +16,14 @@ type AppInfo struct {
 	Scopes []AppScope
 	// RedirectURLs are the registered ones.
 	RedirectURLs []string
-	// Unpublished reports whether no version is online. Then nothing above is in
-	// effect yet.
+	// Unpublished reports whether no version is online. Then nothing above is
+	// in effect yet.
 	Unpublished bool
 }
 
-// AppScope is a scope that is enabled on the app, for user tokens, tenant tokens or
-// both. Asking a user for one that is enabled for tenant tokens only leads to error
-// 20027.
+// AppScope is a scope that is enabled on the app, for user tokens, tenant
+// tokens or both. Asking a user for one that is enabled for tenant tokens only
+// leads to error 20027.
 type AppScope struct {
 	Name         string
 	User, Tenant bool
@@ -63,7 +63,8 @@ func (c *Client) App(ctx context.Context) (AppInfo, error) {
 	json.Unmarshal(app["redirect_urls"], &info.RedirectURLs)
 	info.Unpublished = string(app["online_version_id"]) == `""`
 	for _, s := range scopes {
-		// An earlier documentation had no token types. Without them, both are meant.
+		// An earlier documentation had no token types. Without them, both are
+		// meant.
 		unsaid := len(s.TokenTypes) == 0
 		info.Scopes = append(info.Scopes, AppScope{
 			Name:   s.Scope,
@@ -86,10 +87,9 @@ type Bot struct {
 // NoBot is Lark's code for an app without a bot.
 const NoBot = 11205
 
-// Bot reads the app's bot. For an app without one the error has the code [NoBot].
-// Other errors say nothing about the bot.
-// Source: Lark "get bot information" (/open-apis/bot/v3/info), which needs no
-// scope.
+// Bot reads the app's bot. For an app without one the error has the code
+// [NoBot]. Other errors say nothing about the bot. Source: Lark "get bot
+// information" (/open-apis/bot/v3/info), which needs no scope.
 func (c *Client) Bot(ctx context.Context) (Bot, error) {
 	x, f, err := c.read(ctx, "read the bot", "/open-apis/bot/v3/info")
 	if err != nil {
@@ -103,7 +103,8 @@ func (c *Client) Bot(ctx context.Context) (Bot, error) {
 	return Bot{Name: scrub(bot.text("app_name"), nil), Status: int(status)}, nil
 }
 
-// read sends GET to path, with the app's own token and a query of name, value pairs.
+// read sends GET to path, with the app's own token and a query of name, value
+// pairs.
 func (c *Client) read(ctx context.Context, op, path string, query ...string) (*call, fields, error) {
 	params := larkcore.QueryParams{}
 	for i := 0; i+1 < len(query); i += 2 {

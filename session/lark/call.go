@@ -29,7 +29,8 @@ import (
 )
 
 const (
-	// tokenLimit bounds the answers of OAuth endpoints: two tokens of 4 KB at most.
+	// tokenLimit bounds the answers of OAuth endpoints: two tokens of 4 KB at
+	// most.
 	tokenLimit = 64 << 10
 	// apiLimit bounds the answers of APIs: an echoed card, fifty users.
 	apiLimit = 2 << 20
@@ -37,8 +38,8 @@ const (
 
 var errTooLarge = errors.New("answer is too large")
 
-// newTransport returns a transport that ignores HTTPS_PROXY. The app secret goes
-// through a proxy only if the operator configured one for it.
+// newTransport returns a transport that ignores HTTPS_PROXY. The app secret
+// goes through a proxy only if the operator configured one for it.
 func newTransport() *http.Transport {
 	return &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
@@ -79,8 +80,8 @@ func withCall(ctx context.Context, x *call) context.Context {
 	return context.WithValue(ctx, callKey{}, x)
 }
 
-// recorder is the RoundTripper of all requests. It makes the span, reads the answer
-// within its limit and records both in the call.
+// recorder is the RoundTripper of all requests. It makes the span, reads the
+// answer within its limit and records both in the call.
 type recorder struct {
 	base   http.RoundTripper
 	tracer trace.Tracer
@@ -93,9 +94,9 @@ func (t *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, errors.New("request without a call in its context")
 	}
 	if req.URL.Path == larkcore.ApplyAppTicketPath {
-		// When any answer has code 10012, the SDK asks for an app ticket. When the
-		// answer to that has it too, it asks again, until the stack is full and the
-		// process dies. Self-built apps have no tickets.
+		// When any answer has code 10012, the SDK asks for an app ticket. When
+		// the answer to that has it too, it asks again, until the stack is full
+		// and the process dies. Self-built apps have no tickets.
 		return nil, errors.New("app tickets are not used")
 	}
 	ctx, span := t.tracer.Start(req.Context(), req.Method+" "+template(req.URL.Path),
@@ -115,8 +116,8 @@ func (x *call) roundTrip(ctx context.Context, base http.RoundTripper, req *http.
 		x.unsent = true
 		return nil, x.err
 	}
-	// If a connection was wanted and not got, nothing was written. If the transport
-	// reports neither, the outcome is unknown.
+	// If a connection was wanted and not got, nothing was written. If the
+	// transport reports neither, the outcome is unknown.
 	var wanted, got atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { wanted.Store(true) },
@@ -140,8 +141,8 @@ func (x *call) roundTrip(ctx context.Context, base http.RoundTripper, req *http.
 	return resp, nil
 }
 
-// mediaType returns the media type of an answer, or "" if it has no valid one. An
-// operator recognises a proxy's login page by it.
+// mediaType returns the media type of an answer, or "" if it has no valid one.
+// An operator recognises a proxy's login page by it.
 func mediaType(h http.Header) string {
 	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
 	kind, sub, _ := strings.Cut(t, "/")
@@ -165,8 +166,8 @@ func (x *call) answered() bool {
 }
 
 // succeeded reports whether the body may be a result, by the status. Lark's SDK
-// accepts only 200. Another 2xx may hold a rotated token, and refusing that would
-// cost a user's grant.
+// accepts only 200. Another 2xx may hold a rotated token, and refusing that
+// would cost a user's grant.
 func (x *call) succeeded() bool { return x.status/100 == 2 }
 
 func (x *call) logID() string {
@@ -187,8 +188,8 @@ func template(path string) string {
 	return path
 }
 
-// requestAttributes returns the attributes of OpenTelemetry's conventions for HTTP
-// clients, without url.full: queries stay out of traces.
+// requestAttributes returns the attributes of OpenTelemetry's conventions for
+// HTTP clients, without url.full: queries stay out of traces.
 func requestAttributes(req *http.Request) []attribute.KeyValue {
 	a := []attribute.KeyValue{
 		telemetry.HTTPMethod.String(req.Method),

@@ -8,18 +8,19 @@ import (
 	larkim "github.com/larksuite/oapi-sdk-go/v3/service/im/v1"
 )
 
-// beingSent is Lark's code for a message with a uuid that it is delivering already.
+// beingSent is Lark's code for a message with a uuid that it is delivering
+// already.
 const beingSent = 230049
 
 // SendCard sends card, a card JSON of at most 30 KB, as the app's bot to the
 // chat with openID, and returns the message's om_… id for [Client.UpdateCard].
-// Lark sends at most one message per uuid (at most 50 characters) within an hour, so
-// a call may be repeated, from another replica too. If Lark says that the message is
-// being sent already, the id is empty and the error nil.
+// Lark sends at most one message per uuid (at most 50 characters) within an
+// hour, so a call may be repeated, from another replica too. If Lark says that
+// the message is being sent already, the id is empty and the error nil.
 //
-// Classes of errors: [Undeliverable], [UserDisabled] and [InvalidID], after which only
-// the link in the 401 is left; [Rejected], the card is wrong; [Misconfigured]; and
-// [Retry]. Source: Lark "send message".
+// Classes of errors: [Undeliverable], [UserDisabled] and [InvalidID], after
+// which only the link in the 401 is left; [Rejected], the card is wrong;
+// [Misconfigured]; and [Retry]. Source: Lark "send message".
 func (c *Client) SendCard(ctx context.Context, openID, uuid string, card []byte) (messageID string, err error) {
 	req := larkim.NewCreateMessageReqBuilder().ReceiveIdType("open_id").
 		Body(larkim.NewCreateMessageReqBodyBuilder().
@@ -41,9 +42,9 @@ func (c *Client) SendCard(ctx context.Context, openID, uuid string, card []byte)
 	return messageID, nil
 }
 
-// UpdateCard replaces the card of a message that [Client.SendCard] sent within the
-// last 14 days. Both cards need config.update_multi. The class is [Gone] if the
-// message can't be updated any more. Source: Lark "update message card".
+// UpdateCard replaces the card of a message that [Client.SendCard] sent within
+// the last 14 days. Both cards need config.update_multi. The class is [Gone] if
+// the message can't be updated any more. Source: Lark "update message card".
 func (c *Client) UpdateCard(ctx context.Context, messageID string, card []byte) error {
 	req := larkim.NewPatchMessageReqBuilder().MessageId(messageID).
 		Body(larkim.NewPatchMessageReqBodyBuilder().Content(string(card)).Build()).Build()

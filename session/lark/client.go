@@ -21,28 +21,29 @@ import (
 type Config struct {
 	// AppID is the app's cli_… identifier; required.
 	AppID string
-	// Secret returns the app's secret; required. It is called at each use, possibly
-	// concurrently, since the secret may change at run time.
+	// Secret returns the app's secret; required. It is called at each use,
+	// possibly concurrently, since the secret may change at run time.
 	Secret func() session.Secret
 	// OpenURL and AccountsURL are base URLs without a trailing slash, such as
 	// https://open.feishu.cn and https://accounts.feishu.cn; required.
 	OpenURL, AccountsURL string
-	// TokenURL is the complete address of the OAuth token endpoint for new grants.
-	// Empty: v2 of OpenURL. See [Client.Exchange] for what happens if it refuses.
+	// TokenURL is the complete address of the OAuth token endpoint for new
+	// grants. Empty: v2 of OpenURL. See [Client.Exchange] for what happens if
+	// it refuses.
 	TokenURL string
-	// Transport sends all requests. Nil: one with TLS 1.2 or newer, without a proxy
-	// from the environment and without decompression.
+	// Transport sends all requests. Nil: one with TLS 1.2 or newer, without a
+	// proxy from the environment and without decompression.
 	Transport http.RoundTripper
 	// Log receives what an operator can act on. Nil: no log.
 	Log *slog.Logger
 }
 
-// callTimeout bounds each request, including reading its answer. The context may
-// end it earlier.
+// callTimeout bounds each request, including reading its answer. The context
+// may end it earlier.
 const callTimeout = 30 * time.Second
 
-// Client speaks to Lark for one app. It is safe for concurrent use. Its methods block
-// until Lark has answered, the context is done, or 30 s have passed.
+// Client speaks to Lark for one app. It is safe for concurrent use. Its methods
+// block until Lark has answered, the context is done, or 30 s have passed.
 type Client struct {
 	appID                string
 	secret               func() session.Secret
@@ -85,8 +86,8 @@ func New(c Config) (*Client, error) {
 		endpoints: newTokenEndpoints(c.TokenURL, c.OpenURL, c.AccountsURL),
 		http: &http.Client{
 			Transport: &recorder{base: c.Transport, tracer: otel.Tracer("larkside/session/lark"), took: took},
-			// A credential must not follow a redirect anywhere. The 3xx is judged as the
-			// answer.
+			// A credential must not follow a redirect anywhere. The 3xx is
+			// judged as the answer.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Timeout:       callTimeout,
 		},
@@ -109,12 +110,12 @@ func checkURL(s string) error {
 }
 
 // AuthorizeURL returns the page on which a user grants scopes to the app.
-// challenge is the S256 code challenge (RFC 7636 section 4.2). With prompt=consent
-// the page always asks. Without it, a web app inside the Lark client would be sent
-// straight back. Lark accepts at most 200 scopes (50 until the middle of 2026). It
-// issues a refresh token only if offline_access is among them.
-// Source: Lark "obtain OAuth code", 2026-03-19; the limit: a crawl of
-// 2026-09-11.
+// challenge is the S256 code challenge (RFC 7636 section 4.2). With
+// prompt=consent the page always asks. Without it, a web app inside the Lark
+// client would be sent straight back. Lark accepts at most 200 scopes (50 until
+// the middle of 2026). It issues a refresh token only if offline_access is
+// among them. Source: Lark "obtain OAuth code", 2026-03-19; the limit: a crawl
+// of 2026-09-11.
 func (c *Client) AuthorizeURL(redirectURI, state, challenge string, scopes []string) string {
 	q := url.Values{
 		"client_id":             {c.appID},
@@ -126,14 +127,14 @@ func (c *Client) AuthorizeURL(redirectURI, state, challenge string, scopes []str
 		"code_challenge_method": {"S256"},
 		"prompt":                {"consent"},
 	}
-	// Lark's examples write the space between scopes as %20. A real plus has become
-	// %2B already.
+	// Lark's examples write the space between scopes as %20. A real plus has
+	// become %2B already.
 	return c.accountsURL + "/open-apis/authen/v1/authorize?" + strings.ReplaceAll(q.Encode(), "+", "%20")
 }
 
-// postForm sends one form and records the answer in x. RFC 6749 section 4 prescribes
-// a form for token endpoints, and Lark's device and revocation endpoints take nothing
-// else.
+// postForm sends one form and records the answer in x. RFC 6749 section 4
+// prescribes a form for token endpoints, and Lark's device and revocation
+// endpoints take nothing else.
 func (c *Client) postForm(ctx context.Context, x *call, to string, form url.Values, prepare ...func(*http.Request)) {
 	c.post(ctx, x, to, "application/x-www-form-urlencoded", form.Encode(), prepare...)
 }

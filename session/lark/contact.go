@@ -21,9 +21,9 @@ type ContactUser struct {
 	Profile                 session.Profile
 }
 
-// Users reads up to [MaxUsers] users from the directory, in any order. Users whom the
-// app may not see are absent.
-// Source: Lark "batch get users" (contact v3).
+// Users reads up to [MaxUsers] users from the directory, in any order. Users
+// whom the app may not see are absent. Source: Lark "batch get users" (contact
+// v3).
 func (c *Client) Users(ctx context.Context, openIDs []string) ([]ContactUser, error) {
 	if len(openIDs) > MaxUsers {
 		return nil, fmt.Errorf("reading %d users: at most %d at once", len(openIDs), MaxUsers)
@@ -31,8 +31,8 @@ func (c *Client) Users(ctx context.Context, openIDs []string) ([]ContactUser, er
 	if len(openIDs) == 0 {
 		return nil, nil
 	}
-	// The SDK's contact package would add half a megabyte to the binary for this one
-	// call, so its core is used.
+	// The SDK's contact package would add half a megabyte to the binary for
+	// this one call, so its core is used.
 	req := &larkcore.ApiReq{
 		HttpMethod:                http.MethodGet,
 		ApiPath:                   "/open-apis/contact/v3/users/batch",
@@ -49,8 +49,8 @@ func (c *Client) Users(ctx context.Context, openIDs []string) ([]ContactUser, er
 	return contactUsers(f.object("data")["items"]), nil
 }
 
-// contactUsers skips entries that are no user, so that one of them does not stop the
-// rest.
+// contactUsers skips entries that are no user, so that one of them does not
+// stop the rest.
 func contactUsers(items json.RawMessage) []ContactUser {
 	var list []json.RawMessage
 	if json.Unmarshal(items, &list) != nil {
@@ -68,8 +68,9 @@ func contactUsers(items json.RawMessage) []ContactUser {
 	return users
 }
 
-// status returns the gravest status that is true, in the words of session.Profile, or
-// "" if none is: the user was never activated, for instance.
+// status returns the gravest status that is true, in the words of
+// session.Profile, or "" if none is: the user was never activated, for
+// instance.
 func status(f fields) string {
 	for _, s := range []struct{ flag, name string }{
 		{"is_resigned", "resigned"},

@@ -15,18 +15,19 @@ import (
 type DeviceAuthorization struct {
 	// DeviceCode is sent with each poll and shown to nobody.
 	DeviceCode session.Secret
-	// UserCode is what the user types on VerificationURI. VerificationURIComplete, for
-	// the button, has it in the address. Both are absolute http(s) addresses. If Lark
-	// sent only one, they are the same.
+	// UserCode is what the user types on VerificationURI.
+	// VerificationURIComplete, for the button, has it in the address. Both are
+	// absolute http(s) addresses. If Lark sent only one, they are the same.
 	UserCode, VerificationURI, VerificationURIComplete string
-	// ExpiresIn counts from receipt and is an hour at most. Interval is the least time
-	// between polls, 1 s to 60 s.
+	// ExpiresIn counts from receipt and is an hour at most. Interval is the
+	// least time between polls, 1 s to 60 s.
 	ExpiresIn, Interval time.Duration
 }
 
-// StartDevice starts a device flow for scopes, which should include offline_access.
-// The app authenticates by HTTP Basic, like Lark's own clients. If a proxy strips that
-// header (larksuite/cli#509, #1932), a second request has the secret in its body.
+// StartDevice starts a device flow for scopes, which should include
+// offline_access. The app authenticates by HTTP Basic, like Lark's own clients.
+// If a proxy strips that header (larksuite/cli#509, #1932), a second request
+// has the secret in its body.
 func (c *Client) StartDevice(ctx context.Context, scopes []string) (DeviceAuthorization, error) {
 	secret := c.secret()
 	form := url.Values{"client_id": {c.appID}, "scope": {strings.Join(scopes, " ")}}
@@ -47,8 +48,9 @@ func (c *Client) StartDevice(ctx context.Context, scopes []string) (DeviceAuthor
 	return newDevice(x, f)
 }
 
-// basicStripped reports whether Lark did not see the HTTP Basic header. It looks at the
-// text, since Lark has no code for this: "missing required parameter: client_secret".
+// basicStripped reports whether Lark did not see the HTTP Basic header. It
+// looks at the text, since Lark has no code for this: "missing required
+// parameter: client_secret".
 func basicStripped(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Outcome == Refused && strings.Contains(e.Description, "client_secret")
@@ -89,10 +91,11 @@ func seconds(f fields, name string, fallback, limit float64) time.Duration {
 }
 
 // PollDevice asks once whether the user has decided. Its [*Error] wraps
-// [ErrAuthorizationPending] (poll again), [ErrSlowDown] (poll again, five seconds
-// slower), [ErrAccessDenied] or [ErrExpired] (stop). After any other error, poll again
-// until the flow expires. If the token endpoint does not know this grant type, the
-// other version is asked from the next poll on, as with [Client.Exchange].
+// [ErrAuthorizationPending] (poll again), [ErrSlowDown] (poll again, five
+// seconds slower), [ErrAccessDenied] or [ErrExpired] (stop). After any other
+// error, poll again until the flow expires. If the token endpoint does not know
+// this grant type, the other version is asked from the next poll on, as with
+// [Client.Exchange].
 func (c *Client) PollDevice(ctx context.Context, deviceCode session.Secret) (Token, error) {
 	form := url.Values{
 		"grant_type":  {"urn:ietf:params:oauth:grant-type:device_code"},
@@ -105,8 +108,8 @@ func (c *Client) PollDevice(ctx context.Context, deviceCode session.Secret) (Tok
 	if !errors.As(err, &e) || e.HTTPStatus >= 500 {
 		return t, err
 	}
-	// Lark sends invalid_grant with many codes. Most are about the user or the app, not
-	// about the device code.
+	// Lark sends invalid_grant with many codes. Most are about the user or the
+	// app, not about the device code.
 	if known := pollErrors[e.Name]; known != nil && (known != ErrExpired || e.Class == Reauthorize || e.Class == Unknown) {
 		e.Err = known
 	}

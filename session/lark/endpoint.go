@@ -26,16 +26,16 @@ const (
 	tokenPathV3 = "/oauth/v3/token"
 )
 
-// tokenEndpoints are the addresses to which an app's secret may be sent, and which of
-// them makes new grants.
+// tokenEndpoints are the addresses to which an app's secret may be sent, and
+// which of them makes new grants.
 type tokenEndpoints struct {
 	configured, v2, v3 string
 	// wantsJSON is set once v2 has taken JSON after it had refused a form.
 	wantsJSON atomic.Bool
 
 	mu sync.Mutex
-	// unfit are the endpoints that answered that they can't make a grant, in the order
-	// of their answers.
+	// unfit are the endpoints that answered that they can't make a grant, in
+	// the order of their answers.
 	unfit []string
 	// pkceFailures counts v2's answers 20049 since its last success.
 	pkceFailures int
@@ -45,15 +45,15 @@ func newTokenEndpoints(configured, openURL, accountsURL string) *tokenEndpoints 
 	return &tokenEndpoints{configured: configured, v2: openURL + tokenPathV2, v3: accountsURL + tokenPathV3}
 }
 
-// allowed reports whether the app's secret and a refresh token may be sent to an
-// address. The address comes from a database row. Lark's hosts serve customers'
-// webhooks, too, so whole addresses are compared.
+// allowed reports whether the app's secret and a refresh token may be sent to
+// an address. The address comes from a database row. Lark's hosts serve
+// customers' webhooks, too, so whole addresses are compared.
 func (t *tokenEndpoints) allowed(to string) bool {
 	return to == t.configured || to == t.v2 || to == t.v3
 }
 
-// forGrants returns the endpoint for new grants: the configured one until it has
-// answered that it can't make them, then the other version.
+// forGrants returns the endpoint for new grants: the configured one until it
+// has answered that it can't make them, then the other version.
 func (t *tokenEndpoints) forGrants() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -71,9 +71,9 @@ func (t *tokenEndpoints) other() string {
 	return t.v2
 }
 
-// note records the outcome of an attempt at the endpoint to. It returns what forGrants
-// returns from now on, and whether to has just turned out to be unfit. If both versions
-// are unfit, the configured one is asked.
+// note records the outcome of an attempt at the endpoint to. It returns what
+// forGrants returns from now on, and whether to has just turned out to be
+// unfit. If both versions are unfit, the configured one is asked.
 func (t *tokenEndpoints) note(to string, err error) (next string, news bool) {
 	var e *Error
 	errors.As(err, &e)
@@ -85,12 +85,12 @@ func (t *tokenEndpoints) note(to string, err error) (next string, news bool) {
 	return t.forGrants(), news
 }
 
-// maxPKCEFailures is after how many answers 20049 in a row v2 counts as refusing PKCE.
-// One alone may come from a user with somebody else's code.
+// maxPKCEFailures is after how many answers 20049 in a row v2 counts as
+// refusing PKCE. One alone may come from a user with somebody else's code.
 const maxPKCEFailures = 2
 
-// unfitBy reports whether e says that the endpoint can't make this kind of grant: it
-// does not know the grant type, or it refuses PKCE. t.mu is held.
+// unfitBy reports whether e says that the endpoint can't make this kind of
+// grant: it does not know the grant type, or it refuses PKCE. t.mu is held.
 func (t *tokenEndpoints) unfitBy(to string, e *Error) bool {
 	switch {
 	case e == nil:
@@ -109,8 +109,8 @@ func (t *tokenEndpoints) unfitBy(to string, e *Error) bool {
 	return false
 }
 
-// askGrants makes a grant at the endpoint for new grants. If that endpoint can't make
-// it, the other version is asked from the next grant on.
+// askGrants makes a grant at the endpoint for new grants. If that endpoint
+// can't make it, the other version is asked from the next grant on.
 func (c *Client) askGrants(ctx context.Context, ask func(to string) (Token, error)) (Token, error) {
 	to := c.endpoints.forGrants()
 	t, err := ask(to)
@@ -127,11 +127,11 @@ func (c *Client) askGrants(ctx context.Context, ask func(to string) (Token, erro
 // malformed is Lark's code for a body that it can't read or that lacks a field.
 const malformed = 20063
 
-// sendsJSON reports whether a body is sent to a token endpoint as JSON. A form is tried
-// first: RFC 6749 section 4 prescribes it, Lark advises it for v3, and Lark's own
-// clients send it to v2 ([S] lark-cli, openclaw-lark), for which Lark documents JSON
-// ([D]). One project says that v2 takes JSON only ([P]). Then v2 answers 20063 and does
-// nothing, and is asked again in JSON.
+// sendsJSON reports whether a body is sent to a token endpoint as JSON. A form
+// is tried first: RFC 6749 section 4 prescribes it, Lark advises it for v3, and
+// Lark's own clients send it to v2 ([S] lark-cli, openclaw-lark), for which
+// Lark documents JSON ([D]). One project says that v2 takes JSON only ([P]).
+// Then v2 answers 20063 and does nothing, and is asked again in JSON.
 func (t *tokenEndpoints) sendsJSON(to string) bool {
 	return t.takesJSON(to) && t.wantsJSON.Load()
 }

@@ -19,42 +19,44 @@ type Class string
 const (
 	// Retry: try again later, with backoff. The grant is kept.
 	Retry Class = "retry"
-	// Reauthorize: the code, grant or token is dead, and only the user can help.
-	// Before that is believed of a refresh token, read the row again: another
-	// replica may have won.
+	// Reauthorize: the code, grant or token is dead, and only the user can
+	// help. Before that is believed of a refresh token, read the row again:
+	// another replica may have won.
 	Reauthorize Class = "reauthorize"
 	// AppRefused: Lark refuses the app itself. Its secret is wrong, it is not
-	// enabled, or it may not refresh. Nothing is renewed for the app and no user is
-	// asked until the operator has fixed it.
+	// enabled, or it may not refresh. Nothing is renewed for the app and no
+	// user is asked until the operator has fixed it.
 	AppRefused Class = "app_refused"
-	// Misconfigured: a mistake of the operator's or a bug of ours. It says nothing
-	// about the app as a whole. The grant is kept.
+	// Misconfigured: a mistake of the operator's or a bug of ours. It says
+	// nothing about the app as a whole. The grant is kept.
 	Misconfigured Class = "misconfigured"
-	// ScopeRefused: the scopes are malformed or not enabled on the app. A request
-	// with other scopes may succeed.
+	// ScopeRefused: the scopes are malformed or not enabled on the app. A
+	// request with other scopes may succeed.
 	ScopeRefused Class = "scope_refused"
 	// CodeRefused: the authorization code was issued for another app or another
 	// redirect_uri. A user can cause it, with a code from elsewhere.
 	CodeRefused Class = "code_refused"
-	// UserDisabled: the user is gone, frozen or outside the app's availability. A
-	// card can't help. See also [Error.Doubtful].
+	// UserDisabled: the user is gone, frozen or outside the app's availability.
+	// A card can't help. See also [Error.Doubtful].
 	UserDisabled Class = "user_disabled"
-	// Denied: a security policy stops the user (21000, 21001). The grant is kept,
-	// and trying again does not help. [Error.ChallengeURL] is for the user.
+	// Denied: a security policy stops the user (21000, 21001). The grant is
+	// kept, and trying again does not help. [Error.ChallengeURL] is for the
+	// user.
 	Denied Class = "denied"
 	// Unknown: the code is not in the table. Back off. The grant is kept.
 	Unknown Class = "unknown"
 
 	// The others are of cards and the directory only.
 
-	// Undeliverable: this bot can't send a card to this user, for hours at least.
+	// Undeliverable: this bot can't send a card to this user, for hours at
+	// least.
 	Undeliverable Class = "undeliverable"
 	// InvalidID: Lark knows no such user in this app or tenant.
 	InvalidID Class = "invalid_id"
 	// Rejected: the card or a parameter is wrong. That is a bug of ours.
 	Rejected Class = "rejected"
-	// Gone: the message can't be updated any more, since it was recalled or deleted,
-	// or is older than 14 days. Forget its id.
+	// Gone: the message can't be updated any more, since it was recalled or
+	// deleted, or is older than 14 days. Forget its id.
 	Gone Class = "gone"
 )
 
@@ -79,8 +81,8 @@ var (
 	ErrExpired              = errors.New("device code expired")
 )
 
-// Error is a failed operation. It has no secret: secrets are removed from what Lark
-// says, and long texts are cut.
+// Error is a failed operation. It has no secret: secrets are removed from what
+// Lark says, and long texts are cut.
 type Error struct {
 	// Op is the operation, such as "refresh".
 	Op string
@@ -88,8 +90,8 @@ type Error struct {
 	HTTPStatus int
 	// Code is Lark's code. It is zero if the answer had none.
 	Code int
-	// Name is the OAuth error, such as invalid_grant. Description is the sentence
-	// beside it, at most 200 runes, on one line.
+	// Name is the OAuth error, such as invalid_grant. Description is the
+	// sentence beside it, at most 200 runes, on one line.
 	Name, Description string
 	// LogID is what Lark's support asks for.
 	LogID string
@@ -98,14 +100,15 @@ type Error struct {
 
 	Class   Class
 	Outcome Outcome
-	// Reason is set with Reauthorize and UserDisabled of a refresh, for the caller's
-	// 401 or 403.
+	// Reason is set with Reauthorize and UserDisabled of a refresh, for the
+	// caller's 401 or 403.
 	Reason session.Reason
-	// RetryAfter is how long Lark asked to wait, at most five minutes. It is zero if
-	// Lark did not ask.
+	// RetryAfter is how long Lark asked to wait, at most five minutes. It is
+	// zero if Lark did not ask.
 	RetryAfter time.Duration
-	// Err is context.Canceled, context.DeadlineExceeded, an error of PollDevice, or
-	// another cause as text only. It is nil if Lark's answer is the cause.
+	// Err is context.Canceled, context.DeadlineExceeded, an error of
+	// PollDevice, or another cause as text only. It is nil if Lark's answer is
+	// the cause.
 	Err error
 }
 
@@ -134,9 +137,9 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Doubtful reports whether Lark is known to give this answer for existing users now
-// and then: "user does not exist" (20008, [P] larksuite/cli#2709). It is believed
-// if the directory says the same, or if it comes again a minute later.
+// Doubtful reports whether Lark is known to give this answer for existing users
+// now and then: "user does not exist" (20008, [P] larksuite/cli#2709). It is
+// believed if the directory says the same, or if it comes again a minute later.
 func (e *Error) Doubtful() bool { return e.Code == 20008 }
 
 // codeMeaning is what a code means.
@@ -147,15 +150,15 @@ type codeMeaning struct {
 	lost bool
 }
 
-// codeTable returns what a code means for one kind of call, and false if the code is
-// not in its table.
+// codeTable returns what a code means for one kind of call, and false if the
+// code is not in its table.
 type codeTable func(code int) (codeMeaning, bool)
 
-// tokenEndpointCode is one line of Lark's table of the token endpoint's codes ("get"
-// and "refresh user_access_token", 2026-04-08). lark-cli's code table [S] says which
-// codes refuse the app and which refuse one consent. A user can cause 20024 and
-// 20071 with a code from elsewhere. With an empty class the code does not belong to
-// that grant type, and is Unknown there.
+// tokenEndpointCode is one line of Lark's table of the token endpoint's codes
+// ("get" and "refresh user_access_token", 2026-04-08). lark-cli's code table
+// [S] says which codes refuse the app and which refuse one consent. A user can
+// cause 20024 and 20071 with a code from elsewhere. With an empty class the
+// code does not belong to that grant type, and is Unknown there.
 type tokenEndpointCode struct {
 	onCode, onRefresh Class
 	reason            session.Reason
@@ -171,8 +174,8 @@ var tokenEndpointCodes = map[int]tokenEndpointCode{
 	20008: {UserDisabled, UserDisabled, session.UserGone, false, "user does not exist"},
 	20009: {AppRefused, AppRefused, "", false, "app not installed in the tenant"},
 	20010: {UserDisabled, UserDisabled, session.UserNotPermitted, false, "user may not use the app"},
-	// On refresh it says that the store mixed two apps up. That is a bug of this one
-	// grant, not of the whole app.
+	// On refresh it says that the store mixed two apps up. That is a bug of
+	// this one grant, not of the whole app.
 	20024: {CodeRefused, Reauthorize, session.RefreshTokenInvalid, false, "belongs to another client_id"},
 	20026: {"", Reauthorize, session.RefreshTokenInvalid, false, "refresh token malformed or from a v1 endpoint"},
 	20027: {ScopeRefused, "", "", false, "scope not enabled on the app"},
@@ -229,8 +232,8 @@ var oauthNames = map[string]codeMeaning{
 	"server_error":            {class: Retry, lost: true},
 }
 
-// userInfoCodes: Lark "get user information" (mostly HTTP 200), and what the
-// gateway answers instead, but for [UserTokenRefusal].
+// userInfoCodes are those of Lark "get user information", mostly with HTTP 200,
+// and those of the gateway, except what [UserTokenRefusal] knows.
 var userInfoCodes = map[int]codeMeaning{
 	20001:    {class: Misconfigured},
 	20008:    {class: UserDisabled, reason: session.UserGone},
@@ -257,9 +260,9 @@ func onUserInfo(code int) (codeMeaning, bool) {
 	return r, ok
 }
 
-// appCodes: what may answer a call with the app's own token, but for
-// [TenantTokenRefusal]. Lark "send message", "update message card", "batch get
-// users", "general error codes".
+// appCodes are those of calls with the app's own token, except what
+// [TenantTokenRefusal] knows: Lark "send message", "update message card", "batch
+// get users", "general error codes".
 var appCodes = map[int]Class{
 	// The token itself.
 	10003:    AppRefused,    // bad parameter, such as the app id
@@ -338,9 +341,9 @@ func onApp(code int) (codeMeaning, bool) {
 	return codeMeaning{class: c}, ok
 }
 
-// result returns the answer's members, or its *Error. Like Lark's own SDK it looks
-// at the status first, then at code and error in the body. The caller checks whether
-// the result is in it.
+// result returns the answer's members, or its *Error. Like Lark's own SDK it
+// looks at the status first, then at code and error in the body. The caller
+// checks whether the result is in it.
 func (x *call) result(judge codeTable) (fields, error) {
 	code, name := x.fields.code(), x.fields.text("error")
 	switch {
@@ -376,16 +379,17 @@ func (x *call) failed() *Error {
 	return e
 }
 
-// unusable returns the Error of an answer that claims success and lacks a member.
+// unusable returns the Error of an answer that claims success and lacks a
+// member.
 func (x *call) unusable(what string) *Error {
 	e := x.error()
 	e.Class, e.Err = Retry, errors.New("answer has no usable "+what)
 	return e
 }
 
-// opaqueCause returns an error with what callers may match and what an operator can
-// read of a transport's error. The original may hold a secret: net/http quotes
-// addresses with their query, and answers that it can't parse.
+// opaqueCause returns an error with what callers may match and what an operator
+// can read of a transport's error. The original may hold a secret: net/http
+// quotes addresses with their query, and answers that it can't parse.
 func opaqueCause(err error, secrets []session.Secret) error {
 	for _, known := range []error{context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, known) {
@@ -422,8 +426,8 @@ func (e *Error) classify(judge codeTable) {
 		e.Outcome = Refused
 	}
 	if e.HTTPStatus/100 != 2 && e.HTTPStatus/100 != 4 && e.Code != 20072 {
-		// Lark ends grants with a 400. A failing server or a redirect is not believed
-		// when it says that a grant or a user is gone.
+		// Lark ends grants with a 400. A failing server or a redirect is not
+		// believed when it says that a grant or a user is gone.
 		e.Outcome = Lost
 		if e.Class == Reauthorize || e.Class == UserDisabled {
 			e.Class, e.Reason = Retry, ""

@@ -23,22 +23,23 @@ import (
 var (
 	// ErrEventForged: nothing proves that Lark has just sent it.
 	ErrEventForged = errors.New("not proven to be Lark's")
-	// ErrEventMalformed: Lark sent it, but it does not have the documented form.
+	// ErrEventMalformed: Lark sent it, but it does not have the documented
+	// form.
 	ErrEventMalformed = errors.New("malformed event")
 )
 
-// EventKeys verify messages to the app's request URL. Both functions are called at
-// each use, possibly concurrently, since the keys may change at run time. If one
-// returns an empty key, every message is refused.
+// EventKeys verify messages to the app's request URL. Both functions are called
+// at each use, possibly concurrently, since the keys may change at run time. If
+// one returns an empty key, every message is refused.
 type EventKeys struct {
 	// Token is the Verification Token, EncryptKey the Encrypt Key of the app's
 	// event settings.
 	Token, EncryptKey func() session.Secret
 }
 
-// Event is a message from Lark to the app, posted or over the long connection. At most
-// one of Challenge, Click and Revocation is set. None is set for an event of another
-// type.
+// Event is a message from Lark to the app, posted or over the long connection.
+// At most one of Challenge, Click and Revocation is set. None is set for an
+// event of another type.
 type Event struct {
 	// ID is the same for each delivery of an event.
 	ID string
@@ -48,7 +49,8 @@ type Event struct {
 	AppID string
 	// CreatedAt is when it happened, by Lark's clock.
 	CreatedAt time.Time
-	// Challenge is to be sent back. Lark sends it when the URL is saved in the console.
+	// Challenge is to be sent back. Lark sends it when the URL is saved in the
+	// console.
 	Challenge  string
 	Click      *CardClick
 	Revocation *Revocation
@@ -62,13 +64,13 @@ type Event struct {
 type CardClick struct {
 	// OpenID is who clicked, signed by Lark. It may be anyone who saw the card.
 	OpenID string
-	// Value is the button's, if that is a flat object of strings. It was sent out with
-	// the card, so it proves nothing about who clicked.
+	// Value is the button's, if that is a flat object of strings. It was sent
+	// out with the card, so it proves nothing about who clicked.
 	Value map[string]string
 }
 
-// Revocation is auth.user_access_token.revoked_v4: somebody ended a user's tokens.
-// Source: Lark "user_access_token revoked".
+// Revocation is auth.user_access_token.revoked_v4: somebody ended a user's
+// tokens. Source: Lark "user_access_token revoked".
 type Revocation struct {
 	OpenID string
 	// AccessToken and RefreshToken say what ended.
@@ -86,12 +88,12 @@ const (
 	typeRevoked         = "auth.user_access_token.revoked_v4"
 )
 
-// Open verifies a message that was posted to the request URL and returns what it says.
-// It requires a signature over the raw body, a timestamp, encryption and the
-// verification token. Only the request by which the console checks a URL may lack the
-// signature, since Lark does not document one there. The SDK's dispatcher is not used:
-// it does not check the token of events, accepts any timestamp, and compares in
-// variable time.
+// Open verifies a message that was posted to the request URL and returns what
+// it says. It requires a signature over the raw body, a timestamp, encryption
+// and the verification token. Only the request by which the console checks a
+// URL may lack the signature, since Lark does not document one there. The SDK's
+// dispatcher is not used: it does not check the token of events, accepts any
+// timestamp, and compares in variable time.
 //
 // Errors wrap [ErrEventForged] or [ErrEventMalformed]. Source: Lark "receive
 // events", signature and decryption.
@@ -109,7 +111,8 @@ func (k EventKeys) Open(h http.Header, body []byte, now time.Time) (*Event, erro
 	m, err := decodeEvent(body, key)
 	switch {
 	case !signed && (err != nil || m.Type != typeURLVerification):
-		// All of these get the same answer, which must not tell how decryption went.
+		// All of these get the same answer, which must not tell how decryption
+		// went.
 		return nil, fmt.Errorf("signature missing: %w", ErrEventForged)
 	case err != nil:
 		return nil, err
@@ -136,8 +139,8 @@ func checkSignature(h http.Header, body []byte, key session.Secret, now time.Tim
 	return nil
 }
 
-// decodeEvent decrypts a posted body: AES-256-CBC with PKCS#7, iv first, under the
-// SHA-256 of the key. It refuses a body that is not encrypted.
+// decodeEvent decrypts a posted body: AES-256-CBC with PKCS#7, iv first, under
+// the SHA-256 of the key. It refuses a body that is not encrypted.
 func decodeEvent(body []byte, key session.Secret) (*eventMessage, error) {
 	var envelope struct {
 		Encrypt string `json:"encrypt"`

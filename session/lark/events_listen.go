@@ -22,7 +22,8 @@ import (
 
 const (
 	// listenFirst is the first pause between connections. Pauses double up to
-	// listenMost. After a connection that lasted for listenHeld they start over.
+	// listenMost. After a connection that lasted for listenHeld they start
+	// over.
 	listenFirst = time.Second
 	listenMost  = time.Minute
 	listenHeld  = time.Minute
@@ -31,16 +32,16 @@ const (
 )
 
 // Listen keeps a long connection to Lark open, on which the app's events come
-// unencrypted inside TLS. It passes each card click and revocation to handle, which
-// must return within 3 s, and sends its reply as JSON. If handle returns an error, Lark
-// sends the event again. Lark picks one of the app's connections for each event, at
-// random. Events of other types are refused, so that Lark sends them to the app's own
-// connection, if it has one.
+// unencrypted inside TLS. It passes each card click and revocation to handle,
+// which must return within 3 s, and sends its reply as JSON. If handle returns
+// an error, Lark sends the event again. Lark picks one of the app's connections
+// for each event, at random. Events of other types are refused, so that Lark
+// sends them to the app's own connection, if it has one.
 //
-// Listen connects again until ctx ends, with growing pauses and the present secret.
-// Then it returns ctx's cause when no handle is running any more.
-// larkside.events.connected is 1 while the connection is open.
-// Source: Lark "receive events through a long connection", 2026-03-12.
+// Listen connects again until ctx ends, with growing pauses and the present
+// secret. Then it returns ctx's cause when no handle is running any more.
+// larkside.events.connected is 1 while the connection is open. Source: Lark
+// "receive events through a long connection", 2026-03-12.
 func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event) (any, error)) error {
 	connected, err := otel.Meter("larkside/session/lark").Int64Gauge("larkside.events.connected",
 		metric.WithDescription("1 while the long connection for events is open."))
@@ -86,9 +87,9 @@ func describe(err error) string {
 	return fmt.Sprintf("%T", err)
 }
 
-// listenOnce opens one connection and returns when it ends. The SDK does not connect
-// again by itself: it would wait for minutes, keep the secret that it began with, and
-// give up for good on some codes.
+// listenOnce opens one connection and returns when it ends. The SDK does not
+// connect again by itself: it would wait for minutes, keep the secret that it
+// began with, and give up for good on some codes.
 func (c *Client) listenOnce(ctx context.Context, events *dispatcher.EventDispatcher, state func(int64)) error {
 	transport, dialer := c.listenTransport()
 	client := larkws.NewClient(c.appID, c.secret().Expose(),
@@ -105,8 +106,8 @@ func (c *Client) listenOnce(ctx context.Context, events *dispatcher.EventDispatc
 	return client.Start(ctx)
 }
 
-// listenTransport returns a transport and a dialer with the client's roots and proxy,
-// not the environment's.
+// listenTransport returns a transport and a dialer with the client's roots and
+// proxy, not the environment's.
 func (c *Client) listenTransport() (http.RoundTripper, *websocket.Dialer) {
 	dialer := &websocket.Dialer{HandshakeTimeout: handshakeTimeout}
 	base := c.http.Transport.(*recorder).base
@@ -122,8 +123,9 @@ func (c *Client) listenTransport() (http.RoundTripper, *websocket.Dialer) {
 	return base, dialer
 }
 
-// newDispatcher returns a dispatcher that passes clicks and revocations to handle. The
-// SDK's own types lack a part of a message, so the raw message is parsed.
+// newDispatcher returns a dispatcher that passes clicks and revocations to
+// handle. The SDK's own types lack a part of a message, so the raw message is
+// parsed.
 func (c *Client) newDispatcher(handle func(context.Context, *Event) (any, error)) *dispatcher.EventDispatcher {
 	d := dispatcher.NewEventDispatcher("", "")
 	d.Config.Logger = silent{}

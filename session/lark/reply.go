@@ -13,9 +13,9 @@ import (
 	"larkside/session"
 )
 
-// fields are the members of an answer. They are decoded one by one, so that a member
-// of a wrong type does not make the others unreadable. Names are matched exactly. Of
-// repeated names the last counts.
+// fields are the members of an answer. They are decoded one by one, so that a
+// member of a wrong type does not make the others unreadable. Names are matched
+// exactly. Of repeated names the last counts.
 type fields map[string]json.RawMessage
 
 const redacted = "REDACTED"
@@ -67,16 +67,17 @@ func (f fields) code() int {
 }
 
 var (
-	// urlTail matches the part of an address that may hold a state, a ticket or a
-	// user code.
+	// urlTail matches the part of an address that may hold a state, a ticket or
+	// a user code.
 	urlTail = regexp.MustCompile(`(https?://[^\s?#"'<>]+)[?#][^\s"'<>]*`)
-	// opaque matches what may be a token, an id or a piece of one. Letters alone or
-	// digits alone are not.
+	// opaque matches what may be a token, an id or a piece of one. Letters
+	// alone or digits alone are not.
 	opaque = regexp.MustCompile(`[A-Za-z0-9_\-+=~]{16,}`)
 )
 
-// scrub makes text from the network safe for a log: one line, at most 200 runes,
-// without the secrets that were sent and without anything that looks like a token.
+// scrub makes text from the network safe for a log: one line, at most 200
+// runes, without the secrets that were sent and without anything that looks
+// like a token.
 func scrub(text string, secrets []session.Secret) string {
 	for _, s := range secrets {
 		if !s.Empty() {

@@ -8,9 +8,10 @@ import (
 	"larkside/session"
 )
 
-// Revoke ends token at Lark. With the hint access_token it ends that token. With
-// refresh_token it ends the grant's refresh token, and access tokens stay valid. A
-// successful answer may have an empty body. Source: RFC 7009; Lark "revoke token".
+// Revoke ends token at Lark. With the hint access_token it ends that token.
+// With refresh_token it ends the grant's refresh token, and access tokens stay
+// valid. A successful answer may have an empty body. Source: RFC 7009; Lark
+// "revoke token".
 func (c *Client) Revoke(ctx context.Context, token session.Secret, hint string) error {
 	secret := c.secret()
 	x := &call{op: "revoke " + hint, limit: tokenLimit, secrets: []session.Secret{token, secret}}

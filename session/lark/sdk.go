@@ -11,8 +11,8 @@ import (
 	"larkside/session"
 )
 
-// sdk is the official SDK, set up for one value of the app's secret. The SDK's root
-// package would do that, too, but it links every service of the platform.
+// sdk is the official SDK, set up for one value of the app's secret. The SDK's
+// root package would do that, too, but it links every service of the platform.
 type sdk struct {
 	config *larkcore.Config
 	im     *larkim.V1
@@ -49,8 +49,8 @@ func (c *Client) currentSDK() *sdk {
 // sdkCall makes one request through the SDK, with the given options.
 type sdkCall func(context.Context, *sdk, ...larkcore.RequestOptionFunc) error
 
-// callAsApp makes a request with the app's own token. If Lark refuses the token and
-// issues another one, the request is made once more.
+// callAsApp makes a request with the app's own token. If Lark refuses the token
+// and issues another one, the request is made once more.
 func (c *Client) callAsApp(ctx context.Context, op string, run sdkCall) (*call, fields, error) {
 	if err := ctx.Err(); err != nil {
 		return &call{op: op}, nil, &Error{Op: op, Class: Retry, Outcome: NotSent, Err: err}
@@ -78,13 +78,15 @@ func (c *Client) callAsApp(ctx context.Context, op string, run sdkCall) (*call, 
 	return c.send(ctx, op, next, run)
 }
 
-// send makes a request once, with token if there is one, and judges the recorded
-// answer. The SDK's own result is not used: its errors lack the status and quote whole
-// answers, and it fails if one member has another type.
+// send makes a request once, with token if there is one, and judges the
+// recorded answer. The SDK's own result is not used: its errors lack the status
+// and quote whole answers, and it fails if one member has another type.
 func (c *Client) send(ctx context.Context, op string, token session.Secret, run sdkCall) (*call, fields, error) {
 	s := c.currentSDK()
 	x := &call{op: op, limit: apiLimit, secrets: []session.Secret{s.secret, token}}
-	failed := run(withCall(ctx, x), s, larkcore.WithTenantAccessToken(token.Expose()))
+	failed := c.guard(ctx, func() error {
+		return run(withCall(ctx, x), s, larkcore.WithTenantAccessToken(token.Expose()))
+	})
 	f, err := x.result(onApp)
 	if failed != nil && x.path == "" {
 		// The SDK did not send, for example because there is no secret.

@@ -15,21 +15,21 @@ import (
 const (
 	tenantTokenPath = larkcore.TenantAccessTokenInternalUrlPath
 	opTenantToken   = "get tenant token"
-	// tenantAhead is how long before its end a token is renewed. The SDK does the
-	// same, and Lark keeps the old token valid.
+	// tenantAhead is how long before its end a token is renewed. The SDK does
+	// the same, and Lark keeps the old token valid.
 	tenantAhead = 3 * time.Minute
 	// tenantFetch bounds one fetch, which no caller's context ends.
 	tenantFetch = 10 * time.Second
 	// tenantPause is the least time between a failed fetch and the next.
 	tenantPause = time.Second
-	// replacePause is the least time between two replacements. Where Lark takes only
-	// user tokens, it refuses a good tenant token with the same code.
+	// replacePause is the least time between two replacements. Where Lark takes
+	// only user tokens, it refuses a good tenant token with the same code.
 	replacePause = 30 * time.Second
 )
 
 // tenantToken is the app's own token, fetched once for everybody. The SDK's own
-// cache can't be read, fetches once for each caller, makes callers wait while it
-// renews, and keeps a token that Lark refuses.
+// cache can't be read, fetches once for each caller, makes callers wait while
+// it renews, and keeps a token that Lark refuses.
 type tenantToken struct {
 	mu sync.Mutex
 	// secret is the app secret that everything below belongs to.
@@ -82,9 +82,9 @@ func (c *Client) TenantAccessToken(ctx context.Context) (session.Secret, error) 
 // ReplaceTenantAccessToken returns the token to use instead of refused, which
 // an API of Lark's has just refused. It returns the same token when Lark issues
 // no other one: then the token is good, and the API takes only user tokens.
-// Replacements are at least 30 s apart; within that time too it returns the same
-// token. Until another token comes, [Client.TenantAccessToken] returns the one
-// before, since most APIs may still take it.
+// Replacements are at least 30 s apart; within that time too it returns the
+// same token. Until another token comes, [Client.TenantAccessToken] returns the
+// one before, since most APIs may still take it.
 func (c *Client) ReplaceTenantAccessToken(ctx context.Context, refused session.Secret) (session.Secret, error) {
 	t := &c.tenant
 	t.mu.Lock()

@@ -19,12 +19,12 @@ const (
 
 // Token is what the token endpoint issued.
 type Token struct {
-	// AccessToken is opaque, 1-2 KB. It is empty only after a Refresh whose answer had
-	// a new refresh token and no usable access token. Then store the refresh token
-	// and keep the old access token.
+	// AccessToken is opaque, 1-2 KB. It is empty only after a Refresh whose
+	// answer had a new refresh token and no usable access token. Then store the
+	// refresh token and keep the old access token.
 	AccessToken session.Secret
-	// RefreshToken works once and replaces the one that was sent. It is empty if Lark
-	// issued none. The one that was sent is spent in any case.
+	// RefreshToken works once and replaces the one that was sent. It is empty
+	// if Lark issued none. The one that was sent is spent in any case.
 	RefreshToken session.Secret
 	// TokenType is "Bearer" for every spelling of it, or else what Lark sent.
 	TokenType string
@@ -32,23 +32,24 @@ type Token struct {
 	Scope string
 	// TokenURL is the endpoint that issued it; pass it to the next Refresh.
 	TokenURL string
-	// ExpiresIn is between 0 (expired at once) and 24 h. RefreshExpiresIn is between
-	// 1 s and 400 days, or 0 without a refresh token. Both count from receipt.
+	// ExpiresIn is between 0 (expired at once) and 24 h. RefreshExpiresIn is
+	// between 1 s and 400 days, or 0 without a refresh token. Both count from
+	// receipt.
 	ExpiresIn, RefreshExpiresIn time.Duration
-	// Warnings say what in the answer is not as documented, and how it was read. They
-	// are for the log and have no token.
+	// Warnings say what in the answer is not as documented, and how it was
+	// read. They are for the log and have no token.
 	Warnings []string
 }
 
-// Exchange exchanges an authorization code for tokens. redirectURI must be the one
-// given to [Client.AuthorizeURL]. verifier is the PKCE secret, 43 to 128 characters
-// (RFC 7636 section 4.1), and may be empty if no challenge was sent. A code works once,
-// within five minutes.
+// Exchange exchanges an authorization code for tokens. redirectURI must be the
+// one given to [Client.AuthorizeURL]. verifier is the PKCE secret, 43 to 128
+// characters (RFC 7636 section 4.1), and may be empty if no challenge was sent.
+// A code works once, within five minutes.
 //
-// The configured token endpoint is asked. Once it has answered that it can't make such
-// a grant (20049: PKCE; 20036 or unsupported_grant_type), the other version is asked
-// from the next grant on.
-// Source: Lark "get user_access_token", 2026-04-08.
+// The configured token endpoint is asked. Once it has answered that it can't
+// make such a grant (20049: PKCE; 20036 or unsupported_grant_type), the other
+// version is asked from the next grant on. Source: Lark "get
+// user_access_token", 2026-04-08.
 func (c *Client) Exchange(ctx context.Context, code session.Secret, redirectURI string, verifier session.Secret) (Token, error) {
 	form := url.Values{
 		"grant_type":   {"authorization_code"},
@@ -63,11 +64,12 @@ func (c *Client) Exchange(ctx context.Context, code session.Secret, redirectURI 
 	})
 }
 
-// Refresh spends refreshToken. The token works once, so the caller must have recorded
-// that it is about to be sent. tokenURL is where the grant was issued, since a v2
-// endpoint may refuse what v3 issued. Empty: the configured endpoint. If tokenURL is
-// neither the configured endpoint nor v2 or v3 of the configured hosts, for instance
-// after a move, nothing is sent to it. The configured endpoint is asked, with a warning.
+// Refresh spends refreshToken. The token works once, so the caller must have
+// recorded that it is about to be sent. tokenURL is where the grant was issued,
+// since a v2 endpoint may refuse what v3 issued. Empty: the configured
+// endpoint. If tokenURL is neither the configured endpoint nor v2 or v3 of the
+// configured hosts, for instance after a move, nothing is sent to it. The
+// configured endpoint is asked, with a warning.
 //
 // No scope is sent, so that the new token has everything that was ever granted.
 // Source: Lark "refresh user_access_token", 2026-04-08.
@@ -87,8 +89,8 @@ func (c *Client) Refresh(ctx context.Context, tokenURL string, refreshToken sess
 	return t, err
 }
 
-// grant asks the token endpoint. The client's secret is in the body only. Lark refuses
-// it together with HTTP Basic (20070).
+// grant asks the token endpoint. The client's secret is in the body only. Lark
+// refuses it together with HTTP Basic (20070).
 func (c *Client) grant(ctx context.Context, op, to string, judge codeTable, form url.Values, sent ...session.Secret) (Token, error) {
 	secret := c.secret()
 	form.Set("client_id", c.appID)
@@ -139,8 +141,8 @@ func newToken(f fields, secrets []session.Secret) Token {
 	if !t.RefreshToken.Empty() {
 		t.RefreshExpiresIn = t.life(f, "refresh_token_expires_in", defaultRefreshLife, maxRefreshLife)
 		if t.RefreshExpiresIn < time.Second {
-			// Lark does not issue an expired one. If it did, the next refresh would say so
-			// (20037).
+			// Lark does not issue an expired one. If it did, the next refresh
+			// would say so (20037).
 			t.RefreshExpiresIn = defaultRefreshLife
 		}
 	}
@@ -181,8 +183,8 @@ func (t *Token) warn(format string, args ...any) {
 	t.Warnings = append(t.Warnings, fmt.Sprintf(format, args...))
 }
 
-// headerSafe reports whether s can be in an Authorization header: printable ASCII
-// without a space.
+// headerSafe reports whether s can be in an Authorization header: printable
+// ASCII without a space.
 func headerSafe(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }

@@ -13,14 +13,15 @@ type UserInfo struct {
 	// OpenID is never empty. UserID needs contact:user.employee_id:readonly.
 	OpenID, UnionID, UserID string
 	TenantKey               string
-	// Profile has what the granted scopes show. Administrators fill in email and
-	// mobile, so these prove nothing. Status is empty.
+	// Profile has what the granted scopes show. Administrators fill in email
+	// and mobile, so these prove nothing. Status is empty.
 	Profile session.Profile
 }
 
-// UserInfo asks Lark whose accessToken is. The class is [Reauthorize] if Lark refuses
-// the token, and [UserDisabled] if the user is gone. Where that is known to be wrong
-// at times (20008), Lark is asked once more. Source: Lark "get user information".
+// UserInfo asks Lark whose accessToken is. The class is [Reauthorize] if Lark
+// refuses the token, and [UserDisabled] if the user is gone. Where that is
+// known to be wrong at times (20008), Lark is asked once more. Source: Lark
+// "get user information".
 func (c *Client) UserInfo(ctx context.Context, accessToken session.Secret) (UserInfo, error) {
 	u, err := c.userInfo(ctx, accessToken)
 	var e *Error

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"time"
 
 	"larkside/session"
 )
 
-// OpenFile reads the ring from the file at path. It makes the file with a new key
-// if there is none and create is true.
+// OpenFile reads the ring from the file at path. It makes the file with a new
+// key if there is none and create is true.
 func OpenFile(path string, create bool) (*Keyring, error) {
 	content, err := os.ReadFile(path)
 	switch {
@@ -29,6 +30,13 @@ func OpenFile(path string, create bool) (*Keyring, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return ring, nil
+}
+
+// IsOpenToAll reports whether every user of the machine may read or change the
+// file at path. Windows keeps its rights elsewhere, so there nothing is known.
+func IsOpenToAll(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && runtime.GOOS != "windows" && info.Mode()&0o006 != 0
 }
 
 func writeFile(path string, key session.Secret) error {

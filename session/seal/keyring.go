@@ -1,13 +1,13 @@
 // Package seal encrypts what is secret before it is stored, and decrypts it.
 //
-// A [Keyring] has the keys: the first one seals, and every one of them opens what
-// it sealed, so that a key can be replaced while replicas serve. Each record is
-// bound to a [Place], its row and column. A record that is moved to another user
-// does not open there.
+// A [Keyring] has the keys: the first one seals, and every one of them opens
+// what it sealed, so that a key can be replaced while replicas serve. Each
+// record is bound to a [Place], its row and column. A record that is moved to
+// another user does not open there.
 //
-// This package knows nothing of SQL. session/store says which columns are sealed,
-// remembers which keys are in use ([EncryptionKey.Check]) and seals everything
-// again when the first key is a new one ([Keyring.Reseal]).
+// This package knows nothing of SQL. session/store says which columns are
+// sealed, remembers which keys are in use ([EncryptionKey.Check]) and seals
+// everything again when the first key is a new one ([Keyring.Reseal]).
 package seal
 
 import (
@@ -24,8 +24,8 @@ import (
 	"larkside/session"
 )
 
-// ErrUnknownKey: a record was sealed under a key that the ring does not have. The
-// record is neither lost nor absent; the ring is incomplete.
+// ErrUnknownKey: a record was sealed under a key that the ring does not have.
+// The record is neither lost nor absent; the ring is incomplete.
 var ErrUnknownKey = errors.New("sealed under an encryption key that is not configured")
 
 // sealedFormat is the first byte of every sealed record.
@@ -34,8 +34,8 @@ const sealedFormat = 1
 // Keyring seals and opens records with AES-256-GCM. It is safe for concurrent
 // use. [Keyring.Set] replaces its keys at run time.
 //
-// A record is: format (1 byte), length of the key's id (1 byte), the id, nonce (12
-// random bytes), ciphertext with tag. The additional data is the [Place].
+// A record is: format (1 byte), length of the key's id (1 byte), the id, nonce
+// (12 random bytes), ciphertext with tag. The additional data is the [Place].
 type Keyring struct {
 	keys atomic.Pointer[[]EncryptionKey]
 }
@@ -53,9 +53,9 @@ func NewKey(id string) session.Secret {
 	return session.NewSecret(id + ":" + base64.StdEncoding.EncodeToString(raw))
 }
 
-// ParseKeyring reads "id:base64(32 bytes)", separated by commas or newlines. An id
-// has 1 to 32 characters of A-Za-z0-9_.- and is unique in the ring. Errors name
-// the position and the id, and never show key material.
+// ParseKeyring reads "id:base64(32 bytes)", separated by commas or newlines. An
+// id has 1 to 32 characters of A-Za-z0-9_.- and is unique in the ring. Errors
+// name the position and the id, and never show key material.
 func ParseKeyring(list session.Secret) (*Keyring, error) {
 	r := &Keyring{}
 	return r, r.Set(list)
@@ -204,8 +204,8 @@ func (r *Keyring) Open(record []byte, at Place) (session.Secret, error) {
 	return session.NewSecret(string(plain)), nil
 }
 
-// Reseal returns record sealed under the key under instead. An empty record stays
-// empty. Errors are those of Open.
+// Reseal returns record sealed under the key under instead. An empty record
+// stays empty. Errors are those of Open.
 func (r *Keyring) Reseal(record []byte, under EncryptionKey, at Place) ([]byte, error) {
 	plain, err := r.Open(record, at)
 	if err != nil {
@@ -227,8 +227,8 @@ func splitRecord(record []byte) (id string, sealed []byte, err error) {
 	return string(record[2:end]), record[end:], nil
 }
 
-// Check returns a record to keep with the key's id: [Keyring.Verify] tells by it
-// whether a ring has this key.
+// Check returns a record to keep with the key's id: [Keyring.Verify] tells by
+// it whether a ring has this key.
 func (k EncryptionKey) Check() []byte { return k.Seal(session.NewSecret("larkside"), checkPlace(k.id)) }
 
 // Verify returns an error unless the ring has the key that made check, with the

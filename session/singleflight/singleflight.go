@@ -1,10 +1,10 @@
-// Package singleflight lets concurrent callers that want the same work share one
-// run of it.
+// Package singleflight lets concurrent callers that want the same work share
+// one run of it.
 //
 // It does what golang.org/x/sync/singleflight does, with two differences. Keys
-// have any comparable type, since a key that is joined to one string can be made
-// to collide (Traefik CVE-2026-71326). And the work runs on a goroutine of its
-// own, so that the caller who started it can leave before it ends.
+// have any comparable type, since a key that is joined to one string can be
+// made to collide (Traefik CVE-2026-71326). And the work runs on a goroutine of
+// its own, so that the caller who started it can leave before it ends.
 package singleflight
 
 import (
@@ -30,10 +30,10 @@ type flight[V any] struct {
 	err     error
 }
 
-// Do returns the outcome of work for key. The first caller starts it. The work's
-// context has that caller's values but not its cancellation: a client that hangs
-// up must not abort what others wait for. Each caller waits until its own ctx
-// ends. joined reports whether another caller had started the work.
+// Do returns the outcome of work for key. The first caller starts it. The
+// work's context has that caller's values but not its cancellation: a client
+// that hangs up must not abort what others wait for. Each caller waits until
+// its own ctx ends. joined reports whether another caller had started the work.
 func (g *Group[K, V]) Do(ctx context.Context, key K, work func(context.Context) (V, error)) (value V, joined bool, err error) {
 	f, joined := g.start(ctx, key, work)
 	if joined {
@@ -55,8 +55,8 @@ func (g *Group[K, V]) Start(ctx context.Context, key K, work func(context.Contex
 	g.start(ctx, key, work)
 }
 
-// Wait returns when no work is running, also none that was started since, or with
-// ctx's error.
+// Wait returns when no work is running, also none that was started since, or
+// with ctx's error.
 func (g *Group[K, V]) Wait(ctx context.Context) error {
 	for f := g.any(); f != nil; f = g.any() {
 		select {

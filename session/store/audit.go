@@ -71,9 +71,9 @@ const (
 const queryAuditInsert = `INSERT INTO audit (id, at, actor, action, app_id, open_id, result, detail)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 
-// Write stores an entry and sets its ID and Time. The entry's event has happened
-// already, so it is stored even if ctx is done. If it can't be stored, that is
-// logged, and the caller goes on.
+// Write stores an entry and sets its ID and Time. The entry's event has
+// happened already, so it is stored even if ctx is done. If it can't be stored,
+// that is logged, and the caller goes on.
 func (a *Audit) Write(ctx context.Context, e AuditEntry) {
 	now := a.now()
 	detail := strings.ToValidUTF8(e.Detail, "?")
@@ -88,11 +88,12 @@ func (a *Audit) Write(ctx context.Context, e AuditEntry) {
 	}
 }
 
-// auditID returns the beginning of an id, which sorts by time to the nanosecond.
+// auditID returns the beginning of an id, which sorts by time to the
+// nanosecond.
 func auditID(at time.Time) string { return fmt.Sprintf("%016x", at.UnixNano()) }
 
-// consent stores how a consent ended. One that expired or was superseded was not
-// answered, so nothing is stored.
+// consent stores how a consent ended. One that expired or was superseded was
+// not answered, so nothing is stored.
 func (a *Audit) consent(ctx context.Context, c *session.Consent) {
 	e := AuditEntry{Actor: ByUser, Action: AuditConsent, Key: c.Key, Result: string(c.State)}
 	switch c.State {
@@ -117,8 +118,8 @@ const queryAuditList = `SELECT id, at, actor, action, app_id, open_id, result, d
 	WHERE ($1 = '' OR id < $1) AND ($2 = '' OR app_id = $2) AND ($3 = '' OR open_id = $3) AND ($4 = '' OR action = $4)
 	ORDER BY id DESC LIMIT $5`
 
-// List returns up to limit entries, the newest first, older than the one with id
-// before. An empty before means from the newest.
+// List returns up to limit entries, the newest first, older than the one with
+// id before. An empty before means from the newest.
 func (a *Audit) List(ctx context.Context, before string, f AuditFilter, limit int) ([]AuditEntry, error) {
 	var rows []struct {
 		ID     string `db:"id"`
@@ -142,8 +143,8 @@ func (a *Audit) List(ctx context.Context, before string, f AuditFilter, limit in
 
 const queryAuditForget = `DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE id < $1 ORDER BY id LIMIT $2)`
 
-// Forget deletes the entries that are older than period. Each statement deletes a
-// thousand, so that deleting many does not hold up others.
+// Forget deletes the entries that are older than period. Each statement deletes
+// a thousand, so that deleting many does not hold up others.
 func (a *Audit) Forget(ctx context.Context, period time.Duration) error {
 	oldest := auditID(a.now().Add(-period))
 	for {

@@ -11,15 +11,15 @@ import (
 	"larkside/session"
 )
 
-// cache is the LRU of access tokens. It has shards, since an LRU has one lock and
-// every look-up moves an entry to the front: a lock that all users share would be
-// the busiest of the process.
+// cache is the LRU of access tokens. It has shards, since an LRU has one lock
+// and every look-up moves an entry to the front: a lock that all users share
+// would be the busiest of the process.
 //
 // Refresh tokens never enter it, so a stale entry can't spend one.
 type cache struct {
 	seed maphash.Seed
-	// began is what an entry's time counts from. A duration takes a third of the
-	// memory of a time.Time, and does not change when the clock is set.
+	// began is what an entry's time counts from. A duration takes a third of
+	// the memory of a time.Time, and does not change when the clock is set.
 	began  time.Time
 	shards []shard
 	// epoch is the epoch of the entries that count as checked. Raising it makes
@@ -46,8 +46,8 @@ type entry struct {
 	epoch   int64
 }
 
-// unchecked is the epoch of an entry that is served only if the database confirms
-// it or is down.
+// unchecked is the epoch of an entry that is served only if the database
+// confirms it or is down.
 const unchecked = -1
 
 const (
@@ -92,12 +92,13 @@ func (c *cache) ticket(key session.Key) ticket {
 	return ticket{c.epoch.Load(), s.news}
 }
 
-// replace caches a, the row of a statement for which t was taken; wrote says that
-// the statement wrote it. It reports whether another entry was evicted.
+// replace caches a, the row of a statement for which t was taken; wrote says
+// that the statement wrote it. It reports whether another entry was evicted.
 //
-// Without news since t, a is the newest. With news, the row of a read may be older
-// than the news, so it is not cached. The row of a write is cached unless a newer
-// version is, but unchecked: nothing tells the order of two rows of one version.
+// Without news since t, a is the newest. With news, the row of a read may be
+// older than the news, so it is not cached. The row of a write is cached unless
+// a newer version is, but unchecked: nothing tells the order of two rows of one
+// version.
 func (c *cache) replace(a *session.Access, t ticket, wrote bool, now time.Time) (evicted bool) {
 	s := c.shard(a.Key)
 	s.mu.Lock()
@@ -116,8 +117,8 @@ func (c *cache) replace(a *session.Access, t ticket, wrote bool, now time.Time) 
 	return s.lru.Add(a.Key, e)
 }
 
-// heard takes the news that key's session has a version and a state. An entry that
-// differs is removed.
+// heard takes the news that key's session has a version and a state. An entry
+// that differs is removed.
 func (c *cache) heard(key session.Key, version int64, state session.State) {
 	s := c.shard(key)
 	s.mu.Lock()
@@ -128,7 +129,8 @@ func (c *cache) heard(key session.Key, version int64, state session.State) {
 	}
 }
 
-// absent takes the result that there is no row, of a read for which t was taken.
+// absent takes the result that there is no row, of a read for which t was
+// taken.
 func (c *cache) absent(key session.Key, t ticket) {
 	s := c.shard(key)
 	s.mu.Lock()
@@ -138,7 +140,8 @@ func (c *cache) absent(key session.Key, t ticket) {
 	}
 }
 
-// distrust makes every entry be checked against the database before it is served.
+// distrust makes every entry be checked against the database before it is
+// served.
 func (c *cache) distrust() { c.epoch.Add(1) }
 
 func (c *cache) len() int {

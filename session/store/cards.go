@@ -41,8 +41,8 @@ const queryCardsBehind = `SELECT ` + consentColumns + ` FROM consents
 		AND changed_at > larkside_now() - $1 AND lease_until <= larkside_now()
 	ORDER BY changed_at LIMIT $2`
 
-// Behind returns up to limit consents that were closed within the last period and
-// whose card still shows an earlier state.
+// Behind returns up to limit consents that were closed within the last period
+// and whose card still shows an earlier state.
 func (c *Cards) Behind(ctx context.Context, period time.Duration, limit int) ([]session.Consent, error) {
 	return c.db.consents(ctx, c.ring, "finding cards to update", queryCardsBehind, period.Milliseconds(), limit)
 }

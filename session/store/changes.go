@@ -39,10 +39,11 @@ type Changes struct {
 const notifyChannel = "larkside"
 
 const (
-	// pollEvery is how often the database is asked for changes if LISTEN is off.
+	// pollEvery is how often the database is asked for changes if LISTEN is
+	// off.
 	pollEvery = 500 * time.Millisecond
-	// pollOverlap is how far each question reaches back behind the last answer: a
-	// transaction may commit later than the time that it wrote.
+	// pollOverlap is how far each question reaches back behind the last answer:
+	// a transaction may commit later than the time that it wrote.
 	pollOverlap = 2 * time.Second
 )
 
@@ -58,9 +59,9 @@ func (c *Changes) close() {
 	c.followers.Wait()
 }
 
-// Watch returns a channel that gets a value when key's session or consent changes,
-// on whichever replica, and a function that ends the watch. Values do not queue:
-// the channel holds one at most.
+// Watch returns a channel that gets a value when key's session or consent
+// changes, on whichever replica, and a function that ends the watch. Values do
+// not queue: the channel holds one at most.
 func (c *Changes) Watch(key session.Key) (changed <-chan struct{}, stop func()) {
 	w := make(chan struct{}, 1)
 	c.mu.Lock()
@@ -160,8 +161,8 @@ func (c *Changes) hear(ctx context.Context, url string) {
 		case <-ctx.Done():
 			return
 		case <-ping.C:
-			// Ping finds a connection that died without being closed. It is not called
-			// on this goroutine, since it may take long to fail.
+			// Ping finds a connection that died without being closed. It is not
+			// called on this goroutine, since it may take long to fail.
 			go listener.Ping()
 		case n := <-listener.Notify:
 			c.heard(n)
@@ -226,9 +227,9 @@ const queryChangedSince = `SELECT 'sessions' AS tbl, app_id, open_id, state, ver
 	UNION ALL SELECT 'consents', app_id, open_id, state, 0 FROM consents WHERE changed_at >= $1
 	LIMIT $2`
 
-// pollOnce handles the changes since a time of the database's clock, and returns
-// since when to ask next. It handles each change for as long as pollOverlap. After
-// the first time that changes nothing in the cache.
+// pollOnce handles the changes since a time of the database's clock, and
+// returns since when to ask next. It handles each change for as long as
+// pollOverlap. After the first time that changes nothing in the cache.
 func (c *Changes) pollOnce(ctx context.Context, since int64) int64 {
 	const limit = 5000
 	now, err := c.databaseNow(ctx)

@@ -45,6 +45,9 @@ func (c *connection) close() error {
 	return err
 }
 
+// keyFile is where SQLite has its key, if none is configured.
+func (c *connection) keyFile() string { return c.path + ".key" }
+
 // keyring returns the configured ring, or with SQLite the one in PATH.key. It
 // checks that the ring has every key that seals something in this database.
 func (c *connection) keyring(ctx context.Context, configured *seal.Keyring) (*seal.Keyring, error) {
@@ -61,9 +64,9 @@ func (c *connection) keyring(ctx context.Context, configured *seal.Keyring) (*se
 			return nil, fmt.Errorf("%w: PostgreSQL needs encryption keys", ErrSetup)
 		}
 		// With sessions in the database a new key would be of no use to them.
-		ring, err = seal.OpenFile(c.path+".key", len(known) == 0)
+		ring, err = seal.OpenFile(c.keyFile(), len(known) == 0)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("the key file %s is missing and the database holds sessions sealed with it: restore it", c.path+".key")
+			err = fmt.Errorf("the key file %s is missing and the database holds sessions sealed with it: restore it", c.keyFile())
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrSetup, err)

@@ -25,8 +25,8 @@ const queryConsentList = `SELECT ` + consentColumns + ` FROM consents
 	WHERE ($1 = '' OR id < $1) AND ($2 = '' OR app_id = $2) AND ($3 = '' OR open_id = $3) AND ($4 = '' OR state = $4)
 	ORDER BY id DESC LIMIT $5`
 
-// List returns up to limit consents, the newest first, older than the one with id
-// before. An empty before means from the newest.
+// List returns up to limit consents, the newest first, older than the one with
+// id before. An empty before means from the newest.
 func (h *ConsentHistory) List(ctx context.Context, before string, f ConsentFilter, limit int) ([]session.Consent, error) {
 	return h.db.consents(ctx, h.ring, "listing consents", queryConsentList, before, f.AppID, f.OpenID, f.State, limit)
 }
@@ -58,8 +58,8 @@ const queryScopesAnswered = `SELECT scopes FROM consents
 		AND (state = 'done' OR state = 'failed' AND reason IN ($4, $5, $6))`
 
 // ScopesAnswered returns the scopes of the consents that key's user granted, or
-// that Lark refused for their scopes, in the last period. If the session lacks one
-// of them, asking for it again would bring nothing.
+// that Lark refused for their scopes, in the last period. If the session lacks
+// one of them, asking for it again would bring nothing.
 func (h *ConsentHistory) ScopesAnswered(ctx context.Context, key session.Key, period time.Duration) ([]string, error) {
 	var lists []string
 	err := h.db.SelectContext(ctx, &lists, queryScopesAnswered, key.AppID, key.OpenID, period.Milliseconds(),

@@ -10,8 +10,8 @@ import (
 	"larkside/session/seal"
 )
 
-// ConsentLeases gives one replica at a time the right to poll for an open consent,
-// or to finish it.
+// ConsentLeases gives one replica at a time the right to poll for an open
+// consent, or to finish it.
 type ConsentLeases struct {
 	db    *database
 	ring  *seal.Keyring
@@ -23,8 +23,8 @@ const queryConsentDue = `SELECT id FROM consents
 		OR (flow = 'device' AND poll_interval > 0 AND poll_at <= larkside_now() AND lease_until <= larkside_now()))
 	ORDER BY poll_at LIMIT $1`
 
-// Due returns the ids of up to limit open consents that have expired or whose poll
-// is due.
+// Due returns the ids of up to limit open consents that have expired or whose
+// poll is due.
 func (l *ConsentLeases) Due(ctx context.Context, limit int) ([]string, error) {
 	var ids []string
 	if err := l.db.SelectContext(ctx, &ids, queryConsentDue, limit); err != nil {
@@ -48,9 +48,9 @@ const queryConsentClaimDue = `UPDATE consents SET lease_owner = $2, lease_until 
 		AND (poll_at <= larkside_now() OR expires_at <= larkside_now())
 	RETURNING ` + consentColumns
 
-// ClaimDue is [ConsentLeases.Claim] for a consent that [ConsentLeases.Due] listed.
-// [session.ErrLeased] also if another replica has polled since, so that the
-// consent is not due any more.
+// ClaimDue is [ConsentLeases.Claim] for a consent that [ConsentLeases.Due]
+// listed. [session.ErrLeased] also if another replica has polled since, so that
+// the consent is not due any more.
 func (l *ConsentLeases) ClaimDue(ctx context.Context, id string, ttl time.Duration) (*session.Consent, error) {
 	return l.claim(ctx, queryConsentClaimDue, id, ttl)
 }
@@ -66,8 +66,8 @@ func (l *ConsentLeases) claim(ctx context.Context, query, id string, ttl time.Du
 const queryConsentExtend = `UPDATE consents SET lease_until = larkside_now() + $3
 	WHERE id = $1 AND lease_owner = $2 AND state = 'pending'`
 
-// Extend makes this process's lease last for ttl from now. [session.ErrConflict]
-// if the lease is lost.
+// Extend makes this process's lease last for ttl from now.
+// [session.ErrConflict] if the lease is lost.
 func (l *ConsentLeases) Extend(ctx context.Context, id string, ttl time.Duration) error {
 	result, err := l.db.ExecContext(ctx, queryConsentExtend, id, l.owner, ttl.Milliseconds())
 	return changedOne(result, err, "extending the lease on a consent")

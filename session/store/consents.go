@@ -39,18 +39,18 @@ func newConsents(sessions *Sessions, audit *Audit, owner string) *Consents {
 	}
 }
 
-// The insert is the claim to be the one open consent of this user: by the partial
-// unique index it succeeds on one replica. A consent that has expired stands in
-// the way until it is closed (ConsentLeases.Claim, Close).
+// The insert is the claim to be the one open consent of this user: by the
+// partial unique index it succeeds on one replica. A consent that has expired
+// stands in the way until it is closed (ConsentLeases.Claim, Close).
 const queryConsentInsert = `INSERT INTO consents (id, app_id, open_id, flow, state, scopes,
 		lease_owner, lease_until, created_at, expires_at, changed_at)
 	VALUES ($1, $2, $3, $4, 'pending', $5, $6, larkside_now() + $7, larkside_now(), larkside_now() + $8, larkside_now())
 	ON CONFLICT DO NOTHING`
 
-// Begin claims to be the one open consent of key. If there is one already, that is
-// returned and began is false. Otherwise the caller has the time lease to start
-// the flow and call [Consents.SetLink]. If it dies, another replica takes over
-// after that time.
+// Begin claims to be the one open consent of key. If there is one already, that
+// is returned and began is false. Otherwise the caller has the time lease to
+// start the flow and call [Consents.SetLink]. If it dies, another replica takes
+// over after that time.
 func (c *Consents) Begin(ctx context.Context, key session.Key, flow session.Flow, scopes string, lease, life time.Duration) (consent *session.Consent, began bool, err error) {
 	// The id sorts by time of creation.
 	id := fmt.Sprintf("%012x", c.now().UnixMilli()) + randomID()[:20]
@@ -73,8 +73,8 @@ const queryConsentLink = `UPDATE consents SET link = $2, secret = $3, ticket_has
 	WHERE id = $1 AND state = 'pending'`
 
 // SetLink stores the user's link. For the device flow it also stores the
-// device_code and how often to poll, for the redirect flow the hash of the link's
-// ticket. left shortens the consent's life if Lark gives it less.
+// device_code and how often to poll, for the redirect flow the hash of the
+// link's ticket. left shortens the consent's life if Lark gives it less.
 // [session.ErrConflict] if the consent is over.
 func (c *Consents) SetLink(ctx context.Context, consent *session.Consent, link, secret session.Secret, ticketHash string, interval, left time.Duration) error {
 	if err := c.sealer.noteKey(ctx); err != nil {
@@ -89,10 +89,10 @@ func (c *Consents) SetLink(ctx context.Context, consent *session.Consent, link, 
 const queryConsentBrowser = `UPDATE consents SET state_hash = $2, browser_hash = $3, secret = $4
 	WHERE id = $1 AND state = 'pending'`
 
-// SetBrowser binds a redirect consent to the browser that opened its link: by the
-// hashes of the OAuth state and of the browser's cookie, and the code_verifier. A
-// second browser takes over from the first. [session.ErrConflict] if the consent
-// is over.
+// SetBrowser binds a redirect consent to the browser that opened its link: by
+// the hashes of the OAuth state and of the browser's cookie, and the
+// code_verifier. A second browser takes over from the first.
+// [session.ErrConflict] if the consent is over.
 func (c *Consents) SetBrowser(ctx context.Context, consent *session.Consent, stateHash, browserHash string, verifier session.Secret) error {
 	if err := c.sealer.noteKey(ctx); err != nil {
 		return err
@@ -127,19 +127,20 @@ func (c *Consents) Open(ctx context.Context, key session.Key) (*session.Consent,
 	return c.db.consent(ctx, c.sealer.Keyring, queryConsentOpen, key.AppID, key.OpenID)
 }
 
-// Latest returns the newest consent of key. [session.ErrNotFound] if there is none.
+// Latest returns the newest consent of key. [session.ErrNotFound] if there is
+// none.
 func (c *Consents) Latest(ctx context.Context, key session.Key) (*session.Consent, error) {
 	return c.db.consent(ctx, c.sealer.Keyring, queryConsentLatest, key.AppID, key.OpenID)
 }
 
-// ByTicket returns the consent whose link has the ticket. [session.ErrNotFound] if
-// there is none.
+// ByTicket returns the consent whose link has the ticket. [session.ErrNotFound]
+// if there is none.
 func (c *Consents) ByTicket(ctx context.Context, ticket string) (*session.Consent, error) {
 	return c.db.consent(ctx, c.sealer.Keyring, queryConsentByTicket, session.Hash(ticket))
 }
 
-// ByState returns the consent with an OAuth state. [session.ErrNotFound] if there
-// is none.
+// ByState returns the consent with an OAuth state. [session.ErrNotFound] if
+// there is none.
 func (c *Consents) ByState(ctx context.Context, state string) (*session.Consent, error) {
 	return c.db.consent(ctx, c.sealer.Keyring, queryConsentByState, session.Hash(state))
 }
@@ -150,8 +151,8 @@ const queryConsentClose = `UPDATE consents SET state = $2, reason = $3, secret =
 	WHERE id = $1 AND state = 'pending'
 	RETURNING ` + consentColumns
 
-// Close ends an open consent and deletes its secrets. [session.ErrConflict] if it
-// is over already.
+// Close ends an open consent and deletes its secrets. [session.ErrConflict] if
+// it is over already.
 func (c *Consents) Close(ctx context.Context, id string, state session.ConsentState, reason string) (*session.Consent, error) {
 	consent, err := c.db.consent(ctx, c.sealer.Keyring, queryConsentClose, id, state, reason)
 	if errors.Is(err, session.ErrNotFound) {
@@ -176,10 +177,10 @@ func (c *Consents) Drop(ctx context.Context, consent *session.Consent) error {
 }
 
 // Finish stores what the user granted and closes the consent as done, in one
-// transaction. Neither a crash, nor a consent that was superseded or has expired
-// meanwhile, can leave one without the other. [session.ErrConflict] if the consent
-// is over. After any other error the outcome is unknown, and Finish may be called
-// again: it succeeds if it finds its own grant stored.
+// transaction. Neither a crash, nor a consent that was superseded or has
+// expired meanwhile, can leave one without the other. [session.ErrConflict] if
+// the consent is over. After any other error the outcome is unknown, and Finish
+// may be called again: it succeeds if it finds its own grant stored.
 func (c *Consents) Finish(ctx context.Context, id string, g session.Session) (*session.Session, error) {
 	t := c.sessions.cache.ticket(g.Key)
 	row, err := c.finish(ctx, id, g)

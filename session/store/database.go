@@ -20,14 +20,14 @@ import (
 // database that hangs counts as down.
 const queryTimeout = 5 * time.Second
 
-// database runs statements. It bounds each by queryTimeout, makes spans of those
-// that explain a request, and reports those that fail.
+// database runs statements. It bounds each by queryTimeout, makes spans of
+// those that explain a request, and reports those that fail.
 type database struct {
 	*sqlx.DB
 	system string // postgresql or sqlite, as the conventions spell them
 	// access is queryAccess, parsed once: SQLite spends more time on parsing it
-	// than on the look-up. It is nil with PostgreSQL, since PgBouncer may stand in
-	// between.
+	// than on the look-up. It is nil with PostgreSQL, since PgBouncer may stand
+	// in between.
 	access *sqlx.Stmt
 	// failed is called for every statement that failed. Nil: no callback.
 	failed func(context.Context, error)
@@ -38,10 +38,10 @@ func (d *database) GetContext(ctx context.Context, dest any, query string, args 
 }
 
 // getAccess is GetContext for queryAccess, the one statement that requests wait
-// for. A driver starts a goroutine for each statement whose context may end, which
-// costs as much as the statement, so this one's context does not end. With
-// PostgreSQL the connection bounds it (server.Connect). Its callers wait no longer
-// than they like.
+// for. A driver starts a goroutine for each statement whose context may end,
+// which costs as much as the statement, so this one's context does not end.
+// With PostgreSQL the connection bounds it (server.Connect). Its callers wait
+// no longer than they like.
 func (d *database) getAccess(ctx context.Context, dest any, args ...any) error {
 	return d.observe(ctx, queryAccess, func(context.Context) error {
 		if d.access != nil {
@@ -74,8 +74,8 @@ func (d *database) run(ctx context.Context, query string, statement func(context
 func (d *database) observe(ctx context.Context, query string, statement func(context.Context) error) error {
 	spanned, span := d.start(ctx, query)
 	err := statement(spanned)
-	// An answer without a row is an answer, and a caller that hangs up is not the
-	// database's fault.
+	// An answer without a row is an answer, and a caller that hangs up is not
+	// the database's fault.
 	bad := err != nil && !errors.Is(err, sql.ErrNoRows) && !errors.Is(ctx.Err(), context.Canceled)
 	if bad && d.failed != nil {
 		d.failed(ctx, err)
@@ -90,8 +90,8 @@ func (d *database) observe(ctx context.Context, query string, statement func(con
 	return err
 }
 
-// start begins the span of a statement that explains a request. It returns a nil
-// span for other statements, and when no trace is recorded.
+// start begins the span of a statement that explains a request. It returns a
+// nil span for other statements, and when no trace is recorded.
 func (d *database) start(ctx context.Context, query string) (context.Context, trace.Span) {
 	if !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx, nil
@@ -124,8 +124,8 @@ func explain(query string) (summary, purpose string) {
 	return "", ""
 }
 
-// noRows turns sql.ErrNoRows into otherwise, and any other error of the database
-// into [session.ErrUnavailable].
+// noRows turns sql.ErrNoRows into otherwise, and any other error of the
+// database into [session.ErrUnavailable].
 func noRows(err error, otherwise error, doing string) error {
 	switch {
 	case err == nil:

@@ -21,14 +21,14 @@ type Config struct {
 	// ListenURL is a direct PostgreSQL connection for LISTEN, for when URL goes
 	// through PgBouncer. Empty: URL. "off": changes are polled for instead.
 	ListenURL session.Secret
-	// Keys seals and opens. With SQLite it may be nil: the keys are then read from
-	// PATH.key, which is made at the first start.
+	// Keys seals and opens. With SQLite it may be nil: the keys are then read
+	// from PATH.key, which is made at the first start.
 	Keys *seal.Keyring
 	// CacheSize is the number of users whose access token is kept in memory.
 	// 0: 100,000.
 	CacheSize int
-	// CacheTTL is how long an entry is served before the database is asked whether
-	// it still holds. 0: a minute.
+	// CacheTTL is how long an entry is served before the database is asked
+	// whether it still holds. 0: a minute.
 	CacheTTL time.Duration
 	// MaxConns bounds the connections to PostgreSQL. 0: two for each processor
 	// that Go may use, between 6 and 16.
@@ -37,14 +37,14 @@ type Config struct {
 	Now func() time.Time
 	// Log receives what an operator can act on. Nil: no log.
 	Log *slog.Logger
-	// TestingOnlyShared lets several DBs of one process open one SQLite file. They
-	// are not told of each other's changes.
+	// TestingOnlyShared lets several DBs of one process open one SQLite file.
+	// They are not told of each other's changes.
 	TestingOnlyShared bool
 }
 
 var (
-	// ErrSchemaNewer: a newer Larkside has raised the schema, and this one would
-	// not understand it.
+	// ErrSchemaNewer: a newer Larkside has raised the schema, and this one
+	// would not understand it.
 	ErrSchemaNewer = errors.New("the database schema is newer than this program")
 	// ErrInUse: another process has the SQLite file open.
 	ErrInUse = errors.New("the SQLite database is in use by another process")
@@ -54,8 +54,8 @@ var (
 
 // DB is an open database. It is safe for concurrent use.
 //
-// Any number of DBs may share one PostgreSQL database. A change made through one
-// reaches the others' caches within a second.
+// Any number of DBs may share one PostgreSQL database. A change made through
+// one reaches the others' caches within a second.
 type DB struct {
 	Sessions  *Sessions
 	Leases    *Leases
@@ -107,6 +107,9 @@ func open(ctx context.Context, conn *connection, cfg Config) (*DB, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if file := conn.keyFile(); cfg.Keys == nil && seal.IsOpenToAll(file) {
+		cfg.Log.WarnContext(ctx, "every user of this machine may read the key file", "file", file, "do", "chmod 600 "+file)
 	}
 	if cfg.CacheTTL == 0 {
 		cfg.CacheTTL = time.Minute
@@ -174,10 +177,10 @@ func (d *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Reconnect makes connections that are opened from now on use other URLs, such as
-// ones with a new password. listen is as [Config].ListenURL. If it fails, with an
-// error that wraps [ErrSetup], everything stays as it was. The URLs must lead to
-// the same database: what is cached is of the one that was opened.
+// Reconnect makes connections that are opened from now on use other URLs, such
+// as ones with a new password. listen is as [Config].ListenURL. If it fails,
+// with an error that wraps [ErrSetup], everything stays as it was. The URLs
+// must lead to the same database: what is cached is of the one that was opened.
 func (d *DB) Reconnect(raw, listen session.Secret) error {
 	if d.conn.server == nil {
 		return fmt.Errorf("%w: the SQLite file is opened once", ErrSetup)
@@ -192,8 +195,8 @@ func (d *DB) Reconnect(raw, listen session.Secret) error {
 	return nil
 }
 
-// sealer seals and opens what is stored. It also keeps encryption_keys, the list
-// of the keys that a start needs.
+// sealer seals and opens what is stored. It also keeps encryption_keys, the
+// list of the keys that a start needs.
 type sealer struct {
 	*seal.Keyring
 	db *database

@@ -11,9 +11,10 @@ import (
 
 // Directory is what people look at: lists of sessions, searches and counts.
 //
-// A LIMIT bounds what comes back, not what the database reads to find it: it may
-// look for a rare state in every row of an app, and counting reads every row. What
-// bounds that is queryTimeout, after which the answer is [session.ErrUnavailable].
+// A LIMIT bounds what comes back, not what the database reads to find it: it
+// may look for a rare state in every row of an app, and counting reads every
+// row. What bounds that is queryTimeout, after which the answer is
+// [session.ErrUnavailable].
 type Directory struct {
 	db   *database
 	ring *seal.Keyring
@@ -64,8 +65,8 @@ const (
 	searchMost = 20_000
 )
 
-// The tokens are not read. The row value comparison uses the index of the primary
-// key, which a chain of ORs does not.
+// The tokens are not read. The row value comparison uses the index of the
+// primary key, which a chain of ORs does not.
 const querySearch = `SELECT app_id, open_id, union_id, user_id, profile, state, reason,
 		NULL AS access_token, NULL AS refresh_token, token_type, token_url, scope, issued_at, expires_at,
 		refresh_expires_at, granted_at, refreshed_at, version, attempts, attempt_at,
@@ -76,8 +77,8 @@ const querySearch = `SELECT app_id, open_id, union_id, user_id, profile, state, 
 
 // Search returns up to limit sessions after the key after, in key order, whose
 // open_id, union_id, user_id or name contains text, in any case. An empty text
-// finds all. Names are sealed, so no index helps: one call looks at 20,000 rows at
-// most, and may return fewer than limit although there are more.
+// finds all. Names are sealed, so no index helps: one call looks at 20,000 rows
+// at most, and may return fewer than limit although there are more.
 func (d *Directory) Search(ctx context.Context, after session.Key, f SessionFilter, text string, limit int) (*Page, error) {
 	text = strings.ToLower(strings.TrimSpace(text))
 	page := &Page{}
@@ -113,7 +114,8 @@ func (d *Directory) Search(ctx context.Context, after session.Key, f SessionFilt
 	return page, nil
 }
 
-// hasName reports whether one of s's names contains text, which is in lower case.
+// hasName reports whether one of s's names contains text, which is in lower
+// case.
 func hasName(s *session.Session, text string) bool {
 	if text == "" {
 		return true
@@ -154,10 +156,10 @@ const queryFingerprint = `SELECT
 	(SELECT coalesce(max(id), '') FROM audit) AS entry`
 
 // Fingerprint returns a text that changes when a session gets other tokens or
-// another state, when a consent begins or ends, and when the audit trail grows. It
-// does not change when a profile is read, or when a refresh fails and will be
-// tried again. It is cheap. A change within a millisecond of another may show only
-// with the next change.
+// another state, when a consent begins or ends, and when the audit trail grows.
+// It does not change when a profile is read, or when a refresh fails and will
+// be tried again. It is cheap. A change within a millisecond of another may
+// show only with the next change.
 func (d *Directory) Fingerprint(ctx context.Context) (string, error) {
 	var f struct {
 		Sessions int64  `db:"sessions"`

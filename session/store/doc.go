@@ -1,8 +1,8 @@
-// Package store keeps sessions, consents and what belongs to them in a database:
-// PostgreSQL (any number of replicas) or SQLite (one process).
+// Package store keeps sessions, consents and what belongs to them in a
+// database: PostgreSQL (any number of replicas) or SQLite (one process).
 //
-// [Open] returns a [DB]. It has one field for each area, and each user takes the
-// ones that it needs:
+// [Open] returns a [DB]. It has one field for each area, and each user takes
+// the ones that it needs:
 //
 //   - [Sessions] reads and writes what users granted, with a cache of access
 //     tokens in front.

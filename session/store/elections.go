@@ -19,8 +19,8 @@ const queryLead = `INSERT INTO leases (name, owner, until) VALUES ($1, $2, larks
 	WHERE leases.until <= larkside_now() OR leases.owner = excluded.owner
 	RETURNING owner`
 
-// Lead reports whether this process does the named job for all replicas, for the
-// next ttl. Calling it again within ttl keeps the job.
+// Lead reports whether this process does the named job for all replicas, for
+// the next ttl. Calling it again within ttl keeps the job.
 func (e *Elections) Lead(ctx context.Context, name string, ttl time.Duration) (bool, error) {
 	var owner string
 	err := e.db.GetContext(ctx, &owner, queryLead, name, e.owner, ttl.Milliseconds())

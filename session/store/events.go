@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Events remembers which of Lark's events are handled: Lark sends an event again
-// when it is in doubt.
+// Events remembers which of Lark's events are handled: Lark sends an event
+// again when it is in doubt.
 type Events struct{ db *database }
 
 // An id that has expired counts as new.
@@ -30,8 +30,8 @@ func (e *Events) Note(ctx context.Context, appID, id string, keep time.Duration)
 
 const queryEventDelete = `DELETE FROM events WHERE id = $1`
 
-// Unnote takes [Events.Note] back for an event that could not be handled, so that
-// its next delivery is handled.
+// Unnote takes [Events.Note] back for an event that could not be handled, so
+// that its next delivery is handled.
 func (e *Events) Unnote(ctx context.Context, appID, id string) error {
 	if _, err := e.db.ExecContext(ctx, queryEventDelete, appID+" "+id); err != nil {
 		return unavailable(err, "forgetting an event")

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"larkside/session"
+	"larkside/session/seal"
 )
 
 // Examination is what [Examine] found.
@@ -16,10 +17,14 @@ type Examination struct {
 	// Absent reports whether there is no database file, or nothing in the
 	// database. The first start makes it.
 	Absent bool
-	// Schema is the version of the database's schema, Knows that of this program.
+	// Schema is the version of the database's schema, Knows that of this
+	// program.
 	Schema, Knows int64
 	// Keys are the ids of the encryption keys in use.
 	Keys []string
+	// KeyFileOpen is the path of SQLite's own key file if it is used and every user
+	// of the machine may read or change it; else "".
+	KeyFileOpen string
 	// NotRenewable counts the active sessions without a refresh token: each of
 	// them ends with its access token.
 	NotRenewable int
@@ -45,8 +50,8 @@ func Examine(ctx context.Context, cfg Config) (*Examination, error) {
 	return e, errors.Join(err, c.close())
 }
 
-// HasSession reports whether key has an active session in a database, without
-// changing anything. Errors as for [Examine].
+// HasSession reports whether key has an active session in a database. It changes
+// nothing. Errors are those of [Examine].
 func HasSession(ctx context.Context, cfg Config, key session.Key) (bool, error) {
 	e, err := Examine(ctx, cfg)
 	if err != nil || e.Absent {
@@ -96,6 +101,9 @@ func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, err
 	}
 	if err := c.db.GetContext(ctx, &e.NotRenewable, `SELECT count(*) FROM sessions WHERE state = 'active' AND refresh_token IS NULL`); err != nil {
 		return nil, fmt.Errorf("counting sessions without a refresh token: %w", err)
+	}
+	if file := c.keyFile(); cfg.Keys == nil && c.dialect == dialectSQLite && seal.IsOpenToAll(file) {
+		e.KeyFileOpen = file
 	}
 	if cfg.Keys != nil || len(e.Keys) > 0 || c.dialect == dialectPostgres {
 		// Without both, keyring would make SQLite's key file.

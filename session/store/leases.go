@@ -20,10 +20,10 @@ type Leases struct {
 	claims   metric.Int64Counter
 }
 
-// Lease is the right to spend the refresh token of one session. Over all replicas
-// one owner has it, until a time of the database's clock. It ends with
-// [Leases.Replace], [Leases.Release] or [Leases.End], exactly one of them, or with
-// that time.
+// Lease is the right to spend the refresh token of one session. Over all
+// replicas one owner has it, until a time of the database's clock. It ends with
+// [Leases.Replace], [Leases.Release] or [Leases.End], exactly one of them, or
+// with that time.
 type Lease struct {
 	// Session is the row as it was read when the lease was taken.
 	Session *session.Session
@@ -48,15 +48,16 @@ const queryDueForRefresh = `SELECT app_id, open_id FROM sessions
 		AND lease_until <= larkside_now()
 	ORDER BY refresh_due_at LIMIT $2`
 
-// Due returns up to limit sessions that have not been refreshed for most of their
-// refresh token's life and that nobody is refreshing, the most urgent first.
+// Due returns up to limit sessions that have not been refreshed for most of
+// their refresh token's life and that nobody is refreshing, the most urgent
+// first.
 func (l *Leases) Due(ctx context.Context, limit int) ([]session.Key, error) {
 	return l.sessions.db.keys(ctx, "finding idle sessions", queryDueForRefresh, millis(l.sessions.now()), limit)
 }
 
 // The right to spend the refresh token goes to one owner at a time. The same
-// statement counts the attempt, so that the next owner sees an attempt that ended
-// in a crash. RETURNING reads the row again under the lease.
+// statement counts the attempt, so that the next owner sees an attempt that
+// ended in a crash. RETURNING reads the row again under the lease.
 const queryClaim = `UPDATE sessions SET
 		lease_owner = $4, lease_until = larkside_now() + $5,
 		attempts = attempts + 1, attempt_at = larkside_now()
@@ -109,10 +110,10 @@ func (l *Leases) claim(ctx context.Context, key session.Key, version int64, ttl 
 	return lease, err
 }
 
-// The rule that must never break: a rotated pair is stored only over the pair that
-// it was made from (version). The lease need not hold any more. If it ran out
-// meanwhile, these tokens are still the only good ones, and if another owner has
-// given the grant up for lost, this brings it back.
+// The rule that must never break: a rotated pair is stored only over the pair
+// that it was made from (version). The lease need not hold any more. If it ran
+// out meanwhile, these tokens are still the only good ones, and if another
+// owner has given the grant up for lost, this brings it back.
 const queryReplace = `UPDATE sessions SET
 		access_token = $4, refresh_token = $5, token_type = $6, token_url = $7, scope = $8,
 		issued_at = $9, expires_at = $10, refresh_expires_at = $11, refresh_due_at = $12,
@@ -123,9 +124,9 @@ const queryReplace = `UPDATE sessions SET
 	RETURNING ` + sessionColumns
 
 // Replace stores the pair that the lease's refresh token brought.
-// [session.ErrConflict] if another pair has been stored since the lease was taken.
-// After any other error the outcome is unknown, and Replace may be called again:
-// it succeeds if it finds its own pair stored.
+// [session.ErrConflict] if another pair has been stored since the lease was
+// taken. After any other error the outcome is unknown, and Replace may be
+// called again: it succeeds if it finds its own pair stored.
 func (l *Leases) Replace(ctx context.Context, lease *Lease, t Tokens) (*session.Session, error) {
 	s := l.sessions
 	if err := s.sealer.noteKey(ctx); err != nil {
@@ -172,7 +173,8 @@ const queryRelease = `UPDATE sessions SET
 	RETURNING ` + sessionColumns
 
 // Release gives the lease back after a refresh that failed, and counts the
-// failure. [session.ErrConflict] if the version moved or the lease is another's.
+// failure. [session.ErrConflict] if the version moved or the lease is
+// another's.
 func (l *Leases) Release(ctx context.Context, lease *Lease, f Failure) (*session.Session, error) {
 	doubtedAt := lease.Session.DoubtedAt
 	if f.Doubted && doubtedAt.IsZero() {
@@ -185,15 +187,16 @@ func (l *Leases) Release(ctx context.Context, lease *Lease, f Failure) (*session
 type Ending struct {
 	State  session.State
 	Reason session.Reason
-	// DropAccess deletes the access token too, since Lark has refused it. Without
-	// it, the access token is served until it expires.
+	// DropAccess deletes the access token too, since Lark has refused it.
+	// Without it, the access token is served until it expires.
 	DropAccess bool
 	// Retry is how long Lark is not asked again, for Disabled sessions.
 	Retry time.Duration
 }
 
-// Ends a session that can't be refreshed. The version stays, so that queryReplace
-// still stores a pair that another owner of this refresh token may bring.
+// Ends a session that can't be refreshed. The version stays, so that
+// queryReplace still stores a pair that another owner of this refresh token may
+// bring.
 const queryEnd = `UPDATE sessions SET
 		state = $5, reason = $6, lease_owner = '', lease_until = 0,
 		access_token = CASE WHEN $8 = 1 THEN NULL ELSE access_token END,
@@ -201,8 +204,9 @@ const queryEnd = `UPDATE sessions SET
 	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND lease_owner = $4
 	RETURNING ` + sessionColumns
 
-// End gives the lease back and marks the session as one that can't be refreshed.
-// [session.ErrConflict] if the version moved or the lease is another's.
+// End gives the lease back and marks the session as one that can't be
+// refreshed. [session.ErrConflict] if the version moved or the lease is
+// another's.
 func (l *Leases) End(ctx context.Context, lease *Lease, e Ending) (*session.Session, error) {
 	return l.giveBack(ctx, lease, "ending a session", queryEnd, e.State, e.Reason, e.Retry.Milliseconds(), flag(e.DropAccess))
 }

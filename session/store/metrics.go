@@ -25,9 +25,9 @@ func (d *DB) instruments(cacheSize int) error {
 	meter := otel.Meter("larkside/session/store")
 	var errs [11]error
 	d.Sessions.evictions, errs[0] = meter.Int64Counter("larkside.cache.evictions",
-		metric.WithUnit("{session}"), metric.WithDescription("Access tokens that left the cache to make room."))
+		metric.WithUnit("{session}"), metric.WithDescription("Access tokens that were evicted from the cache to make room."))
 	d.Leases.claims, errs[1] = meter.Int64Counter("larkside.leases",
-		metric.WithUnit("{lease}"), metric.WithDescription("Claims of the right to refresh a session: taken, held (by another), moved (the session changed), failed."))
+		metric.WithUnit("{lease}"), metric.WithDescription("Claims of the right to refresh a session: taken, held (by another owner), moved (the session changed), failed."))
 	failures, err := meter.Int64Counter("larkside.database.failures",
 		metric.WithUnit("{statement}"), metric.WithDescription("Statements that the database did not answer."))
 	errs[2] = err
@@ -35,7 +35,7 @@ func (d *DB) instruments(cacheSize int) error {
 		metric.WithUnit("{session}"), metric.WithDescription("Users whose access token is in the cache."))
 	errs[3] = err
 	capacity, err := meter.Int64ObservableGauge("larkside.cache.capacity",
-		metric.WithUnit("{session}"), metric.WithDescription("Users whose access token the cache has room for."))
+		metric.WithUnit("{session}"), metric.WithDescription("Users for whose access token the cache has room."))
 	errs[4] = err
 	connections, err := meter.Int64ObservableGauge("larkside.database.connections",
 		metric.WithUnit("{connection}"), metric.WithDescription("Open connections to the database: used and idle."))
@@ -47,7 +47,7 @@ func (d *DB) instruments(cacheSize int) error {
 		metric.WithUnit("s"), metric.WithDescription("Time that statements have waited for a free connection."))
 	errs[7] = err
 	keys, err := meter.Int64ObservableGauge("larkside.encryption.keys",
-		metric.WithUnit("{key}"), metric.WithDescription("Keys that something stored is sealed with; more than one: a rotation is not finished."))
+		metric.WithUnit("{key}"), metric.WithDescription("Keys under which something is sealed; more than one: a rotation is not finished."))
 	errs[8] = err
 	due, err := meter.Int64ObservableGauge("larkside.sweep.due",
 		metric.WithUnit("{session}"), metric.WithDescription("Idle sessions that are due for renewal."))

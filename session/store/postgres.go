@@ -22,8 +22,8 @@ import (
 // opened next use the new URL.
 type server struct {
 	url atomic.Pointer[string]
-	// patient is set while statements may take any time, as those of a migration
-	// do.
+	// patient is set while statements may take any time, as those of a
+	// migration do.
 	patient atomic.Bool
 }
 
@@ -35,8 +35,9 @@ func (s *server) set(raw session.Secret) error {
 	}
 	query := u.Query()
 	if !query.Has("binary_parameters") {
-		// Parse, bind and execute go in one message. A look-up is one round trip
-		// then, and PgBouncer in transaction mode can't separate the three.
+		// Parse, bind and execute go in one message. A look-up is one round
+		// trip then, and PgBouncer in transaction mode can't separate the
+		// three.
 		query.Set("binary_parameters", "yes")
 	}
 	if !query.Has("connect_timeout") {
@@ -61,9 +62,9 @@ func (s *server) Connect(ctx context.Context) (driver.Conn, error) {
 	return c.Connect(ctx)
 }
 
-// silence is how long a connection waits for the server's answer to a statement.
-// It bounds statements whose context has no deadline, and ends those whose server
-// is gone without having closed the connection.
+// silence is how long a connection waits for the server's answer to a
+// statement. It bounds statements whose context has no deadline, and ends those
+// whose server is gone without having closed the connection.
 const silence = 4 * queryTimeout
 
 type dialer struct{ s *server }
@@ -86,8 +87,8 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 	return &impatient{Conn: c, s: d.s}, nil
 }
 
-// impatient is a connection whose reads end after silence. The driver reads only
-// while a statement runs.
+// impatient is a connection whose reads end after silence. The driver reads
+// only while a statement runs.
 type impatient struct {
 	net.Conn
 	s *server
@@ -124,8 +125,8 @@ func connectPostgres(ctx context.Context, raw session.Secret, maxConns int) (*co
 	}
 	db := sqlx.NewDb(sql.OpenDB(s), dialectPostgres)
 	if maxConns == 0 {
-		// More connections than the processors can serve only make all statements
-		// slower, and requests that are served from the cache, too.
+		// More connections than the processors can serve only make all
+		// statements slower, and requests that are served from the cache, too.
 		maxConns = min(16, max(6, 2*runtime.GOMAXPROCS(0)))
 	}
 	db.SetMaxOpenConns(maxConns)

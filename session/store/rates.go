@@ -19,7 +19,8 @@ type Rates struct{ db *database }
 // sliding period, and up to a twentieth of the rate stays unused.
 const rateBuckets = 20
 
-// rateTries bounds how often a compare-and-swap that another won is tried again.
+// rateTries bounds how often a compare-and-swap that another won is tried
+// again.
 const rateTries = 20
 
 // window counts the calls of one limit, bucket by bucket.
@@ -30,8 +31,8 @@ type window struct {
 	Counts []int `json:"counts"`
 }
 
-// take returns how many of n calls may be made at now (milliseconds). If none may,
-// it returns how long to wait before asking again.
+// take returns how many of n calls may be made at now (milliseconds). If none
+// may, it returns how long to wait before asking again.
 func (w *window) take(l session.Limit, now int64, n int) (admitted int, wait time.Duration) {
 	length := max(1, l.Period.Milliseconds()/rateBuckets)
 	bucket := now / length
@@ -77,8 +78,8 @@ func (w *window) drop(oldest int64) {
 	}
 }
 
-// Take admits up to n calls under all limits, counted by name. If it admits none,
-// wait is how long to wait before asking again.
+// Take admits up to n calls under all limits, counted by name. If it admits
+// none, wait is how long to wait before asking again.
 func (r *Rates) Take(ctx context.Context, name string, limits []session.Limit, n int) (admitted int, wait time.Duration, err error) {
 	for range rateTries {
 		admitted, wait, err = r.try(ctx, name, limits, n)
@@ -98,8 +99,8 @@ type rateRow struct {
 	Now     int64  `db:"now"`
 }
 
-// windows returns what is counted for n limits. It counts anew if the limits are
-// not those that were counted for.
+// windows returns what is counted for n limits. It counts anew if the limits
+// are not those that were counted for.
 func (r *rateRow) windows(n int) []window {
 	var windows []window
 	if json.Unmarshal([]byte(r.Windows), &windows) != nil || len(windows) != n {

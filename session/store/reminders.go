@@ -8,7 +8,8 @@ import (
 	"larkside/session"
 )
 
-// Reminders finds grants that end soon and keeps whose users have been reminded.
+// Reminders finds grants that end soon and keeps whose users have been
+// reminded.
 type Reminders struct {
 	db  *database
 	now func() time.Time
@@ -23,18 +24,18 @@ type Expiring struct {
 	GrantedAt, EndsAt time.Time
 }
 
-// Grants that end before $2, in the last tenth of their life, whose user has not
-// been reminded.
+// Grants that end before $2, in the last tenth of their life, whose user has
+// not been reminded.
 const queryExpiring = `SELECT app_id, open_id, scope, granted_at, ends_at FROM sessions
 	WHERE state = 'active' AND ends_at > $1 AND ends_at <= $2 AND renewal_asked <> granted_at
 		AND (ends_at - $1) * 10 <= ends_at - granted_at
 	ORDER BY ends_at LIMIT $3`
 
-// Due returns up to limit grants that end within a period, are in the last tenth
-// of their life, and whose users have not been reminded; the most urgent first. A
-// grant ends 365 days after it was made, or earlier: with its access token if
-// there is no refresh token, and with its refresh token if each new one lives
-// shorter than the last.
+// Due returns up to limit grants that end within a period, are in the last
+// tenth of their life, and whose users have not been reminded; the most urgent
+// first. A grant ends 365 days after it was made, or earlier: with its access
+// token if there is no refresh token, and with its refresh token if each new
+// one lives shorter than the last.
 func (r *Reminders) Due(ctx context.Context, within time.Duration, limit int) ([]Expiring, error) {
 	var rows []struct {
 		AppID     string `db:"app_id"`

@@ -14,43 +14,44 @@ import (
 	"larkside/session/seal"
 )
 
-// sealedTable is a table with sealed columns. Each row is of one user: it has
-// app_id and open_id, which its records are bound to.
+// sealedTable is a table with sealed columns. Its rows have app_id and open_id,
+// and the records in a row are bound to these.
 type sealedTable struct {
 	name    string
 	columns []string
 	// order is the primary key.
 	order []string
-	// row is the column that its records are bound to as well, if any.
+	// row is a further column that the records are bound to, if any.
 	row string
 }
 
-// sealedTables are all of them; a test holds the list against the schema.
+// sealedTables are all tables with sealed columns. A test compares the list
+// with the schema.
 var sealedTables = []sealedTable{
 	{name: "sessions", columns: []string{"profile", "access_token", "refresh_token"}, order: []string{"app_id", "open_id"}},
 	{name: "consents", columns: []string{"link", "secret"}, order: []string{"id"}, row: "id"},
 }
 
 const (
-	// resealBatch is how many rows are sealed anew in one transaction: few
-	// enough not to keep other writers waiting.
+	// resealBatch is how many rows are sealed anew in one transaction. They are
+	// few, so that other writers need not wait.
 	resealBatch = 50
-	// resealPasses bounds how often the tables are looked through. A second
-	// pass finds what changed under the first.
+	// resealPasses bounds how often the tables are gone through. A second pass
+	// finds what changed during the first.
 	resealPasses = 10
 	// resealScan bounds a statement that reads a whole table.
 	resealScan = 2 * time.Minute
-	// notedFor is how long a store takes it for granted that the key it seals
-	// with is in encryption_keys.
+	// notedFor is how long a process assumes that the key that it seals with is
+	// in encryption_keys.
 	notedFor = 2 * time.Second
-	// resealSettle is the time within which a write of another replica that was
-	// under way, or that trusted notedFor, has come to its end.
+	// resealSettle is the time in which a write of another replica has ended:
+	// one that was under way, or that relied on notedFor.
 	resealSettle = notedFor + 2*queryTimeout
 )
 
 // Resealed is what [DB.Reseal] has done so far.
 type Resealed struct {
-	// Key is the id of the key that everything is sealed under in the end.
+	// Key is the id of the key under which everything is sealed in the end.
 	Key string `json:"key"`
 	// Sealed counts the rows that were sealed anew.
 	Sealed int `json:"sealed"`
@@ -60,26 +61,28 @@ type Resealed struct {
 	// Retired are the ids of the keys that seal nothing any more and may leave
 	// the ring.
 	Retired []string `json:"retired"`
-	// Settling: what is left is to wait whether another replica still seals
-	// under another key.
+	// Settling reports whether Reseal only waits, to see whether another
+	// replica still seals under another key.
 	Settling bool `json:"settling"`
 }
 
-// ErrReseal: not everything could be sealed under the first key. What could is.
+// ErrReseal: not everything could be sealed under the first key. The rest was.
 var ErrReseal = errors.New("not everything is sealed under the first key")
 
-// Reseal seals everything that is not under the ring's first key anew, while
-// this and other replicas serve, and then strikes the keys that seal nothing
-// any more off the list of those that a start needs. progress is called after
-// each batch, from this goroutine; nil is allowed.
+// Reseal seals everything under the ring's first key, while this and other
+// replicas serve. Then it removes the keys that seal nothing any more from the
+// list of those that a start needs. progress is called after each batch, on
+// this goroutine. It may be nil.
 //
-// A row is replaced only over the very records that were read, so what a
-// refresh stores meanwhile is never overwritten, and its version stays, so no
-// refresh under way is disturbed. Every replica must have the new key first; one
-// that still seals under another is noticed, and its key stays on the list.
-// Reseal may be cut off anywhere, called again, and run twice at once.
+// A record is replaced only if it is still the one that was read, so what a
+// refresh stores meanwhile is not overwritten. The row's version stays, so a
+// refresh under way is not disturbed. Every replica must have the new key
+// before. Reseal notices a replica that still seals under another key, and
+// keeps that key on the list. It may be interrupted anywhere, called again, and
+// run twice at once.
 //
-// Errors wrap [ErrReseal] or [session.ErrUnavailable]; the result says how far it got.
+// Errors wrap [ErrReseal] or [session.ErrUnavailable]. The result says what was
+// done before.
 func (d *DB) Reseal(ctx context.Context, progress func(Resealed)) (Resealed, error) {
 	r := newResealing(d, progress)
 	err := r.run(ctx)
@@ -107,25 +110,25 @@ func (r *resealing) run(ctx context.Context) error {
 	if err := r.sealAll(ctx); err != nil {
 		return err
 	}
-	struck, err := r.retire(ctx)
-	if err != nil || len(struck) == 0 {
-		return errors.Join(err, r.judge())
+	removed, err := r.retire(ctx)
+	if err != nil || len(removed) == 0 {
+		return errors.Join(err, r.unreadable())
 	}
 	if err := r.settle(ctx); err != nil {
 		return err
 	}
-	// Whoever sealed under a key that was struck off has done so by now, or
-	// will put it on the list again first.
-	for _, id := range struck {
+	// Another replica that sealed under a removed key has done so by now, or
+	// puts the key on the list again before it does.
+	for _, id := range removed {
 		if err := r.reinstate(ctx, id); err != nil {
 			return err
 		}
 	}
-	return r.judge()
+	return r.unreadable()
 }
 
-// judge is the error of a run that came to its end.
-func (r *resealing) judge() error {
+// unreadable returns the error for the rows that did not open, if there are any.
+func (r *resealing) unreadable() error {
 	if r.done.Unreadable > 0 {
 		return fmt.Errorf("%w: %d rows do not open with the keys that are configured", ErrReseal, r.done.Unreadable)
 	}
@@ -157,8 +160,8 @@ func (r *resealing) sealAll(ctx context.Context) error {
 	return errStillInUse
 }
 
-// pass goes through one table once, and returns how many rows it found that
-// could be sealed anew.
+// pass goes through one table once. It returns how many rows it found that could
+// be sealed anew.
 func (r *resealing) pass(ctx context.Context, t *sealedTable) (found int, err error) {
 	after := make([]any, len(t.order))
 	for i := range after {
@@ -238,8 +241,8 @@ func (r *resealing) read(ctx context.Context, t *sealedTable, after []any) ([]se
 	return rows, nil
 }
 
-// replace seals rows anew and stores them in one transaction. A row that has
-// changed since it was read is left to the next pass.
+// replace seals rows anew and stores them in one transaction. The next pass
+// handles a row that has changed since it was read.
 func (r *resealing) replace(ctx context.Context, t *sealedTable, rows []sealedRow) (found int, err error) {
 	var updates [][]any
 	for _, row := range rows {
@@ -285,8 +288,8 @@ func (r *resealing) update(ctx context.Context, tx *sqlx.Tx, t *sealedTable, upd
 	return sealed, nil
 }
 
-// reseal returns the arguments of queryReseal: the primary key, then for each
-// column the new record and the one that it may replace.
+// reseal returns the arguments of queryReseal: the primary key, and for each
+// column the new record and the one that it replaces.
 func (r *resealing) reseal(t *sealedTable, row sealedRow) ([]any, error) {
 	args := row.position(t)
 	for _, column := range t.columns {
@@ -300,8 +303,9 @@ func (r *resealing) reseal(t *sealedTable, row sealedRow) ([]any, error) {
 	return args, nil
 }
 
-// retire strikes off every key that seals nothing, and returns which.
-func (r *resealing) retire(ctx context.Context) (struck []string, err error) {
+// retire removes every key that seals nothing from the list, and returns their
+// ids.
+func (r *resealing) retire(ctx context.Context) (removed []string, err error) {
 	var ids []string
 	if err := r.d.db.SelectContext(ctx, &ids, `SELECT id FROM encryption_keys WHERE id <> $1 ORDER BY id`, r.key.ID()); err != nil {
 		return nil, unavailable(err, "reading the encryption keys in use")
@@ -311,22 +315,22 @@ func (r *resealing) retire(ctx context.Context) (struck []string, err error) {
 	for _, id := range ids {
 		begins := seal.Prefix(id)
 		result, err := r.d.db.DB.ExecContext(ctx, `DELETE FROM encryption_keys WHERE id = $3 AND NOT (`+conditionUsed()+`)`, begins, len(begins), id)
-		if err = changedOne(result, err, "striking off an encryption key"); err == nil {
-			struck = append(struck, id)
+		if err = changedOne(result, err, "removing an encryption key"); err == nil {
+			removed = append(removed, id)
 		} else if !errors.Is(err, session.ErrConflict) {
-			return struck, err
+			return removed, err
 		}
 	}
-	r.done.Retired = append(r.done.Retired, struck...)
-	if len(struck) < len(ids) && r.done.Unreadable == 0 {
-		return struck, errStillInUse
+	r.done.Retired = append(r.done.Retired, removed...)
+	if len(removed) < len(ids) && r.done.Unreadable == 0 {
+		return removed, errStillInUse
 	}
-	return struck, nil
+	return removed, nil
 }
 
 var errStillInUse = fmt.Errorf("%w: another replica seals under another key; give every replica the new key first, then run this again", ErrReseal)
 
-// settle waits where other replicas may write.
+// settle waits, if other replicas may write.
 func (r *resealing) settle(ctx context.Context) error {
 	if r.d.conn.dialect == dialectSQLite {
 		return nil // this process is the only one, and seals under the first key
@@ -344,8 +348,8 @@ func (r *resealing) settle(ctx context.Context) error {
 	}
 }
 
-// reinstate puts a key that was struck off on the list again if something is
-// sealed under it after all.
+// reinstate puts a removed key on the list again if something is sealed under
+// it.
 func (r *resealing) reinstate(ctx context.Context, id string) error {
 	scan, cancel := context.WithTimeout(ctx, resealScan)
 	defer cancel()
@@ -365,7 +369,8 @@ func (r *resealing) reinstate(ctx context.Context, id string) error {
 	return errors.Join(errStillInUse, err)
 }
 
-// conditionUsed: some record begins with $1, whose length is $2.
+// conditionUsed returns the condition that some record begins with $1, whose
+// length is $2.
 func conditionUsed() string {
 	var any []string
 	for _, t := range sealedTables {
@@ -378,8 +383,8 @@ func conditionUsed() string {
 	return strings.Join(any, " OR ")
 }
 
-// queryBehind selects up to $3 rows after the primary key $4…, in its order,
-// with a record that does not begin with $1, whose length is $2.
+// queryBehind returns the query for up to $3 rows after the primary key $4…, in
+// its order, with a record that does not begin with $1, whose length is $2.
 func (t *sealedTable) queryBehind() string {
 	var any, after []string
 	for _, column := range t.columns {
@@ -397,7 +402,8 @@ func (t *sealedTable) queryBehind() string {
 		columns, t.name, order, strings.Join(after, ", "), strings.Join(any, " OR "), order)
 }
 
-// queryReseal replaces the records of one row if none has changed.
+// queryReseal returns the statement that replaces the records of one row if none
+// has changed.
 func (t *sealedTable) queryReseal() string {
 	var set, where []string
 	for i, column := range t.order {

@@ -27,8 +27,8 @@ type Sessions struct {
 	ttl     time.Duration
 
 	loads singleflight.Group[session.Key, *session.Access]
-	// restUntil is until when entries are served from the cache without asking the
-	// database, in Unix nanoseconds of the local clock.
+	// restUntil is until when entries are served from the cache without asking
+	// the database, in Unix nanoseconds of the local clock.
 	restUntil atomic.Int64
 	evictions metric.Int64Counter
 
@@ -50,8 +50,8 @@ const (
 
 // Cached returns the access token of key from this process's cache, or nil.
 // checked reports whether it may be served without asking the database: it was
-// read within the cache's TTL. It does not allocate, and the lock that it takes is
-// shared by a part of the users only.
+// read within the cache's TTL. It does not allocate, and the lock that it takes
+// is shared by a part of the users only.
 func (s *Sessions) Cached(key session.Key) (a *session.Access, checked bool) {
 	e, ok := s.cache.get(key)
 	if !ok {
@@ -60,9 +60,10 @@ func (s *Sessions) Cached(key session.Key) (a *session.Access, checked bool) {
 	return e.access, e.epoch == s.cache.epoch.Load() && s.now().Sub(s.cache.began)-e.checked < s.ttl
 }
 
-// Access reads key's access token from its row and caches it. Concurrent calls for
-// one key share one query. While the database is down, it returns the cached one,
-// if that is usable, with a nil error. [session.ErrNotFound] if there is no row.
+// Access reads key's access token from its row and caches it. Concurrent calls
+// for one key share one query. While the database is down, it returns the
+// cached one, if that is usable, with a nil error. [session.ErrNotFound] if
+// there is no row.
 func (s *Sessions) Access(ctx context.Context, key session.Key) (*session.Access, error) {
 	cached, _ := s.Cached(key)
 	// An entry that has expired is no help while the database is down.
@@ -156,10 +157,11 @@ const (
 	WHERE app_id = $1 AND user_id = $2 AND user_id <> '' ORDER BY granted_at DESC LIMIT 1`
 )
 
-// Resolve returns the key of the user whom an alias names: a union_id if it begins
-// with on_, else a user_id. An administrator chooses user_ids, so one that is
-// spelled like another user's union_id must not lead to that user's token.
-// [session.ErrNotFound] if no user of the app who ever consented has the alias.
+// Resolve returns the key of the user whom an alias names: a union_id if it
+// begins with on_, else a user_id. An administrator chooses user_ids, so one
+// that is spelled like another user's union_id must not lead to that user's
+// token. [session.ErrNotFound] if no user of the app who ever consented has the
+// alias.
 func (s *Sessions) Resolve(ctx context.Context, appID, alias string) (session.Key, error) {
 	query := queryByUserID
 	if strings.HasPrefix(alias, "on_") {
@@ -173,8 +175,8 @@ func (s *Sessions) Resolve(ctx context.Context, appID, alias string) (session.Ke
 	return session.Key{AppID: appID, OpenID: openID}, nil
 }
 
-// A new consent replaces whatever was there, even while it is being refreshed. It
-// moves the version, so queryReplace does not store that refresh's result.
+// A new consent replaces whatever was there, even while it is being refreshed.
+// It moves the version, so queryReplace does not store that refresh's result.
 const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, profile, state,
 		access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
 		refresh_expires_at, refresh_due_at, granted_at, synced_at, refresh_life, version, changed_at)
@@ -193,8 +195,8 @@ const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, prof
 		changed_at = larkside_now()
 	RETURNING ` + sessionColumns
 
-// Put stores what a consent brought over whatever was there. Only the fields that
-// a grant has are taken from g: aliases, profile, tokens and times.
+// Put stores what a consent brought over whatever was there. Only the fields
+// that a grant has are taken from g: aliases, profile, tokens and times.
 func (s *Sessions) Put(ctx context.Context, g session.Session) (*session.Session, error) {
 	args, err := s.putArgs(ctx, g)
 	if err != nil {
@@ -223,8 +225,8 @@ func (s *Sessions) putArgs(ctx context.Context, g session.Session) ([]any, error
 }
 
 // refreshDue returns when the sweep refreshes a session that nobody uses: at a
-// random point between 60 and 80 % of its refresh token's life, so that sessions
-// that were granted together are not refreshed together.
+// random point between 60 and 80 % of its refresh token's life, so that
+// sessions that were granted together are not refreshed together.
 func refreshDue(issued, expires time.Time) int64 {
 	if expires.IsZero() {
 		return 0
@@ -260,8 +262,8 @@ func (s *Sessions) stored(r *sessionRow, t ticket) (*session.Session, error) {
 	return written, nil
 }
 
-// Revoking deletes the tokens and the personal data. It moves the version, so that
-// a refresh under way does not bring them back.
+// Revoking deletes the tokens and the personal data. It moves the version, so
+// that a refresh under way does not bring them back.
 const queryRevoke = `UPDATE sessions SET
 		state = 'consent_required', reason = $3, access_token = NULL, refresh_token = NULL,
 		profile = NULL, refresh_due_at = 0, refresh_expires_at = 0, expires_at = 0,
@@ -308,7 +310,8 @@ func (s *Sessions) Enable(ctx context.Context, key session.Key, reason session.R
 	return s.changeState(ctx, "enabling a session", queryEnable, key, reason)
 }
 
-// changeState runs a change of state. It is no error if there is nothing to change.
+// changeState runs a change of state. It is no error if there is nothing to
+// change.
 func (s *Sessions) changeState(ctx context.Context, doing, query string, key session.Key, reason session.Reason) error {
 	_, err := s.write(ctx, key, doing, query, key.AppID, key.OpenID, reason)
 	if errors.Is(err, session.ErrConflict) {

@@ -1,8 +1,10 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -298,8 +300,9 @@ func TestWrongKeyRefusesToStart(t *testing.T) {
 
 func TestSQLiteKeyFile(t *testing.T) {
 	db := dbtest.SQLite(t)
+	var log bytes.Buffer
 	open := func() (*store.DB, error) {
-		return store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL)})
+		return store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Log: slog.New(slog.NewTextHandler(&log, nil))})
 	}
 	s, err := open()
 	if err != nil {
@@ -319,6 +322,23 @@ func TestSQLiteKeyFile(t *testing.T) {
 	}
 	load(t, s, alice)
 	s.Close()
+	const warning = "every user of this machine may read the key file"
+	if strings.Contains(log.String(), warning) {
+		t.Errorf("warned about a key file of mode 0600: %s", &log)
+	}
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := store.Examine(t.Context(), store.Config{URL: session.NewSecret(db.URL)}); err != nil || e.KeyFileOpen != file {
+		t.Errorf("examined with a key file of mode 0644: %+v, %v", e, err)
+	}
+	if s, err = open(); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if n := strings.Count(log.String(), warning); n != 1 {
+		t.Errorf("%d warnings about a key file of mode 0644: %s", n, &log)
+	}
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,8 @@ import (
 )
 
 // registerNow registers larkside_now() with the SQLite driver, once for the
-// process. The driver calls it on the caller's goroutine, so in a synctest bubble
-// it returns the bubble's time.
+// process. The driver calls it on the caller's goroutine, so in a synctest
+// bubble it returns the bubble's time.
 var registerNow = sync.OnceValue(func() error {
 	return sqlite.RegisterScalarFunction("larkside_now", 0,
 		func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) {
@@ -30,8 +30,8 @@ func connectSQLite(path string, shared bool) (*connection, error) {
 	if err := registerNow(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSetup, err)
 	}
-	// A lock file is used instead of SQLite's exclusive mode, so that backup tools
-	// can read the database while it is served.
+	// A lock file is used instead of SQLite's exclusive mode, so that backup
+	// tools can read the database while it is served.
 	lockFile := path + ".lock"
 	if shared {
 		lockFile += randomID()
@@ -50,9 +50,9 @@ func connectSQLite(path string, shared bool) (*connection, error) {
 	}
 	f.Close()
 	options := url.Values{
-		// FULL: a rotated refresh token that is lost in a power cut is lost for good.
-		// cache_size: 512 KiB for each connection. Sessions are cached in front of
-		// it, and files by the system.
+		// FULL: a rotated refresh token that is lost in a power cut is lost for
+		// good. cache_size: 512 KiB for each connection. Sessions are cached in
+		// front of it, and files by the system.
 		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(1)", "cache_size(-512)"},
 		"_txlock": {"immediate"},
 	}

@@ -216,8 +216,8 @@ func (m *mesh) consent() {
 	m.served(carol, "GET "+echo, "")
 }
 
-// same checks that a refusal is what larkside itself says, but for the request's
-// id, what counts down and whether the card is new.
+// same checks that a refusal is what larkside itself says, but for what counts
+// down, whether the card is new, and which request it was.
 func (m *mesh) same(a *process.Answer, method, target string, header ...string) {
 	m.t.Helper()
 	r := m.larkside.Request(m.t, method, target, "", "", append(header, "X-Larkside-Key", callerKey)...)
@@ -239,9 +239,9 @@ func plain(t *testing.T, body string) string {
 		return body
 	}
 	if e, ok := v["error"].(map[string]any); ok {
-		delete(e, "expires_in")
-		delete(e, "request_id")
-		delete(e, "card")
+		for _, name := range []string{"expires_in", "card", "request_id"} {
+			delete(e, name)
+		}
 	}
 	return fmt.Sprint(v)
 }

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	larkws "github.com/larksuite/oapi-sdk-go/v3/ws"
 )
 
 // The families of the paths, for the tables below.
@@ -34,6 +36,8 @@ var platformRoutes = []route{
 	{method: "POST", pattern: "/open-apis/im/v1/messages", endpoint: MessageSend, scopes: messageScopes, limit: tier(50), serve: serveSend},
 	{method: "POST", pattern: "/open-apis/im/v1/messages/:message_id/reply", endpoint: MessageSend, scopes: messageScopes, limit: tier(50), serve: serveReply},
 	{method: "PATCH", pattern: "/open-apis/im/v1/messages/:message_id", endpoint: MessageUpdate, scopes: messageScopes, limit: tier(50), serve: serveUpdate},
+	{method: "POST", pattern: larkws.GenEndpointUri, endpoint: EventsEndpoint, takes: takesNone, serve: serveBootstrap},
+	{method: "GET", pattern: streamPath, endpoint: EventsEndpoint, takes: takesNone, stream: serveLongConnection},
 	{method: "POST", pattern: "/open-apis/interactive/v1/card/update", endpoint: MessageUpdate, takes: TakesTenant, serve: serveDelayedUpdate},
 }
 

@@ -26,7 +26,8 @@ type App struct {
 	// routes; others get 99991401. nil: everyone may.
 	AllowIPs []string `json:"allow_ips,omitempty"`
 	// EventsURL gets events and card clicks; EncryptKey signs and encrypts
-	// them, VerificationToken stands in their header.
+	// them, VerificationToken stands in their header. Empty: they go over the
+	// app's long connections.
 	EventsURL         string `json:"events_url,omitempty"`
 	EncryptKey        string `json:"encrypt_key,omitempty"`
 	VerificationToken string `json:"verification_token,omitempty"`

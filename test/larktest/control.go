@@ -52,7 +52,13 @@ var commands = []command{
 	{"POST /larktest/revoke", `the same; with "by":"user" the app also gets the event`, controlRevoke},
 	{"POST /larktest/tenant_tokens/end", `{"app_id"}: refuse those that are out; with "sticky":true fetches bring the same one`, controlEndTenantTokens},
 	{"POST /larktest/click", `{"message_id","button":0,"open_id"}`, controlClick},
-	{"POST /larktest/events", "an Event to the app's events URL; answers status and body", controlEvent},
+	{"POST /larktest/events", "an Event to the app's events URL or long connection; answers status and body", controlEvent},
+	{"GET /larktest/long_connections", "those that are open: ?app_id=", func(p *Platform, r *http.Request) (any, error) {
+		return items(p.LongConnections(r.URL.Query().Get("app_id")))
+	}},
+	{"DELETE /larktest/long_connections", "cut them: ?app_id=; answers cut", func(p *Platform, r *http.Request) (any, error) {
+		return map[string]int{"cut": p.CutLongConnections(r.URL.Query().Get("app_id"))}, nil
+	}},
 	{"GET /larktest/faults", "those in force", controlFaults},
 	{"POST /larktest/faults", `a Fault, with delay as "1.5s"; answers id`, controlAddFault},
 	{"POST /larktest/faults/{id}/release", "let go of what it holds", controlFault((*Injection).Release)},

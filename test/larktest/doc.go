@@ -26,7 +26,7 @@
 // # Limits
 //
 // Nothing is kept on disk. There is one tenant, and users have a chat with the
-// bot but no groups. Client assertions, DPoP, the long connection, store apps,
+// bot but no groups. Client assertions, DPoP, store apps,
 // CardKit entities and message kinds other than cards and texts are not there.
 // Filters and SQL of aPaaS are not evaluated. Where no source says what Lark
 // does, the comment at the place says what was chosen; see also [Config].
@@ -93,6 +93,9 @@
 //   - route_scopes: other scopes for some paths
 //   - all_scopes_needed: of a route's scopes users need all, not one
 //   - duplicate_uuid: a message uuid that was seen answers this code
+//   - long_connection: how it misbehaves: see [Conduct]
+//   - ping_interval: the pause between pings that it asks for, in seconds
+//   - event_parts: the frames that each event comes in
 //
 // # Spent and revoked refresh tokens
 //
@@ -187,6 +190,13 @@
 // [Platform.SendRevoked] send, encrypted and signed with its EncryptKey. The
 // same Event.ID twice is a duplicate; BadSignature, Unsigned, Plain and
 // WrongToken break one rule each.
+//
+// Any other App gets them over its long connections (callback/ws/endpoint), one
+// of them for each event, in Switches.EventParts frames. Switches.LongConnection
+// makes those hostile: see [Conduct]. Faults of EventsEndpoint do the rest:
+//
+//	Fault{Endpoint: EventsEndpoint, Path: "/ws/", Status: 302, Header: map[string]string{"Location": elsewhere}}
+//	Fault{Endpoint: EventsEndpoint, Path: "/callback/", Set: map[string]any{"data": map[string]any{"URL": "wss://elsewhere/"}}}
 //
 // # From another process
 //

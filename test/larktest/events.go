@@ -20,7 +20,8 @@ import (
 	"time"
 )
 
-// Event is what Lark pushes to an app's EventsURL in HTTP mode.
+// Event is what Lark pushes to an app's EventsURL in HTTP mode, else to one of
+// its long connections.
 type Event struct {
 	AppID string `json:"app_id,omitempty"`
 	// Type is header.event_type; "url_verification" is sent in its own shape.
@@ -54,11 +55,13 @@ type EventReply struct {
 	Took time.Duration
 }
 
-// ErrNoEvents means that the app has no EventsURL.
-var ErrNoEvents = errors.New("app has no events URL")
+// ErrNoEvents means that the app has neither an EventsURL nor a long connection.
+var ErrNoEvents = errors.New("app has no events URL and no long connection")
 
 // SendEvent posts one event, encrypted and signed when the app has an encrypt
-// key, and returns the answer, whatever its status. The error is a transport's
+// key, and returns the answer, whatever its status. An app without an EventsURL
+// gets it over one of its long connections, whose answer has a status and a
+// body too. The error is a transport's
 // or a timeout's.
 func (p *Platform) SendEvent(ctx context.Context, e Event) (EventReply, error) {
 	p.mu.Lock()
@@ -70,15 +73,16 @@ func (p *Platform) SendEvent(ctx context.Context, e Event) (EventReply, error) {
 	key, token, url := app.EncryptKey, app.VerificationToken, app.EventsURL
 	p.mu.Unlock()
 	setString(&e.URL, url)
-	if e.URL == "" {
-		return EventReply{}, fmt.Errorf("send event to %s: %w", e.AppID, ErrNoEvents)
-	}
 	if e.WrongToken {
 		token = "not-" + token
 	}
+	e.Plain = e.Plain || e.URL == "" // [D] inside a long connection nothing is encrypted
 	body, err := p.eventBody(e, key, token)
 	if err != nil {
 		return EventReply{}, fmt.Errorf("send event: %w", err)
+	}
+	if e.URL == "" {
+		return p.overLongConnection(ctx, e.AppID, body)
 	}
 	return p.postEvent(ctx, e, key, body)
 }

@@ -23,8 +23,9 @@ const (
 	MessageSend     Endpoint = "messages"       // create and reply
 	MessageUpdate   Endpoint = "message_update" // PATCH
 	ContactEndpoint Endpoint = "contact"
-	AppEndpoint     Endpoint = "app" // bot/v3/info, application/v6/applications/:app_id
-	API             Endpoint = "api" // every other /open-apis/ route
+	AppEndpoint     Endpoint = "app"    // bot/v3/info, application/v6/applications/:app_id
+	EventsEndpoint  Endpoint = "events" // the long connection: bootstrap and handshake
+	API             Endpoint = "api"    // every other /open-apis/ route
 	Unknown         Endpoint = "unknown"
 	Any             Endpoint = "" // in a Fault: each of them
 )

@@ -3,6 +3,7 @@ package larktest
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -47,7 +48,7 @@ type route struct {
 // match finds the route for an escaped path. Literal segments go before
 // variables by the order of the table.
 func (p *Platform) match(method, path string) (*route, map[string]string) {
-	if !strings.HasPrefix(path, "/open-apis/") && !strings.HasPrefix(path, "/oauth/") {
+	if !slices.ContainsFunc([]string{"/open-apis/", "/oauth/", "/callback/", "/ws/"}, func(family string) bool { return strings.HasPrefix(path, family) }) {
 		return nil, nil
 	}
 	segments := strings.Split(path[1:], "/")

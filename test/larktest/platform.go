@@ -94,29 +94,31 @@ type Platform struct {
 	unknown func(method, path string)
 
 	// mu guards everything below, including what the pointers lead to.
-	mu       sync.Mutex
-	switches Switches
-	apps     map[string]*App
-	appOrder []string
-	users    []*User
-	byOpenID map[string]identity // open_id → who, in which app
-	ledger   ledger
-	grants   map[identity]*consented // what each user has granted to each app
-	grantSeq int
-	tokenSeq int
-	tokens   map[string]*token
-	tenant   map[string]*token // app id → the tenant token that is handed out
-	codes    map[string]*code
-	devices  map[string]*device // by device code
-	chat     chat
-	data     map[workspaceKey]*workspace
-	limits   map[string]*window
-	faults   []*Injection
-	faultSeq int
-	clicks   map[string]*clickToken
-	changed  chan struct{} // closed and replaced when something happened
-	closed   chan struct{}
-	streams  map[string]chan struct{} // gates of the sse helper
+	mu        sync.Mutex
+	switches  Switches
+	apps      map[string]*App
+	appOrder  []string
+	users     []*User
+	byOpenID  map[string]identity // open_id → who, in which app
+	ledger    ledger
+	grants    map[identity]*consented // what each user has granted to each app
+	grantSeq  int
+	tokenSeq  int
+	tokens    map[string]*token
+	tenant    map[string]*token // app id → the tenant token that is handed out
+	codes     map[string]*code
+	devices   map[string]*device // by device code
+	chat      chat
+	data      map[workspaceKey]*workspace
+	limits    map[string]*window
+	faults    []*Injection
+	faultSeq  int
+	clicks    map[string]*clickToken
+	tickets   map[string]string // of long connections to come → app id
+	longConns []*longConn
+	changed   chan struct{} // closed and replaced when something happened
+	closed    chan struct{}
+	streams   map[string]chan struct{} // gates of the sse helper
 }
 
 // New returns a Platform. Close it to free requests that a fault holds.
@@ -127,7 +129,7 @@ func New(config Config) *Platform {
 		apps: map[string]*App{}, byOpenID: map[string]identity{},
 		grants: map[identity]*consented{}, tokens: map[string]*token{}, tenant: map[string]*token{},
 		codes: map[string]*code{}, devices: map[string]*device{}, chat: newChat(),
-		data: map[workspaceKey]*workspace{}, limits: map[string]*window{}, clicks: map[string]*clickToken{},
+		data: map[workspaceKey]*workspace{}, limits: map[string]*window{}, clicks: map[string]*clickToken{}, tickets: map[string]string{},
 		changed: make(chan struct{}), closed: make(chan struct{}), streams: map[string]chan struct{}{},
 	}
 	rand.Read(p.secret[:])

@@ -108,6 +108,13 @@ type Switches struct {
 	// (default) repeats the first message's id, else that code (230049).
 	// UNCONFIRMED.
 	DuplicateUUID int `json:"duplicate_uuid"`
+
+	// LongConnection is how the long connection behaves. PingInterval is the
+	// pause between pings that it tells clients, in seconds: 120, as [P] logs
+	// have it. EventParts is how many frames each event comes in, one by default.
+	LongConnection Conduct `json:"long_connection"`
+	PingInterval   int     `json:"ping_interval"`
+	EventParts     int     `json:"event_parts"`
 }
 
 func (s *Switches) defaults() {
@@ -115,6 +122,8 @@ func (s *Switches) defaults() {
 	setInt(&s.UsedCodeCode, 20065)
 	setInt(&s.TenantCredentialsCode, 10014)
 	setInt(&s.ScopeLimit, 200)
+	setInt(&s.PingInterval, 120)
+	setInt(&s.EventParts, 1)
 }
 
 func (s Switches) clone() Switches {

@@ -148,6 +148,8 @@ func (x *examination) keys(e *store.Examination, ring *seal.Keyring) {
 	switch {
 	case e.KeysErr != nil:
 		x.r.fail("keys", e.KeysErr.Error(), "put the missing key back into LARKSIDE_ENCRYPTION_KEYS (behind the first); without it those sessions can't be read")
+	case e.KeyFileOpen != "":
+		x.r.warn("keys", "every user of this machine may read the key file "+e.KeyFileOpen, "chmod 600 "+e.KeyFileOpen)
 	case len(e.Keys) == 0:
 		x.r.ok("keys", "nothing is sealed yet; "+first+" will seal")
 	case ring != nil && (len(e.Keys) > 1 || e.Keys[0] != first):

@@ -13,6 +13,7 @@ import (
 	"larkside/session"
 	"larkside/session/lark"
 	"larkside/session/seal"
+	"larkside/session/store"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
@@ -333,6 +334,26 @@ func TestDatabase(t *testing.T) {
 			t.Errorf("a newer schema: %+v", f)
 		}
 	})
+}
+
+// A key file that everybody may read protects nothing.
+func TestKeyFileOpenToAll(t *testing.T) {
+	_, c := visited(t)
+	open, err := store.Open(t.Context(), store.Config{URL: c.DatabaseURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	open.Close()
+	if f := examined(t, c).of("keys"); f.Status != OK {
+		t.Errorf("mode 0600: %+v", f)
+	}
+	file := strings.TrimPrefix(c.DatabaseURL.Expose(), "sqlite:") + ".key"
+	if err := os.Chmod(file, 0o604); err != nil {
+		t.Fatal(err)
+	}
+	if f := examined(t, c).of("keys"); f.Status != Warn || f.Do != "chmod 600 "+file {
+		t.Errorf("mode 0604: %+v", f)
+	}
 }
 
 // put stores a session that has that refresh token.

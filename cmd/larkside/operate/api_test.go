@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"larkside/proxy/admin"
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/seal"
 	"larkside/session/store"
@@ -60,7 +61,7 @@ func TestOperatingOverUnixSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(admin.New(admin.Config{Key: func() session.Secret { return session.NewSecret(canary) },
+	server := httptest.NewUnstartedServer(admin.New(admin.Config{Key: edge.NewAdminKey(func() session.Secret { return session.NewSecret(canary) }, nil),
 		RotateKeys: func(_ context.Context, progress func(store.Resealed), _ admin.Actor) (store.Resealed, error) {
 			progress(store.Resealed{})
 			return store.Resealed{Key: "k2", Sealed: 3, Retired: []string{"k1", "k0"}}, nil

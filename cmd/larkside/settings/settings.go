@@ -77,7 +77,7 @@ type Settings struct {
 	TenantPaths Paths `env:"TENANT_PATHS" meaning:"path prefixes on which a request that names no user and brings no token of its own gets the app's tenant_access_token, so that an app needs no secret at all"`
 
 	// Scopes always have offline_access.
-	Scopes Scopes `env:"SCOPES" envDefault:"offline_access" meaning:"scopes asked of the user; ‘offline_access’ is always added; at most 200 in the redirect flow, and more than 50 may be too many for a device flow"`
+	Scopes Scopes `env:"SCOPES" envDefault:"offline_access" takes:"scopes as Lark writes them, such as im:message, separated by spaces or commas" meaning:"scopes asked of the user; ‘offline_access’ is always added; at most 200 in the redirect flow, and more than 50 may be too many for a device flow"`
 
 	CacheSize int `env:"CACHE_SIZE" envDefault:"100000" takes:"a whole number of at least 1" meaning:"users' access tokens in the in-process LRU"`
 

@@ -297,6 +297,7 @@ func TestProblems(t *testing.T) {
 		{"a wildcard in the middle", []string{"TENANT_PATHS=/a/*/b"}, `LARKSIDE_TENANT_PATHS: got "/a/*/b" ("/a/*/b": there are no wildcards), takes paths`},
 		{"an encoded path", []string{"TENANT_PATHS=/a%2fb"}, `LARKSIDE_TENANT_PATHS: got "/a%2fb"`},
 		{"a path with a query", []string{"TENANT_PATHS=/a?x"}, `LARKSIDE_TENANT_PATHS: got "/a?x"`},
+		{"what is no scope", []string{"SCOPES=im:message Im:Message"}, `LARKSIDE_SCOPES: got "im:message Im:Message", takes scopes as Lark writes them, such as im:message, separated by spaces or commas`},
 		{"more scopes than the authorize page takes", []string{"PUBLIC_URL=https://x.example", "CONSENT_LISTEN=127.0.0.1:8082", "SCOPES=" + strings.Join(numbered(200), " ")},
 			`LARKSIDE_SCOPES: got 201 scopes with offline_access although consent goes by redirect, takes at most 200 then`},
 		{"no cache", []string{"CACHE_SIZE=0"}, `LARKSIDE_CACHE_SIZE: got "0", takes a whole number of at least 1`},

@@ -215,12 +215,19 @@ const (
 func parseScopes(v string) (Scopes, error) {
 	var all Scopes
 	for _, scope := range append(strings.FieldsFunc(v, listSeparator), "offline_access") {
+		if !scopeShape.MatchString(scope) {
+			return nil, fmt.Errorf("%q is no scope", scope)
+		}
 		if !slices.Contains(all, scope) {
 			all = append(all, scope)
 		}
 	}
 	return all, nil
 }
+
+// scopeShape is that of Lark's scopes, such as im:message:send_as_bot. Lark refuses
+// a whole list for one that has another shape.
+var scopeShape = regexp.MustCompile(`^[a-z0-9_.]+(:[a-z0-9_.]+)*$`)
 
 // Hosts are Host values: a name or address with or without port, or "*".
 type Hosts []string

@@ -9,22 +9,17 @@ import (
 	"larkside/proxy/edge"
 )
 
-// maxTokenCall bounds the body of an SDK's call for its app token.
+// maxTokenCall is how much of the body of an SDK's call for its app's token is
+// read, in bytes.
 const maxTokenCall = 64 << 10
 
 // placeholderSecret is the app_secret of apps that have none.
 const placeholderSecret = "larkside"
 
-// tokenCall reports whether an SDK calls for its tenant's or app's token with
-// the app's secret, which needs no Authorization.
-func tokenCall(method, path string) bool {
-	return method == http.MethodPost &&
-		(path == tokenPrefix+"tenant_access_token/internal" || path == tokenPrefix+"app_access_token/internal")
-}
-
-// answerTokenCall answers a call for an app token with a placeholder, if the
-// secret in it is one. Otherwise the body is as before, and the call is Lark's.
-func (p *proxy) answerTokenCall(x *exchange) (answered bool, err error) {
+// answerTokenCall answers a call for the app's token with a placeholder, if the
+// secret in the call is a placeholder. If not, the body is left as it was, and
+// the call is for Lark.
+func (p *proxy) answerTokenCall(x *request) (answered bool, err error) {
 	if x.in.Body == nil {
 		return false, nil
 	}
@@ -42,14 +37,14 @@ func (p *proxy) answerTokenCall(x *exchange) (answered bool, err error) {
 		}{io.MultiReader(bytes.NewReader(head), x.in.Body), x.in.Body}
 		return false, nil
 	}
-	x.outcome = AnsweredHere
+	x.result.outcome = AnsweredHere
 	h := x.w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set(edge.RequestIDHeader, x.requestID())
 	x.w.WriteHeader(http.StatusOK)
-	// As Lark answers: the app call brings both.
-	if x.path == tokenPrefix+"app_access_token/internal" {
+	// Lark answers the call for the app's token with both tokens.
+	if x.target.path == appTokenPath {
 		io.WriteString(&x.w, `{"code":0,"msg":"ok","app_access_token":"t-larkside","tenant_access_token":"t-larkside","expire":7200}`)
 	} else {
 		io.WriteString(&x.w, `{"code":0,"msg":"ok","tenant_access_token":"t-larkside","expire":7200}`)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,18 +15,29 @@ import (
 	"larkside/session"
 )
 
-// Lark says that a token is no good in the JSON body, under any HTTP status
-// (400, 401, and 200 on user_info). So an answer's beginning is looked at
-// before it is passed on: every answer from 400 up, and JSON of at most 4 KiB
-// below. The look ends as soon as the envelope's code is known, which Lark
-// puts first: what streams isn't held back.
+// Lark refuses a token in the JSON body of an answer, under any HTTP status (400,
+// 401, and 200 on user_info). So the beginning of an answer is read before it is
+// passed on: of every answer with a status from 400 up, and of JSON of at most 4 KiB
+// below. Reading ahead ends as soon as the envelope's code is known. Lark puts it
+// first, so an answer that streams isn't held back.
 
 const (
-	// peekSuccess is how large a 2xx answer may be to be looked at.
+	// peekSuccess is how large a 2xx answer may be to be read ahead, in bytes.
 	peekSuccess = 4 << 10
-	// peekFailure bounds the look at an answer from 400 up.
+	// peekFailure bounds what is read ahead of an answer from 400 up.
 	peekFailure = 64 << 10
 )
+
+// larkAnswer is Lark's answer to a request.
+type larkAnswer struct {
+	// err is why there is none to pass on.
+	err error
+	// passed is the one that is passed on; its trailers come after its body.
+	passed *http.Response
+	// ahead is what was read ahead of the body, and buffer its memory.
+	ahead  peekedBody
+	buffer *[]byte // lent; nil until something is read ahead
+}
 
 // larkError is the part of Lark's envelope that matters here.
 type larkError struct {
@@ -41,15 +53,7 @@ type larkError struct {
 	refusal session.Refusal
 }
 
-// refusals returns the function that reads answers to a token of kind c.
-func (p *proxy) refusals(c credential) func(code int, msg string) session.Refusal {
-	if c == tenantToken {
-		return p.cfg.TenantTokenRefusal
-	}
-	return p.cfg.UserTokenRefusal
-}
-
-// scopes returns the alternatives of which one would do.
+// scopes returns the scopes of which one would do.
 func (e *larkError) scopes() []string {
 	var scopes []string
 	for _, v := range e.Error.Violations {
@@ -63,35 +67,30 @@ func (e *larkError) scopes() []string {
 // maxAlternatives bounds what is taken out of one answer.
 const maxAlternatives = 20
 
-// scopeName reports whether s looks like a scope (im:message:send_as_bot). It
-// comes from outside and goes into a link.
-func scopeName(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !idByte(c) && c != ':' {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 128
-}
+// scopeName reports whether s looks like a scope (im:message:send_as_bot). It comes
+// from outside and goes into a link.
+func scopeName(s string) bool { return scopePattern.MatchString(s) }
 
-// peeked is an answer's body with its beginning read ahead.
-type peeked struct {
+var scopePattern = regexp.MustCompile(`^[A-Za-z0-9_.@:-]{1,128}$`)
+
+// peekedBody is the body of an answer whose beginning was read ahead.
+type peekedBody struct {
 	head []byte
 	rest io.ReadCloser
 }
 
-func (p *peeked) Read(b []byte) (int, error) {
-	if len(p.head) > 0 {
-		n := copy(b, p.head)
-		p.head = p.head[n:]
+func (b *peekedBody) Read(p []byte) (int, error) {
+	if len(b.head) > 0 {
+		n := copy(p, b.head)
+		b.head = b.head[n:]
 		return n, nil
 	}
-	return p.rest.Read(b)
+	return b.rest.Read(p)
 }
 
-func (p *peeked) Close() error { return p.rest.Close() }
+func (b *peekedBody) Close() error { return b.rest.Close() }
 
-// peekLimit returns how many bytes of res may be read ahead, 0 for none.
+// peekLimit returns how many bytes of res may be read ahead.
 func peekLimit(res *http.Response) int {
 	switch {
 	case res.Request.Method == http.MethodHead, res.Body == http.NoBody, res.ContentLength == 0:
@@ -101,7 +100,7 @@ func peekLimit(res *http.Response) int {
 	case res.StatusCode/100 != 2, res.ContentLength > peekSuccess, !isJSON(res.Header.Get("Content-Type")):
 		return 0
 	}
-	return peekSuccess + 1 // one more tells the larger ones
+	return peekSuccess + 1 // the last byte shows that the answer is larger
 }
 
 func isJSON(contentType string) bool {
@@ -114,29 +113,39 @@ func isJSON(contentType string) bool {
 	return err == nil && strings.HasSuffix(t, "+json")
 }
 
-// inspect reads what Lark's answer says about the token, and leaves res as it
-// came. The bytes read ahead stay in x.peek until the exchange ends.
-func (p *proxy) inspect(x *exchange, res *http.Response) larkError {
+// inspect returns what res says about the token that was sent, which refusal tells,
+// and leaves res to be read as it came. The bytes that it read ahead stay in
+// a.buffer until [larkAnswer.release].
+func (a *larkAnswer) inspect(res *http.Response, lent *peekBuffers, refusal func(code int, msg string) session.Refusal) larkError {
 	limit := peekLimit(res)
 	if limit == 0 {
 		return larkError{}
 	}
-	x.borrow(&p.peeks)
-	data, found := readEnvelope(res, *x.peek, limit, p.refusals(x.credential))
-	found.refusal = p.refusals(x.credential)(found.Code, found.Msg)
-	*x.peek = data[:0]
-	x.answerBody = peeked{data, res.Body}
-	res.Body = &x.answerBody
-	return found
+	if a.buffer == nil {
+		a.buffer = lent.get()
+	}
+	data, said := readEnvelope(res, *a.buffer, limit, refusal)
+	said.refusal = refusal(said.Code, said.Msg)
+	*a.buffer = data[:0]
+	a.ahead = peekedBody{data, res.Body}
+	res.Body = &a.ahead
+	return said
 }
 
-// readEnvelope reads res.Body into buf until the envelope's code is known, and
-// all of it, up to limit, when the code is about the token. An error ends the
-// look; whoever reads on meets it again.
-func readEnvelope(res *http.Response, buf []byte, limit int, refusal func(int, string) session.Refusal) (data []byte, found larkError) {
+// release gives the buffer back. The answer's body must not be read any more.
+func (a *larkAnswer) release(lent *peekBuffers) {
+	if a.buffer != nil {
+		lent.put(a.buffer)
+	}
+}
+
+// readEnvelope reads res.Body into buf until the envelope's code is known. If the
+// code is about the token, it reads all of the body, up to limit. It stops at an
+// error, which whoever reads on meets again.
+func readEnvelope(res *http.Response, buf []byte, limit int, refusal func(int, string) session.Refusal) (data []byte, said larkError) {
 	var err error
 	encoded := res.Header.Get("Content-Encoding") != "" && !strings.EqualFold(res.Header.Get("Content-Encoding"), "identity")
-	scan := 0 // when data is this long it is worth looking again
+	scan := 0 // how long data has to be before it is scanned again
 	for data = buf[:0]; len(data) < limit && err == nil; {
 		if len(data) == cap(data) {
 			data = append(data, 0)[:len(data)]
@@ -150,10 +159,11 @@ func readEnvelope(res *http.Response, buf []byte, limit int, refusal func(int, s
 		if code, known := envelopeCode(data); known && refusal(code, "") == session.NotRefused {
 			return data, larkError{Code: code}
 		}
-		scan = len(data) + len(data)/8 // byte by byte must not cost the square
+		// A body that comes byte by byte must not be scanned at each of them.
+		scan = len(data) + len(data)/8
 	}
 	if res.StatusCode < 400 && len(data) > peekSuccess {
-		return data, found
+		return data, larkError{}
 	}
 	if encoded {
 		return data, parseEnvelope(gunzip(res.Header.Get("Content-Encoding"), data))
@@ -162,17 +172,17 @@ func readEnvelope(res *http.Response, buf []byte, limit int, refusal func(int, s
 }
 
 func parseEnvelope(text []byte) larkError {
-	var found larkError
-	if json.Unmarshal(text, &found) != nil {
-		// Cut, or not quite JSON: what can be recognised counts.
-		found.Code, _ = envelopeCode(text)
-		found.Msg = string(text)
+	var said larkError
+	if json.Unmarshal(text, &said) != nil {
+		// The text was cut off, or isn't quite JSON. What can be recognised counts.
+		said.Code, _ = envelopeCode(text)
+		said.Msg = string(text)
 	}
-	return found
+	return said
 }
 
-// gunzip decodes at most peekFailure bytes; nil for other encodings, which are
-// not asked for.
+// gunzip decodes at most peekFailure bytes. It returns nil for another encoding,
+// which Larkside doesn't ask for.
 func gunzip(encoding string, data []byte) []byte {
 	if !strings.EqualFold(encoding, "gzip") && !strings.EqualFold(encoding, "x-gzip") {
 		return nil
@@ -185,9 +195,9 @@ func gunzip(encoding string, data []byte) []byte {
 	return text
 }
 
-// envelopeCode scans the beginning of a JSON object for its own "code". known
-// is false as long as more bytes may bring it; a text that isn't an object, or
-// ends without one, has the code 0.
+// envelopeCode scans the beginning of a JSON object for its own member "code".
+// known is false as long as more bytes may bring one. The code of a text that isn't
+// an object, or has no such member, is 0.
 func envelopeCode(data []byte) (code int, known bool) {
 	i := skipSpace(data, 0)
 	if i == len(data) {
@@ -223,7 +233,7 @@ func envelopeCode(data []byte) (code int, known bool) {
 	return 0, false
 }
 
-// stringEnd returns the index behind the string that begins at i, or -1.
+// stringEnd returns the index after the string that begins at i, or -1.
 func stringEnd(data []byte, i int) int {
 	for i++; i < len(data); i++ {
 		switch data[i] {
@@ -243,8 +253,8 @@ func skipSpace(data []byte, i int) int {
 	return i
 }
 
-// number reads the integer at i. It is known once something follows it; what
-// isn't an integer is 0.
+// number reads the integer at i. It is known once something follows it. Anything
+// else than an integer is 0.
 func number(data []byte, i int) (int, bool) {
 	end := i
 	for end < len(data) && (data[end] == '-' || '0' <= data[end] && data[end] <= '9') {
@@ -260,10 +270,10 @@ func number(data []byte, i int) (int, bool) {
 	return n, true
 }
 
-// peeks lends the buffers that answers are read ahead into.
-type peeks struct{ pool sync.Pool }
+// peekBuffers lends the buffers that answers are read ahead into.
+type peekBuffers struct{ pool sync.Pool }
 
-func (p *peeks) get() *[]byte {
+func (p *peekBuffers) get() *[]byte {
 	if buf, ok := p.pool.Get().(*[]byte); ok {
 		return buf
 	}
@@ -271,9 +281,8 @@ func (p *peeks) get() *[]byte {
 	return &buf
 }
 
-// put takes back buf, unless it has grown: one large failure must not make
-// every buffer large.
-func (p *peeks) put(buf *[]byte) {
+// put takes buf back, unless a large failure has made it large.
+func (p *peekBuffers) put(buf *[]byte) {
 	if cap(*buf) <= 2*peekSuccess {
 		p.pool.Put(buf)
 	}

@@ -1,0 +1,91 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"larkside/proxy/edge"
+	"larkside/session"
+)
+
+// admit decides which credential the request goes on with, and gets it.
+func (p *proxy) admit(x *request) error {
+	h := x.in.Header
+	user, err := userID(h)
+	if err != nil {
+		return err
+	}
+	if x.who.app, err = appID(h, p.cfg.Apps); err != nil {
+		return err
+	}
+	if x.target.class.tokenCall {
+		user = "" // SDKs set the header on all requests once it is set on the client
+	}
+	own := ownAuthorization(h)
+	if x.target.fetchesAppToken() && own == "" {
+		// Such a call needs no credential. It is answered here, or its caller's
+		// limits are checked before it is forwarded.
+		x.result.outcome = PassedThrough
+		return nil
+	}
+	if err := x.who.limit.request(x.target.method, x.target.path); err != nil {
+		return err
+	}
+	switch {
+	case user != "" && !x.target.class.inject:
+		return edge.PathNotAllowed
+	case user != "":
+		x.credential.kind, x.result.outcome = userToken, Proxied
+		return p.admitUser(x, user)
+	case own != "":
+		x.credential, x.result.outcome = credential{kind: ownToken, own: own}, PassedThrough
+		return nil
+	case x.target.class.tenant:
+		x.credential.kind, x.result.outcome = tenantToken, WithTenantToken
+		if err := x.who.limit.tenant(); err != nil {
+			return err
+		}
+		x.credential.tenant, err = p.cfg.Tenant.TenantAccessToken(x, x.who.app)
+		return err
+	}
+	return edge.UserIDRequired
+}
+
+// admitUser gets the token of the user whom the app calls name.
+func (p *proxy) admitUser(x *request, name string) error {
+	var err error
+	x.who.user, err = p.resolve(x, name)
+	if err == nil || errors.Is(err, session.ErrNotFound) {
+		// Unknown names are checked too, so that callers can't probe for users.
+		if refused := x.who.limit.user(x.who.user.OpenID, name); refused != nil {
+			return refused
+		}
+	}
+	if err == nil {
+		err = p.findToken(x)
+	}
+	if err == nil {
+		return nil
+	}
+	return p.askAndWait(x, err)
+}
+
+// resolve returns the user whom the app calls name. An open_id names a user by
+// itself.
+func (p *proxy) resolve(x *request, name string) (session.Key, error) {
+	switch {
+	case strings.HasPrefix(name, "ou_"):
+		return session.Key{AppID: x.who.app, OpenID: name}, nil
+	case p.cfg.Resolver == nil:
+		return session.Key{}, session.ErrNotFound
+	}
+	user, err := p.cfg.Resolver.Resolve(x.identifyContext(), x.who.app, name)
+	switch {
+	case err != nil:
+		return session.Key{}, err
+	case user.AppID != x.who.app || user.OpenID == "":
+		return session.Key{}, fmt.Errorf("resolver returned a user of another app: %w", session.ErrUnavailable)
+	}
+	return user, nil
+}
