@@ -13,7 +13,7 @@ import (
 func TestRefreshByHandThatFails(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
-		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503})
 		if a, err := w.source.Refresh(t.Context(), k); !errors.Is(err, session.ErrRefreshUnavailable) {
 			t.Errorf("with Lark failing: %v, %v", a, err)
 		}
@@ -70,7 +70,7 @@ func TestBudgetAndResting(t *testing.T) {
 		if err := w.source.Resting(larktest.AppID); err != nil {
 			t.Errorf("resting: %v", err)
 		}
-		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20074})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20074})
 		w.source.Refresh(t.Context(), k)
 		if err := w.source.Resting(larktest.AppID); !errors.Is(err, session.ErrAppMisconfigured) {
 			t.Errorf("with the refresh switch off: %v", err)

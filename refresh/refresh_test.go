@@ -2,7 +2,6 @@ package refresh
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
 
@@ -26,7 +26,7 @@ func TestFreshTokenIsServed(t *testing.T) {
 				t.Fatalf("%v %v", found, err)
 			}
 		}
-		if n := w.attempts(); n != 0 {
+		if n := w.TokenCalls(); n != 0 {
 			t.Errorf("%d calls to the token endpoint", n)
 		}
 	})
@@ -34,7 +34,7 @@ func TestFreshTokenIsServed(t *testing.T) {
 
 func TestNoSession(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
-		_, found, err := w.token(key("ou_nobody"))
+		_, found, err := w.token(dbtest.Key("ou_nobody"))
 		var e *session.ConsentRequiredError
 		if !errors.As(err, &e) || e.Reason != session.NoSession || found != session.Missing {
 			t.Errorf("%v %v", found, err)
@@ -49,7 +49,7 @@ func TestRenewedBehindRequests(t *testing.T) {
 		k := w.consented(larktest.Alice)
 		first, _, _ := w.token(k)
 		time.Sleep(2*time.Hour - 10*time.Minute)
-		slow := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
 		start := time.Now()
 		for range 100 {
 			a, _, err := w.token(k)
@@ -77,7 +77,7 @@ func TestExpiredIsRefreshedOnce(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
-		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Delay: time.Second})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Delay: time.Second})
 		var refreshed, waited atomic.Int32
 		together(50, func(int) {
 			a, found, err := w.token(k)
@@ -103,7 +103,7 @@ func TestCallerHangsUp(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
-		slow := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, HangAnswer: true})
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, HangAnswer: true})
 		ctx, hangUp := context.WithCancel(t.Context())
 		gone := make(chan error, 1)
 		go func() {
@@ -117,7 +117,7 @@ func TestCallerHangsUp(t *testing.T) {
 		}
 		slow.Release()
 		synctest.Wait()
-		if row := w.row(k); row.Version != 2 {
+		if row := w.Row(k); row.Version != 2 {
 			t.Errorf("version %d: the new pair was not stored", row.Version)
 		}
 	})
@@ -161,12 +161,12 @@ func TestEveryCode(t *testing.T) {
 			inWorld(t, nil, nil, func(t *testing.T, w *world) {
 				k := w.consented(larktest.Alice)
 				time.Sleep(3 * time.Hour)
-				w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: c.code, Times: -1})
-				_, class, err := w.source.run(background(), k, want{version: 1})
+				w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: c.code, Times: -1})
+				_, class, err := w.source.run(context.Background(), k, want{version: 1})
 				if class != c.class || !errors.Is(err, c.err) {
 					t.Errorf("class %s, %v", class, err)
 				}
-				if row := w.row(k); row.State != c.state || row.Reason != c.reason {
+				if row := w.Row(k); row.State != c.state || row.Reason != c.reason {
 					t.Errorf("state %s reason %q", row.State, row.Reason)
 				}
 			})
@@ -181,7 +181,7 @@ func TestDoubtedUser(t *testing.T) {
 	expired := func(t *testing.T, w *world) session.Key {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
-		w.platform.Fault(doubt)
+		w.Lark.Fault(doubt)
 		if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
 			t.Fatalf("the first time: %v", err)
 		}
@@ -195,7 +195,7 @@ func TestDoubtedUser(t *testing.T) {
 				t.Fatalf("when Lark says otherwise: %v", err)
 			}
 			time.Sleep(3 * time.Hour)
-			w.platform.Fault(doubt)
+			w.Lark.Fault(doubt)
 			if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
 				t.Errorf("a doubt that was cleared counts: %v", err)
 			}
@@ -206,7 +206,7 @@ func TestDoubtedUser(t *testing.T) {
 			k := expired(t, w)
 			for range 5 {
 				time.Sleep(10 * time.Second)
-				w.platform.Fault(doubt)
+				w.Lark.Fault(doubt)
 				if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
 					t.Errorf("got %v", err)
 				}
@@ -217,7 +217,7 @@ func TestDoubtedUser(t *testing.T) {
 		inWorld(t, nil, nil, func(t *testing.T, w *world) {
 			k := expired(t, w)
 			time.Sleep(time.Minute)
-			w.platform.Fault(doubt)
+			w.Lark.Fault(doubt)
 			if _, _, err := w.token(k); !errors.Is(err, session.ErrUserDisabled) {
 				t.Errorf("got %v", err)
 			}
@@ -227,8 +227,8 @@ func TestDoubtedUser(t *testing.T) {
 		inWorld(t, nil, nil, func(t *testing.T, w *world) {
 			k := w.consented(larktest.Alice)
 			time.Sleep(3 * time.Hour)
-			w.platform.UpdateUser(larktest.Alice, func(u *larktest.User) { u.Status = larktest.Resigned })
-			w.platform.Fault(doubt)
+			w.Lark.UpdateUser(larktest.Alice, func(u *larktest.User) { u.Status = larktest.Resigned })
+			w.Lark.Fault(doubt)
 			if _, _, err := w.token(k); !errors.Is(err, session.ErrUserDisabled) {
 				t.Errorf("got %v", err)
 			}
@@ -254,14 +254,14 @@ func TestFailureBehindALivingToken(t *testing.T) {
 			k := w.consented(larktest.Alice)
 			time.Sleep(2*time.Hour - 5*time.Minute)
 			f.Endpoint, f.Times = larktest.TokenEndpoint, -1
-			w.platform.Fault(f)
+			w.Lark.Fault(f)
 			for range 4 * 60 {
 				if a, _, err := w.token(k); err != nil || !a.Usable(time.Now()) {
 					t.Fatalf("%+v: %v", f, err)
 				}
 				time.Sleep(time.Second)
 			}
-			w.platform.ClearFaults()
+			w.Lark.ClearFaults()
 		})
 	}
 }
@@ -272,7 +272,7 @@ func TestBackoff(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
-		down := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20050, Times: -1})
+		down := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20050, Times: -1})
 		for range 600 * 10 {
 			var e *session.RetryError
 			if _, _, err := w.token(k); !errors.As(err, &e) || !errors.Is(err, session.ErrRefreshUnavailable) || e.After < time.Second {
@@ -280,7 +280,7 @@ func TestBackoff(t *testing.T) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		calls := w.platform.Calls(larktest.To(larktest.TokenEndpoint))
+		calls := w.Lark.Calls(larktest.To(larktest.TokenEndpoint))
 		for i, least := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
 			if gap := calls[i+1].At.Sub(calls[i].At); gap < least*time.Second || gap > least*time.Second*5/4+time.Second {
 				t.Errorf("gap %d is %s, want %d s and at most a quarter more", i, gap, least)
@@ -301,7 +301,7 @@ func TestCrashWindow(t *testing.T) {
 		inWorld(t, nil, nil, func(t *testing.T, w *world) {
 			k := w.consented(larktest.Alice)
 			time.Sleep(3 * time.Hour)
-			w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Drop: true})
+			w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Drop: true})
 			if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
 				t.Fatal(err)
 			}
@@ -315,15 +315,15 @@ func TestCrashWindow(t *testing.T) {
 		inWorld(t, nil, nil, func(t *testing.T, w *world) {
 			k := w.consented(larktest.Alice)
 			time.Sleep(2*time.Hour - 5*time.Minute)
-			w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Processed: true, Drop: true})
+			w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Processed: true, Drop: true})
 			w.token(k)
 			synctest.Wait()
 			time.Sleep(2 * time.Second)
-			_, class, err := w.source.run(background(), k, want{version: 1})
+			_, class, err := w.source.run(context.Background(), k, want{version: 1})
 			if class != RotationLost || err != nil {
 				t.Errorf("class %s, %v", class, err)
 			}
-			row := w.row(k)
+			row := w.Row(k)
 			if row.State != session.ConsentRequired || row.Reason != session.RefreshTokenUsed {
 				t.Errorf("%s %s", row.State, row.Reason)
 			}
@@ -344,9 +344,9 @@ func TestCrashWindow(t *testing.T) {
 func TestShutdownStores(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
-		before := w.row(k)
+		before := w.Row(k)
 		time.Sleep(before.ExpiresAt.Sub(before.IssuedAt) * 95 / 100)
-		held := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
 		if a, _, err := w.token(k); err != nil || a.Version != before.Version {
 			t.Fatalf("%+v, %v", a, err)
 		}
@@ -365,7 +365,7 @@ func TestShutdownStores(t *testing.T) {
 		if err := <-down; err != nil {
 			t.Error(err)
 		}
-		if after := w.row(k); after.Version == before.Version || after.Attempts != 0 {
+		if after := w.Row(k); after.Version == before.Version || after.Attempts != 0 {
 			t.Errorf("version %d, %d attempts: the new pair is not stored", after.Version, after.Attempts)
 		}
 	})
@@ -394,11 +394,11 @@ func TestShutdownBeginsNothing(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if later != 4 || w.attempts() != 1 {
-			t.Errorf("%d were told to come again, %d calls to the token endpoint", later, w.attempts())
+		if later != 4 || w.TokenCalls() != 1 {
+			t.Errorf("%d were told to come again, %d calls to the token endpoint", later, w.TokenCalls())
 		}
 		for _, k := range keys {
-			if row := w.row(k); row.State != session.Active || row.Attempts != 0 {
+			if row := w.Row(k); row.State != session.Active || row.Attempts != 0 {
 				t.Errorf("%s: %s, %d attempts", k.OpenID, row.State, row.Attempts)
 			}
 		}
@@ -431,7 +431,7 @@ func TestClaimsQueue(t *testing.T) {
 					got <- err
 				}()
 				synctest.Wait()
-				if n := w.attempts(); n != 0 || len(got) > 0 {
+				if n := w.TokenCalls(); n != 0 || len(got) > 0 {
 					t.Errorf("%d calls to the token endpoint while another claims", n)
 				}
 				tc.end(w)
@@ -439,8 +439,8 @@ func TestClaimsQueue(t *testing.T) {
 				if took := time.Since(began); took != tc.after || errors.Is(err, session.ErrRefreshUnavailable) != tc.stopped || !tc.stopped && err != nil {
 					t.Errorf("%v after %v", err, took)
 				}
-				if row := w.row(k); row.Attempts != 0 || tc.stopped != (w.attempts() == 0) {
-					t.Errorf("%d attempts, %d calls", row.Attempts, w.attempts())
+				if row := w.Row(k); row.Attempts != 0 || tc.stopped != (w.TokenCalls() == 0) {
+					t.Errorf("%d attempts, %d calls", row.Attempts, w.TokenCalls())
 				}
 			})
 		})
@@ -452,7 +452,7 @@ func TestShutdownGivesUp(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
-		held := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
 		go w.token(k)
 		if err := held.Await(t.Context(), 1); err != nil {
 			t.Fatal(err)
@@ -471,18 +471,18 @@ func TestShutdownGivesUp(t *testing.T) {
 func TestReplicasRefreshOnce(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
-		_, second := w.replica(nil)
-		_, third := w.replica(nil)
+		second := w.replica(nil)
+		third := w.replica(nil)
 		time.Sleep(3 * time.Hour)
-		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Delay: time.Second, Times: -1})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Delay: time.Second, Times: -1})
 		together(3, func(i int) {
 			s := []*Source{w.source, second, third}[i]
 			if a, _, err := s.Token(t.Context(), k); err != nil || !a.Usable(time.Now()) {
 				t.Errorf("replica %d: %v", i, err)
 			}
 		})
-		if w.attempts() != 1 {
-			t.Errorf("%d calls to the token endpoint, want 1", w.attempts())
+		if w.TokenCalls() != 1 {
+			t.Errorf("%d calls to the token endpoint, want 1", w.TokenCalls())
 		}
 	})
 }
@@ -492,7 +492,7 @@ func TestLeaseOfTheDeadIsTakenOver(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
-		if _, err := w.store.Leases.Claim(t.Context(), k, 1, 20*time.Second); err != nil {
+		if _, err := w.Store.Leases.Claim(t.Context(), k, 1, 20*time.Second); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
@@ -511,11 +511,7 @@ func TestDatabaseFailsAfterTheExchange(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
-		raw, err := sql.Open("sqlite", "file:"+w.dbPath)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer raw.Close()
+		raw := w.DB.SQL(t)
 		w.source.testingOnlyBeforeStore = func(session.Key) {
 			if _, err := raw.Exec(`ALTER TABLE sessions RENAME TO away`); err != nil {
 				t.Error(err)
@@ -532,11 +528,11 @@ func TestDatabaseFailsAfterTheExchange(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
-		if row := w.row(k); row.Version != 2 || row.State != session.Active {
+		if row := w.Row(k); row.Version != 2 || row.State != session.Active {
 			t.Errorf("version %d, %s", row.Version, row.State)
 		}
-		if _, _, err := w.token(k); err != nil || w.attempts() != 1 {
-			t.Errorf("%d calls, %v", w.attempts(), err)
+		if _, _, err := w.token(k); err != nil || w.TokenCalls() != 1 {
+			t.Errorf("%d calls, %v", w.TokenCalls(), err)
 		}
 	})
 }
@@ -546,7 +542,7 @@ func TestDatabaseFailsAfterTheExchange(t *testing.T) {
 func TestLateStoreBringsTheSessionBack(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
-		_, other := w.replica(nil)
+		other := w.replica(nil)
 		time.Sleep(3 * time.Hour)
 		w.source.testingOnlyBeforeStore = func(session.Key) { time.Sleep(time.Minute) }
 		done := make(chan error, 1)
@@ -561,7 +557,7 @@ func TestLateStoreBringsTheSessionBack(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("the late one: %v", err)
 		}
-		if row := w.row(k); row.State != session.Active || row.Version != 2 {
+		if row := w.Row(k); row.State != session.Active || row.Version != 2 {
 			t.Errorf("%s, version %d", row.State, row.Version)
 		}
 	})
@@ -573,7 +569,7 @@ func TestRevokedMeanwhile(t *testing.T) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(3 * time.Hour)
 		w.source.testingOnlyBeforeStore = func(session.Key) {
-			if _, err := w.store.Sessions.Revoke(t.Context(), k, session.Revoked); err != nil {
+			if _, err := w.Store.Sessions.Revoke(t.Context(), k, session.Revoked); err != nil {
 				t.Error(err)
 			}
 		}
@@ -581,7 +577,7 @@ func TestRevokedMeanwhile(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		w.shutdown()
-		for _, token := range w.platform.Ledger(larktest.Alice) {
+		for _, token := range w.Lark.Ledger(larktest.Alice) {
 			if token.Kind == larktest.RefreshToken && !token.Spent && !token.Revoked {
 				t.Error("a refresh token outlives the revocation")
 			}
@@ -603,20 +599,20 @@ func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 		if _, err := w.source.Refused(t.Context(), k, 1); err != nil {
 			t.Error(err)
 		}
-		if w.attempts() != 1 {
-			t.Errorf("%d refreshes", w.attempts())
+		if w.TokenCalls() != 1 {
+			t.Errorf("%d refreshes", w.TokenCalls())
 		}
 		// What refuses the successor too refuses the next one as well, whichever
 		// replica hears of it.
-		_, other := w.replica(nil)
+		other := w.replica(nil)
 		for _, s := range []*Source{w.source, other} {
 			time.Sleep(10 * time.Second)
 			if _, err := s.Refused(t.Context(), k, 2); !errors.Is(err, session.ErrConsentRequired) {
 				t.Errorf("the successor: %v", err)
 			}
 		}
-		if w.attempts() != 1 {
-			t.Errorf("%d refreshes", w.attempts())
+		if w.TokenCalls() != 1 {
+			t.Errorf("%d refreshes", w.TokenCalls())
 		}
 		// Later it is a token like any other, and so is the pair of a new consent.
 		time.Sleep(11 * time.Second)
@@ -637,7 +633,7 @@ func TestRefusedJoinsAFailingRenewal(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(2*time.Hour - 5*time.Minute)
-		slow := w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, HangAnswer: true, Code: 20072})
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, HangAnswer: true, Code: 20072})
 		if a, _, err := w.token(k); err != nil || a.Version != 1 {
 			t.Fatalf("behind a request: %v", err)
 		}
@@ -672,7 +668,7 @@ func TestWaitingPromotes(t *testing.T) {
 		time.Sleep(90 * time.Second) // the sweep's eight are in line
 		start := time.Now()
 		together(len(keys), func(i int) {
-			if row := w.row(keys[i]); row.Version != 1 || i < len(keys)/2 {
+			if row := w.Row(keys[i]); row.Version != 1 || i < len(keys)/2 {
 				return
 			}
 			if _, _, err := w.token(keys[i]); err != nil {
@@ -709,8 +705,8 @@ func TestClockJumps(t *testing.T) {
 		if a, err := w.source.Refused(t.Context(), k, a.Version); err != nil || a.Version != 3 {
 			t.Fatalf("refused by Lark after a jump back: %v", err)
 		}
-		if row := w.row(k); row.State != session.Active || w.attempts() != 2 {
-			t.Errorf("%s after %d refreshes", row.State, w.attempts())
+		if row := w.Row(k); row.State != session.Active || w.TokenCalls() != 2 {
+			t.Errorf("%s after %d refreshes", row.State, w.TokenCalls())
 		}
 	})
 }
@@ -719,13 +715,13 @@ func TestRefusedWhileLarkFails(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(time.Minute)
-		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20072})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20072})
 		if _, err := w.source.Refused(t.Context(), k, 1); !errors.Is(err, session.ErrRefreshUnavailable) {
 			t.Errorf("got %v", err)
 		}
 		// A dead grant whose access token Lark refuses is not served again.
 		time.Sleep(time.Minute)
-		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20064})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20064})
 		if _, err := w.source.Refused(t.Context(), k, 1); !errors.Is(err, session.ErrConsentRequired) {
 			t.Errorf("got %v", err)
 		}
@@ -741,7 +737,7 @@ func TestRefusedApp(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		keys := users(w, 20)
 		time.Sleep(3 * time.Hour)
-		w.platform.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = true })
+		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = true })
 		for range 60 {
 			for _, k := range keys {
 				if _, _, err := w.token(k); !errors.Is(err, session.ErrAppMisconfigured) {
@@ -750,13 +746,13 @@ func TestRefusedApp(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if n := w.attempts(); n < 2 || n > 3 {
+		if n := w.TokenCalls(); n < 2 || n > 3 {
 			t.Errorf("%d calls in a minute", n)
 		}
 		if w.source.Refusal(larktest.AppID) == nil {
 			t.Error("no refusal on record")
 		}
-		w.platform.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = false })
+		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = false })
 		w.source.Reconsider()
 		for _, k := range keys {
 			if _, _, err := w.token(k); err != nil {
@@ -775,16 +771,16 @@ func TestCircuitOpens(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		keys := users(w, 100)
 		time.Sleep(3 * time.Hour)
-		w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503, Body: "down", Times: -1})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503, Body: "down", Times: -1})
 		for _, k := range keys {
 			if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
 				t.Fatal(err)
 			}
 		}
-		if n := w.attempts(); n != breakAfter {
+		if n := w.TokenCalls(); n != breakAfter {
 			t.Errorf("%d calls, want %d", n, breakAfter)
 		}
-		w.platform.ClearFaults()
+		w.Lark.ClearFaults()
 		time.Sleep(breakFor + time.Second)
 		for _, k := range keys[breakAfter:] {
 			if _, _, err := w.token(k); err != nil {
@@ -807,7 +803,7 @@ func TestMassExpiry(t *testing.T) {
 		keys := users(w, n)
 		sources := []*Source{w.source}
 		for range 2 {
-			_, s := w.replica(func(c *Config) { c.Limits = rates })
+			s := w.replica(func(c *Config) { c.Limits = rates })
 			sources = append(sources, s)
 		}
 		time.Sleep(3 * time.Hour)
@@ -823,7 +819,7 @@ func TestMassExpiry(t *testing.T) {
 		if took > most*11/10 {
 			t.Errorf("took %s, want at most a tenth more than %s", took, most)
 		}
-		if calls := w.attempts(); calls != n {
+		if calls := w.TokenCalls(); calls != n {
 			t.Errorf("%d calls to the token endpoint for %d sessions", calls, n)
 		}
 	})
@@ -839,7 +835,7 @@ func TestAdmissionsAreNotWasted(t *testing.T) {
 		keys := users(w, n)
 		sources := []*Source{w.source}
 		for range 2 {
-			_, s := w.replica(func(c *Config) { c.Limits = rates })
+			s := w.replica(func(c *Config) { c.Limits = rates })
 			sources = append(sources, s)
 		}
 		time.Sleep(3 * time.Hour)
@@ -854,7 +850,7 @@ func TestAdmissionsAreNotWasted(t *testing.T) {
 		if took, most := time.Since(start), 13*time.Second; took > most {
 			t.Errorf("took %s, want at most %s", took, most)
 		}
-		if calls := w.attempts(); calls != n {
+		if calls := w.TokenCalls(); calls != n {
 			t.Errorf("%d calls to the token endpoint for %d sessions", calls, n)
 		}
 	})
@@ -878,11 +874,11 @@ func TestNewsKeepsThePlaceInLine(t *testing.T) {
 		for range 12 {
 			time.Sleep(time.Second)
 			// A consent that begins and ends changes the user, not the session.
-			p, _, err := w.store.Consents.Begin(t.Context(), keys[1], session.DeviceFlow, "x", time.Second, time.Minute)
+			p, _, err := w.Store.Consents.Begin(t.Context(), keys[1], session.DeviceFlow, "x", time.Second, time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := w.store.Consents.Close(t.Context(), p.ID, session.ConsentFailed, ""); err != nil {
+			if _, err := w.Store.Consents.Close(t.Context(), p.ID, session.ConsentFailed, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -897,7 +893,7 @@ func TestUrgentGoesFirst(t *testing.T) {
 	rates := []session.Limit{{N: 10, Period: time.Minute}}
 	inWorld(t, nil, func(c *Config) { c.Limits, c.Sweep = rates, time.Minute }, func(t *testing.T, w *world) {
 		keys := users(w, 50)
-		_, other := w.replica(func(c *Config) { c.Limits = rates })
+		other := w.replica(func(c *Config) { c.Limits = rates })
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		time.Sleep(6 * 24 * time.Hour)
@@ -920,7 +916,7 @@ func TestUrgentGoesFirst(t *testing.T) {
 func TestSweepKeepsIdleSessions(t *testing.T) {
 	inWorld(t, nil, func(c *Config) { c.Sweep = 10 * time.Minute }, func(t *testing.T, w *world) {
 		keys := users(w, 60)
-		_, other := w.replica(func(c *Config) { c.Sweep = 10 * time.Minute })
+		other := w.replica(func(c *Config) { c.Sweep = 10 * time.Minute })
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go w.source.Run(ctx)
@@ -928,7 +924,7 @@ func TestSweepKeepsIdleSessions(t *testing.T) {
 		granted := time.Now()
 		time.Sleep(7 * 24 * time.Hour)
 		hours := map[int]int{}
-		for _, call := range w.platform.Calls(larktest.To(larktest.TokenEndpoint)) {
+		for _, call := range w.Lark.Calls(larktest.To(larktest.TokenEndpoint)) {
 			age := call.At.Sub(granted)
 			if age > 6*24*time.Hour-9*time.Hour {
 				t.Errorf("renewed after %s", age)
@@ -936,7 +932,7 @@ func TestSweepKeepsIdleSessions(t *testing.T) {
 			hours[int(age.Hours())]++
 		}
 		for _, k := range keys {
-			if row := w.row(k); row.Version != 2 || row.State != session.Active {
+			if row := w.Row(k); row.Version != 2 || row.State != session.Active {
 				t.Errorf("%s: version %d, %s", k.OpenID, row.Version, row.State)
 			}
 		}
@@ -957,12 +953,12 @@ func TestSweepStopsAtTheLimit(t *testing.T) {
 		time.Sleep(10 * 24 * time.Hour)
 		stop()
 		time.Sleep(time.Hour)
-		if row := w.row(k); row.State != session.ConsentRequired || row.Reason != session.RefreshTokenExpired {
+		if row := w.Row(k); row.State != session.ConsentRequired || row.Reason != session.RefreshTokenExpired {
 			t.Errorf("%s %s", row.State, row.Reason)
 		}
 		// The closer the limit, the shorter the refresh token that Lark gives:
 		// a few steps, each a third of the one before.
-		if n := w.attempts(); n > 12 {
+		if n := w.TokenCalls(); n > 12 {
 			t.Errorf("%d calls to the token endpoint", n)
 		}
 	})
@@ -977,14 +973,14 @@ func TestAbsurdLifetimes(t *testing.T) {
 		inWorld(t, nil, nil, func(t *testing.T, w *world) {
 			k := w.consented(larktest.Alice)
 			time.Sleep(3 * time.Hour)
-			w.platform.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Set: set})
+			w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Set: set})
 			w.token(k)
 			time.Sleep(5 * time.Second)
 			a, _, err := w.token(k)
 			if err != nil || !a.Usable(time.Now()) {
 				t.Errorf("%v: %v", set, err)
 			}
-			if row := w.row(k); row.State != session.Active {
+			if row := w.Row(k); row.State != session.Active {
 				t.Errorf("%v: %s %s", set, row.State, row.Reason)
 			}
 		})
@@ -996,8 +992,8 @@ func TestAbsurdLifetimes(t *testing.T) {
 func TestUserSync(t *testing.T) {
 	inWorld(t, nil, func(c *Config) { c.Sync = time.Hour }, func(t *testing.T, w *world) {
 		keys := users(w, 120)
-		w.platform.UpdateUser(keys[7].OpenID, func(u *larktest.User) { u.Status = larktest.Resigned })
-		if _, err := w.store.Sessions.Put(t.Context(), session.Session{Key: key("ou_unknown_to_lark"), TokenType: "Bearer", GrantedAt: time.Now(), SyncedAt: time.Now()}); err != nil {
+		w.Lark.UpdateUser(keys[7].OpenID, func(u *larktest.User) { u.Status = larktest.Resigned })
+		if _, err := w.Store.Sessions.Put(t.Context(), session.Session{Key: dbtest.Key("ou_unknown_to_lark"), TokenType: "Bearer", GrantedAt: time.Now(), SyncedAt: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Hour)
@@ -1005,13 +1001,13 @@ func TestUserSync(t *testing.T) {
 		if err != nil || n.Read != 119 || n.Disabled != 1 || n.Absent != 1 {
 			t.Errorf("%+v, %v", n, err)
 		}
-		if row := w.row(keys[3]); row.Profile.Name != "User 3" {
+		if row := w.Row(keys[3]); row.Profile.Name != "User 3" {
 			t.Errorf("profile %+v", row.Profile)
 		}
 		if _, _, err := w.token(keys[7]); !errors.Is(err, session.ErrUserDisabled) {
 			t.Errorf("a user who left: %v", err)
 		}
-		w.platform.UpdateUser(keys[7].OpenID, func(u *larktest.User) { u.Status = larktest.Active })
+		w.Lark.UpdateUser(keys[7].OpenID, func(u *larktest.User) { u.Status = larktest.Active })
 		time.Sleep(time.Second)
 		w.source.SyncUsers(t.Context(), larktest.AppID, time.Now(), nil)
 		if _, _, err := w.token(keys[7]); err != nil {

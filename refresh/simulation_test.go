@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,10 +18,9 @@ import (
 	"time"
 
 	"larkside/session"
-	"larkside/session/lark"
-	"larkside/session/seal"
 	"larkside/session/store"
 	"larkside/test/dbtest"
+	"larkside/test/inprocess"
 	"larkside/test/larktest"
 )
 
@@ -63,9 +61,8 @@ func TestSimulation(t *testing.T) {
 type sim struct {
 	t        *testing.T
 	rng      *rand.Rand
-	platform *larktest.Platform
-	ring     *seal.Keyring
-	path     string
+	lark     *larktest.Platform
+	db       *dbtest.DB
 	raw      *sql.DB
 	replicas []*simReplica
 	boots    int
@@ -100,26 +97,17 @@ const (
 func simulate(t *testing.T, seed uint64) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &sim{
-			t: t, rng: rand.New(rand.NewPCG(seed, 1)), lossy: map[session.Key]bool{},
-			path: filepath.Join(dbtest.TempDir(t), "sim.db"),
-		}
-		s.platform = larktest.New(larktest.Config{
-			URL: "http://lark.test", TokenPerSecond: -1, TokenPerMinute: -1, AccessLife: 10 * time.Minute,
-		})
-		t.Cleanup(s.platform.Close)
-		var err error
-		if s.ring, err = seal.ParseKeyring(seal.NewKey("sim")); err != nil {
-			t.Fatal(err)
+			t: t, rng: rand.New(rand.NewPCG(seed, 1)), lossy: map[session.Key]bool{}, db: sharedSQLite(t),
+			lark: inprocess.NewLark(t, func(c *larktest.Config) { c.AccessLife = 10 * time.Minute }),
 		}
 		for range simReplicas {
 			s.replicas = append(s.replicas, s.boot())
 		}
-		if s.raw, err = sql.Open("sqlite", "file:"+s.path+"?_pragma=busy_timeout(5000)"); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.raw.Close() })
+		s.raw = s.db.SQL(t)
 		for i := range simUsers {
-			s.keys = append(s.keys, s.consent(fmt.Sprintf("ou_sim%d", i)))
+			id := s.lark.AddUser(larktest.User{OpenID: fmt.Sprintf("ou_sim%d", i)})
+			dbtest.Seed(t, s.replicas[0].store, s.lark, time.Now(), id)
+			s.keys = append(s.keys, dbtest.Key(id))
 		}
 		s.story.began = time.Now()
 		defer s.tell()
@@ -134,65 +122,29 @@ func simulate(t *testing.T, seed uint64) {
 func (s *sim) boot() *simReplica {
 	s.boots++
 	r := &simReplica{name: s.boots}
-	db, err := store.Open(s.t.Context(), store.Config{
-		URL: session.NewSecret("sqlite:" + s.path), Keys: s.ring, TestingOnlyShared: true,
-		CacheTTL: 5 * time.Second, Now: r.now,
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	db := s.db.Open(s.t, func(c *store.Config) { c.CacheTTL, c.Now = 5*time.Second, r.now })
 	ctx, stop := context.WithCancel(context.Background())
-	client, err := lark.New(lark.Config{
-		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
-		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token",
-		Transport: roundTrip(func(req *http.Request) (*http.Response, error) {
-			if r.dead.Load() {
-				return nil, errors.New("the process is dead")
-			}
-			return s.platform.Transport().RoundTrip(req)
-		}),
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	client := inprocess.Client(s.t, s.lark, roundTrip(func(req *http.Request) (*http.Response, error) {
+		if r.dead.Load() {
+			return nil, errors.New("the process is dead")
+		}
+		return s.lark.Transport().RoundTrip(req)
+	}))
 	r.store, r.stop = db, stop
 	c := configOf(db)
 	c.Apps, c.Sweep = map[string]Lark{larktest.AppID: client}, 20*time.Minute
 	c.Now, c.Log = r.now, slog.New(slog.NewTextHandler(&s.story, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	r.source, err = New(c)
-	if err != nil {
+	var err error
+	if r.source, err = New(c); err != nil {
 		s.t.Fatal(err)
 	}
 	r.source.testingOnlyBeforeStore = func(session.Key) { time.Sleep(time.Duration(r.pause.Load())) }
 	go r.source.Run(ctx)
-	s.t.Cleanup(func() {
-		stop()
-		db.Close()
-	})
+	s.t.Cleanup(stop)
 	return r
 }
 
 func (r *simReplica) now() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) }
-
-func (s *sim) consent(openID string) session.Key {
-	if _, err := s.platform.User(openID); err != nil {
-		s.platform.AddUser(larktest.User{OpenID: openID, Name: openID})
-	}
-	g, err := s.platform.Grant(larktest.AppID, openID, "offline_access")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	now := time.Now()
-	_, err = s.replicas[0].store.Sessions.Put(s.t.Context(), session.Session{
-		Key: key(openID), AccessToken: session.NewSecret(g.AccessToken), RefreshToken: session.NewSecret(g.RefreshToken),
-		TokenType: "Bearer", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token", Scope: g.Scope,
-		IssuedAt: now, ExpiresAt: now.Add(g.ExpiresIn), RefreshExpiresAt: now.Add(g.RefreshExpiresIn), GrantedAt: now, SyncedAt: now,
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return key(openID)
-}
 
 // step does one random thing.
 func (s *sim) step() {
@@ -214,7 +166,7 @@ func (s *sim) step() {
 	case n < 94:
 		s.stopped(r, k)
 	case n < 97:
-		s.platform.ClearFaults()
+		s.lark.ClearFaults()
 	default:
 		time.Sleep(time.Duration(s.rng.IntN(int(48 * time.Hour))))
 	}
@@ -276,7 +228,7 @@ func (s *sim) faultAtLark(k session.Key) {
 		s.lossy[k] = true
 	}
 	s.note("fault %+v", f)
-	s.platform.Fault(f)
+	s.lark.Fault(f)
 }
 
 // crash kills a replica: nothing that it has in hand reaches the database any
@@ -336,15 +288,9 @@ func (s *sim) stopped(r *simReplica, k session.Key) {
 func (s *sim) judge() {
 	synctest.Wait()
 	for _, k := range s.keys {
-		for _, token := range s.platform.Ledger(k.OpenID) {
-			answered := 0
-			for _, r := range s.platform.Redemptions(token.ID) {
-				if r.Outcome == larktest.Answered {
-					answered++
-				}
-			}
-			if answered > 1 {
-				s.t.Errorf("%s: a refresh token was answered %d times", k.OpenID, answered)
+		for _, token := range s.lark.Ledger(k.OpenID) {
+			if n := answered(token); n > 1 {
+				s.t.Errorf("%s: a refresh token was answered %d times", k.OpenID, n)
 			}
 		}
 	}
@@ -353,7 +299,7 @@ func (s *sim) judge() {
 // settle stops all faults and asks for every session until it is what it will
 // remain.
 func (s *sim) settle() {
-	s.platform.ClearFaults()
+	s.lark.ClearFaults()
 	for _, r := range s.replicas {
 		r.skew.Store(0)
 	}
@@ -420,8 +366,8 @@ func (s *sim) tell() {
 	s.t.Log("\n" + s.story.text.String())
 	s.story.mu.Unlock()
 	for _, k := range s.keys {
-		for _, token := range s.platform.Ledger(k.OpenID) {
-			for _, r := range s.platform.Redemptions(token.ID) {
+		for _, token := range s.lark.Ledger(k.OpenID) {
+			for _, r := range token.Redemptions {
 				s.t.Logf("%s: %v %+v", k.OpenID, token.ID, r)
 			}
 		}

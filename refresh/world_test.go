@@ -3,54 +3,44 @@ package refresh
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"larkside/session"
-	"larkside/session/lark"
-	"larkside/session/seal"
 	"larkside/session/store"
 	"larkside/test/dbtest"
+	"larkside/test/inprocess"
 	"larkside/test/larktest"
 )
 
-// world is a Lark, a database and one replica, in a synctest bubble: its clock
-// runs only while everyone waits.
+// world has a replica's Source beside what [inprocess.World] has.
 type world struct {
-	t        *testing.T
-	platform *larktest.Platform
-	store    *store.DB
-	source   *Source
-	dbPath   string
-	ring     *seal.Keyring
+	*inprocess.World
+	source *Source
 }
 
-// inWorld runs f in a bubble. changeLark and change may be nil.
+// inWorld runs f in a synctest bubble. changeLark and change may be nil.
 func inWorld(t *testing.T, changeLark func(*larktest.Config), change func(*Config), f func(*testing.T, *world)) {
 	synctest.Test(t, func(t *testing.T) {
-		lc := larktest.Config{URL: "http://lark.test", TokenPerSecond: -1, TokenPerMinute: -1}
-		if changeLark != nil {
-			changeLark(&lc)
-		}
-		ring, err := seal.ParseKeyring(seal.NewKey("test"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &world{t: t, platform: larktest.New(lc), dbPath: filepath.Join(dbtest.TempDir(t), "larkside.db"), ring: ring}
-		t.Cleanup(w.platform.Close)
-		w.store, w.source = w.replica(change)
+		w := &world{World: inprocess.New(t, sharedSQLite(t), changeLark)}
+		w.source = w.newSource(w.Store, change)
 		f(t, w)
 	})
 }
 
+func sharedSQLite(t *testing.T) *dbtest.DB {
+	db := dbtest.SQLite(t)
+	db.Shared = true
+	return db
+}
+
 // shutdown ends the first replica's renewals.
 func (w *world) shutdown() {
-	w.t.Helper()
-	if err := w.source.Shutdown(w.t.Context()); err != nil {
-		w.t.Error(err)
+	w.T.Helper()
+	if err := w.source.Shutdown(w.T.Context()); err != nil {
+		w.T.Error(err)
 	}
 }
 
@@ -59,23 +49,15 @@ func configOf(db *store.DB) Config {
 	return Config{Sessions: db.Sessions, Leases: db.Leases, Profiles: db.Profiles, Rates: db.Rates, Elections: db.Elections, Changes: db.Changes}
 }
 
-// replica opens another process's worth of Larkside on the same database.
-func (w *world) replica(change func(*Config)) (*store.DB, *Source) {
-	db, err := store.Open(w.t.Context(), store.Config{
-		URL: session.NewSecret("sqlite:" + w.dbPath), Keys: w.ring, TestingOnlyShared: true,
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { db.Close() })
-	client, err := lark.New(lark.Config{
-		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
-		OpenURL: "http://lark.test", AccountsURL: "http://lark.test", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token",
-		Transport: w.platform.Transport(),
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+// replica is another process's Source on the same database.
+func (w *world) replica(change func(*Config)) *Source {
+	w.T.Helper()
+	return w.newSource(w.DB.Open(w.T, nil), change)
+}
+
+func (w *world) newSource(db *store.DB, change func(*Config)) *Source {
+	w.T.Helper()
+	client := inprocess.Client(w.T, w.Lark, nil)
 	c := configOf(db)
 	c.Apps = map[string]Lark{larktest.AppID: client}
 	c.Discard = func(ctx context.Context, _ session.Key, access, refresh session.Secret) {
@@ -87,39 +69,16 @@ func (w *world) replica(change func(*Config)) (*store.DB, *Source) {
 	}
 	source, err := New(c)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	return db, source
+	return source
 }
 
-func key(openID string) session.Key { return session.Key{AppID: larktest.AppID, OpenID: openID} }
-
-// consented gives a user a session as a consent would.
+// consented gives a user a session as a consent of now would.
 func (w *world) consented(openID string) session.Key {
-	w.t.Helper()
-	g, err := w.platform.Grant(larktest.AppID, openID, "offline_access", "app_engine:workspace.table:read")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	now := time.Now()
-	_, err = w.store.Sessions.Put(w.t.Context(), session.Session{
-		Key: key(openID), AccessToken: session.NewSecret(g.AccessToken), RefreshToken: session.NewSecret(g.RefreshToken),
-		TokenType: "Bearer", TokenURL: "http://lark.test/open-apis/authen/v2/oauth/token", Scope: g.Scope,
-		IssuedAt: now, ExpiresAt: now.Add(g.ExpiresIn), RefreshExpiresAt: now.Add(g.RefreshExpiresIn), GrantedAt: now, SyncedAt: now,
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return key(openID)
-}
-
-func (w *world) row(k session.Key) *session.Session {
-	w.t.Helper()
-	row, err := w.store.Sessions.Load(w.t.Context(), k)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return row
+	w.T.Helper()
+	dbtest.Seed(w.T, w.Store, w.Lark, time.Now(), openID)
+	return dbtest.Key(openID)
 }
 
 // answered counts, over all refresh tokens ever issued to a user, the
@@ -127,17 +86,20 @@ func (w *world) row(k session.Key) *session.Session {
 // violations has what must never be.
 func (w *world) answered(openID string) int {
 	n := 0
-	for _, token := range w.platform.Ledger(openID) {
-		for _, r := range w.platform.Redemptions(token.ID) {
-			if r.Outcome == larktest.Answered {
-				n++
-			}
-		}
+	for _, token := range w.Lark.Ledger(openID) {
+		n += answered(token)
 	}
 	return n
 }
 
-func (w *world) attempts() int { return len(w.platform.Calls(larktest.To(larktest.TokenEndpoint))) }
+func answered(token larktest.Issued) (n int) {
+	for _, r := range token.Redemptions {
+		if r.Outcome == larktest.Answered {
+			n++
+		}
+	}
+	return n
+}
 
 // together runs f n times at once and waits for all.
 func together(n int, f func(i int)) {
@@ -151,14 +113,12 @@ func together(n int, f func(i int)) {
 func users(w *world, n int) []session.Key {
 	keys := make([]session.Key, n)
 	for i := range keys {
-		id := w.platform.AddUser(larktest.User{OpenID: fmt.Sprintf("ou_user%d", i), Name: fmt.Sprintf("User %d", i)})
+		id := w.Lark.AddUser(larktest.User{OpenID: fmt.Sprintf("ou_user%d", i), Name: fmt.Sprintf("User %d", i)})
 		keys[i] = w.consented(id)
 	}
 	return keys
 }
 
 func (w *world) token(k session.Key) (*session.Access, session.Lookup, error) {
-	return w.source.Token(w.t.Context(), k)
+	return w.source.Token(w.T.Context(), k)
 }
-
-func background() context.Context { return context.Background() }

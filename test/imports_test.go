@@ -37,7 +37,9 @@ var mayImport = map[string][]string{
 	"telemetry":             {},
 	// Not even session/lark: a shared struct would hide a shared mistake.
 	"test/larktest": {},
-	"test/dbtest":   {"session", "session/seal", "session/store"},
+	// Tests inside refresh and session/consent use these.
+	"test/dbtest":    {"session", "session/seal", "session/store", "test/larktest"},
+	"test/inprocess": {"session", "session/lark", "session/store", "test/dbtest", "test/larktest"},
 }
 
 // The architecture holds. Files are parsed here, since the output of a go list

@@ -175,8 +175,6 @@ func TestKeysRotate(t *testing.T) {
 		if a := after.Admin(t, "GET", "/api/v1/audit?action=keys_rotate"); !strings.Contains(a.Body, `"result":"done"`) {
 			t.Errorf("audit %s", a.Body)
 		}
-		for _, v := range lark.Violations() {
-			t.Errorf("violation: %+v", v)
-		}
+		larktest.NoViolations(t, lark)
 	})
 }

@@ -18,8 +18,8 @@ import (
 
 // askTogether asks n times at once for one user, spread over the flows, and
 // checks that there is one consent, one card and one link.
-func (s *stage) askTogether(flows []*Flow, key session.Key, n int) {
-	s.t.Helper()
+func (w *world) askTogether(flows []*Flow, key session.Key, n int) {
+	w.T.Helper()
 	var (
 		mu    sync.Mutex
 		sent  int
@@ -30,61 +30,61 @@ func (s *stage) askTogether(flows []*Flow, key session.Key, n int) {
 	for i := range n {
 		gone.Go(func() {
 			<-start
-			c, err := flows[i%len(flows)].Ask(s.t.Context(), key, Ask{Reason: session.NoSession})
+			c, err := flows[i%len(flows)].Ask(w.T.Context(), key, Ask{Reason: session.NoSession})
 			mu.Lock()
 			defer mu.Unlock()
 			links[c.AuthorizeURL]++
 			if c.Card == session.CardSent {
 				sent++
 			} else if c.Card != session.CardAlreadySent || err != nil {
-				s.t.Errorf("challenge %+v, %v", c, err)
+				w.T.Errorf("challenge %+v, %v", c, err)
 			}
 		})
 	}
 	close(start)
 	gone.Wait()
 	if len(links) != 1 || links[""] != 0 {
-		s.t.Errorf("%d different links: %v", len(links), links)
+		w.T.Errorf("%d different links: %v", len(links), links)
 	}
-	if n := s.cards(key.OpenID); n != 1 || sent != 1 {
-		s.t.Errorf("%d messages, %d callers were told that one was sent", n, sent)
+	if n := w.cards(key.OpenID); n != 1 || sent != 1 {
+		w.T.Errorf("%d messages, %d callers were told that one was sent", n, sent)
 	}
-	if n := len(s.lark.Calls(larktest.To(larktest.DeviceEndpoint))); n != 1 {
-		s.t.Errorf("%d device flows were started", n)
+	if n := len(w.Lark.Calls(larktest.To(larktest.DeviceEndpoint))); n != 1 {
+		w.T.Errorf("%d device flows were started", n)
 	}
 }
 
 func TestAskTogether(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		s.askTogether([]*Flow{s.flow(nil), s.flow(nil), s.flow(nil), s.flow(nil)}, alice, 1000)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.askTogether([]*Flow{w.flow(nil), w.flow(nil), w.flow(nil), w.flow(nil)}, alice, 1000)
 	})
 }
 
 func TestAskTogetherOverReplicas(t *testing.T) {
 	db := dbtest.Postgres(t)
-	s := newStageOn(t, db, nil)
+	w := newWorldOn(t, db, nil)
 	var flows []*Flow
 	for range 4 {
 		replica := db.Open(t, nil)
-		flows = append(flows, s.flow(func(c *Config) { c.use(replica) }))
+		flows = append(flows, w.flow(func(c *Config) { c.use(replica) }))
 	}
-	s.askTogether(flows, alice, 1000)
+	w.askTogether(flows, alice, 1000)
 }
 
 // Users do not wait for, or see, one another.
 func TestAskManyUsers(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(func(c *Config) { c.MaxStarting = 2 })
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(func(c *Config) { c.MaxStarting = 2 })
 		var gone sync.WaitGroup
-		for _, key := range []session.Key{alice, bob, keyOf(larktest.Carol)} {
-			gone.Go(func() { s.ask(f, key) })
+		for _, key := range []session.Key{alice, bob, dbtest.Key(larktest.Carol)} {
+			gone.Go(func() { w.ask(f, key) })
 		}
 		gone.Wait()
-		for _, key := range []session.Key{alice, bob, keyOf(larktest.Carol)} {
-			if got := s.latest(key); got.OpenID != key.OpenID || s.cards(key.OpenID) != 1 {
-				t.Errorf("%s: %d cards", key.OpenID, s.cards(key.OpenID))
+		for _, key := range []session.Key{alice, bob, dbtest.Key(larktest.Carol)} {
+			if got := w.latest(key); got.OpenID != key.OpenID || w.cards(key.OpenID) != 1 {
+				t.Errorf("%s: %d cards", key.OpenID, w.cards(key.OpenID))
 			}
 		}
 	})
@@ -93,21 +93,21 @@ func TestAskManyUsers(t *testing.T) {
 // A replica dies after it has claimed a consent: nobody else starts one while
 // its lease runs, somebody does after that, and the user gets one card.
 func TestAskTakesOver(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		if _, _, err := s.store.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		if _, _, err := w.Store.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if c := s.ask(f, alice); c.AuthorizeURL != "" || c.Card != session.CardFailed || time.Since(began) > askWait {
+		if c := w.ask(f, alice); c.AuthorizeURL != "" || c.Card != session.CardFailed || time.Since(began) > askWait {
 			t.Errorf("while another is at it: %+v after %s", c, time.Since(began))
 		}
 		time.Sleep(startLease)
-		if c := s.ask(f, alice); c.AuthorizeURL == "" || c.Card != session.CardSent {
+		if c := w.ask(f, alice); c.AuthorizeURL == "" || c.Card != session.CardSent {
 			t.Errorf("after its lease: %+v", c)
 		}
-		if n := s.cards(larktest.Alice); n != 1 {
+		if n := w.cards(larktest.Alice); n != 1 {
 			t.Errorf("%d cards", n)
 		}
 	})
@@ -116,24 +116,24 @@ func TestAskTakesOver(t *testing.T) {
 // A replica dies between the link and the card: the card is sent by another,
 // with the uuid that it would have had.
 func TestAskSendsMissingCard(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		p, _, err := s.store.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		p, _, err := w.Store.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := f.giveLink(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
-		if c := s.ask(f, alice); c.Card != session.CardAlreadySent || s.cards(larktest.Alice) != 0 {
-			t.Errorf("at once: %+v, %d cards", c, s.cards(larktest.Alice))
+		if c := w.ask(f, alice); c.Card != session.CardAlreadySent || w.cards(larktest.Alice) != 0 {
+			t.Errorf("at once: %+v, %d cards", c, w.cards(larktest.Alice))
 		}
 		time.Sleep(cardGrace)
-		if c := s.ask(f, alice); c.Card != session.CardSent || c.AuthorizeURL != p.Link.Expose() {
+		if c := w.ask(f, alice); c.Card != session.CardSent || c.AuthorizeURL != p.Link.Expose() {
 			t.Errorf("after a while: %+v", c)
 		}
-		if m := s.lark.Messages(larktest.Alice); len(m) != 1 || m[0].UUID != "larkside-"+p.ID {
+		if m := w.Lark.Messages(larktest.Alice); len(m) != 1 || m[0].UUID != "larkside-"+p.ID {
 			t.Errorf("messages: %+v", m)
 		}
 	})
@@ -141,65 +141,65 @@ func TestAskSendsMissingCard(t *testing.T) {
 
 // A caller that hangs up while Lark is slow leaves no half-started consent.
 func TestAskCallerHangsUp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		slow := s.lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Hang: true})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Hang: true})
 		ctx, hangUp := context.WithCancel(t.Context())
 		left := make(chan error)
 		go func() { _, err := f.Ask(ctx, alice, Ask{}); left <- err }()
-		s.awaitHit(slow)
+		w.AwaitHit(slow)
 		hangUp()
 		if err := <-left; !errors.Is(err, context.Canceled) {
 			t.Errorf("the caller got %v", err)
 		}
 		slow.Release()
 		synctest.Wait()
-		if p := s.latest(alice); p.Link.Empty() || p.Card != session.CardSent {
+		if p := w.latest(alice); p.Link.Empty() || p.Card != session.CardSent {
 			t.Errorf("the consent was left at %+v", p)
 		}
 	})
 }
 
 func TestAskLarkDown(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Drop: true, Times: -1})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Drop: true, Times: -1})
 		for range 3 {
-			if c := s.ask(f, alice); c.AuthorizeURL != "" || c.Card != session.CardFailed || c.RetryAfter <= 0 {
+			if c := w.ask(f, alice); c.AuthorizeURL != "" || c.Card != session.CardFailed || c.RetryAfter <= 0 {
 				t.Errorf("challenge: %+v", c)
 			}
 		}
-		if n := strings.Count(s.logged(), "can't start a consent"); n != 1 {
-			t.Errorf("%d log lines:\n%s", n, s.logged())
+		if n := strings.Count(w.Log.String(), "can't start a consent"); n != 1 {
+			t.Errorf("%d log lines:\n%s", n, w.Log.String())
 		}
-		s.lark.ClearFaults()
-		if c := s.ask(f, alice); c.AuthorizeURL == "" || c.Card != session.CardSent {
+		w.Lark.ClearFaults()
+		if c := w.ask(f, alice); c.AuthorizeURL == "" || c.Card != session.CardSent {
 			t.Errorf("when Lark is back: %+v", c)
 		}
 	})
 }
 
 func TestAskAppRefused(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		s.lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Secret = "another" })
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Secret = "another" })
 		_, err := f.Ask(t.Context(), alice, Ask{})
 		var after *session.RetryError
 		if !errors.Is(err, session.ErrAppMisconfigured) || !errors.As(err, &after) || after.After <= 0 {
 			t.Errorf("error: %v", err)
 		}
-		if s.cards(larktest.Alice) != 0 {
+		if w.cards(larktest.Alice) != 0 {
 			t.Error("a card was sent")
 		}
 	})
 }
 
 func TestAskUnknownApp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		f := newStage(t, nil).flow(nil)
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil).flow(nil)
 		if _, err := f.Ask(t.Context(), session.Key{AppID: "cli_other", OpenID: larktest.Alice}, Ask{}); err == nil {
 			t.Error("no error")
 		}
@@ -208,19 +208,19 @@ func TestAskUnknownApp(t *testing.T) {
 
 // Whom Lark doesn't know is not asked again and again.
 func TestAskUnknownUser(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		nobody := keyOf("ou_00000000000000000000000000000000")
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		nobody := dbtest.Key("ou_00000000000000000000000000000000")
 		for range 5 {
-			if c := s.ask(f, nobody); c.AuthorizeURL != "" || c.Card != session.CardFailed || c.RetryAfter < time.Minute {
+			if c := w.ask(f, nobody); c.AuthorizeURL != "" || c.Card != session.CardFailed || c.RetryAfter < time.Minute {
 				t.Errorf("challenge: %+v", c)
 			}
 		}
-		if n := len(s.lark.Calls(larktest.To(larktest.DeviceEndpoint))); n != 1 {
+		if n := len(w.Lark.Calls(larktest.To(larktest.DeviceEndpoint))); n != 1 {
 			t.Errorf("%d device flows were started", n)
 		}
-		if p, err := s.store.Consents.Latest(t.Context(), nobody); !errors.Is(err, session.ErrNotFound) {
+		if p, err := w.Store.Consents.Latest(t.Context(), nobody); !errors.Is(err, session.ErrNotFound) {
 			t.Errorf("something is kept of nobody: %+v %v", p, err)
 		}
 	})
@@ -228,16 +228,16 @@ func TestAskUnknownUser(t *testing.T) {
 
 // Ids that are made up can't use up the messages that Lark takes in a minute.
 func TestAskIsLimitedPerApp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, other := s.flow(nil), s.flow(nil)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, other := w.flow(nil), w.flow(nil)
 		limited := 0
 		for i := range 100 {
 			flow := f
 			if i%2 == 1 {
 				flow = other
 			}
-			c, err := flow.Ask(t.Context(), keyOf(fmt.Sprintf("ou_%032d", i)), Ask{Reason: session.NoSession})
+			c, err := flow.Ask(t.Context(), dbtest.Key(fmt.Sprintf("ou_%032d", i)), Ask{Reason: session.NoSession})
 			switch {
 			case err != nil:
 				t.Fatal(err)
@@ -245,11 +245,11 @@ func TestAskIsLimitedPerApp(t *testing.T) {
 				limited++
 			}
 		}
-		if started := len(s.lark.Calls(larktest.To(larktest.DeviceEndpoint))); limited != 60 || started != 40 {
+		if started := len(w.Lark.Calls(larktest.To(larktest.DeviceEndpoint))); limited != 60 || started != 40 {
 			t.Errorf("%d of 100 at one moment were started, %d told to come back", started, limited)
 		}
 		time.Sleep(2 * time.Second)
-		if c := s.ask(f, alice); c.Card != session.CardSent {
+		if c := w.ask(f, alice); c.Card != session.CardSent {
 			t.Errorf("a second later: %+v", c)
 		}
 	})
@@ -258,17 +258,17 @@ func TestAskIsLimitedPerApp(t *testing.T) {
 // A caller who looked just before the user authorized, and asks just after, does
 // not start a second consent.
 func TestAskTooLate(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		if err := s.lark.Approve(s.ask(f, alice).AuthorizeURL, larktest.Alice); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		if err := w.Lark.Approve(w.ask(f, alice).AuthorizeURL, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitState(alice, session.ConsentDone)
+		w.awaitState(alice, session.ConsentDone)
 		if _, err := f.Ask(t.Context(), alice, Ask{Reason: session.NoSession}); !errors.Is(err, session.ErrConflict) {
 			t.Errorf("got %v", err)
 		}
-		if n := s.cards(larktest.Alice); n != 1 {
+		if n := w.cards(larktest.Alice); n != 1 {
 			t.Errorf("%d cards", n)
 		}
 	})
@@ -276,80 +276,80 @@ func TestAskTooLate(t *testing.T) {
 
 // A card that can't be delivered leaves the link.
 func TestAskUndeliverable(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.lark.UpdateUser(larktest.Alice, func(u *larktest.User) { u.BotMuted = true })
-		c := s.ask(f, alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.Lark.UpdateUser(larktest.Alice, func(u *larktest.User) { u.BotMuted = true })
+		c := w.ask(f, alice)
 		if c.AuthorizeURL == "" || c.Card != session.CardFailed {
 			t.Errorf("challenge: %+v", c)
 		}
-		if again := s.ask(f, alice); again.AuthorizeURL != c.AuthorizeURL || again.Card != session.CardFailed {
+		if again := w.ask(f, alice); again.AuthorizeURL != c.AuthorizeURL || again.Card != session.CardFailed {
 			t.Errorf("second challenge: %+v", again)
 		}
-		if err := s.lark.Approve(c.AuthorizeURL, larktest.Alice); err != nil {
+		if err := w.Lark.Approve(c.AuthorizeURL, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitState(alice, session.ConsentDone)
+		w.awaitState(alice, session.ConsentDone)
 		time.Sleep(justGranted)
-		if again := s.ask(f, alice); again.AuthorizeURL == "" || again.Card != session.CardFailed {
+		if again := w.ask(f, alice); again.AuthorizeURL == "" || again.Card != session.CardFailed {
 			t.Errorf("the next consent: %+v", again)
 		}
-		if n := len(s.lark.Calls(larktest.To(larktest.MessageSend))); n != 1 {
+		if n := len(w.Lark.Calls(larktest.To(larktest.MessageSend))); n != 1 {
 			t.Errorf("%d tries to send", n)
 		}
 	})
 }
 
 func TestAskCardRetried(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.MessageSend, Processed: true, Drop: true})
-		if c := s.ask(s.flow(nil), alice); c.Card != session.CardSent {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.MessageSend, Processed: true, Drop: true})
+		if c := w.ask(w.flow(nil), alice); c.Card != session.CardSent {
 			t.Errorf("challenge: %+v", c)
 		}
-		if n := s.cards(larktest.Alice); n != 1 {
+		if n := w.cards(larktest.Alice); n != 1 {
 			t.Errorf("%d cards", n)
 		}
 	})
 }
 
 func TestAskCardOff(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(func(c *Config) { c.CardOff = true })
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(func(c *Config) { c.CardOff = true })
 		for range 2 {
-			if c := s.ask(f, alice); c.Card != session.CardOff || c.AuthorizeURL == "" {
+			if c := w.ask(f, alice); c.Card != session.CardOff || c.AuthorizeURL == "" {
 				t.Errorf("challenge: %+v", c)
 			}
 		}
-		if s.cards(larktest.Alice) != 0 {
+		if w.cards(larktest.Alice) != 0 {
 			t.Error("a card was sent")
 		}
 	})
 }
 
 func TestAskRate(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(func(c *Config) { c.Rate = session.Limit{N: 2, Period: time.Minute} })
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(func(c *Config) { c.Rate = session.Limit{N: 2, Period: time.Minute} })
 		for range 2 {
-			s.ask(f, alice)
-			if err := f.Decline(t.Context(), s.latest(alice).ID, larktest.Alice); err != nil {
+			w.ask(f, alice)
+			if err := f.Decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if c := s.ask(f, alice); c.AuthorizeURL != "" || c.Card != session.CardRateLimited || c.RetryAfter <= 0 {
+		if c := w.ask(f, alice); c.AuthorizeURL != "" || c.Card != session.CardRateLimited || c.RetryAfter <= 0 {
 			t.Errorf("beyond the rate: %+v", c)
 		}
-		if c := s.ask(f, bob); c.Card != session.CardSent {
+		if c := w.ask(f, bob); c.Card != session.CardSent {
 			t.Errorf("another user: %+v", c)
 		}
 		time.Sleep(time.Minute)
-		link := s.ask(f, alice).AuthorizeURL
-		s.ask(f, alice, "im:message") // supersedes: the second of this minute
-		open := s.ask(f, alice)
-		if wider := s.ask(f, alice, "docx:document"); wider.AuthorizeURL != open.AuthorizeURL || wider.AuthorizeURL == link ||
+		link := w.ask(f, alice).AuthorizeURL
+		w.ask(f, alice, "im:message") // supersedes: the second of this minute
+		open := w.ask(f, alice)
+		if wider := w.ask(f, alice, "docx:document"); wider.AuthorizeURL != open.AuthorizeURL || wider.AuthorizeURL == link ||
 			wider.Card != session.CardAlreadySent {
 			t.Errorf("beyond the rate with one open: %+v", wider)
 		}
@@ -357,25 +357,25 @@ func TestAskRate(t *testing.T) {
 }
 
 func TestAskMaxPending(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(func(c *Config) { c.MaxPending = 1 })
-		s.ask(f, alice)
-		if c := s.ask(f, bob); c.AuthorizeURL != "" || c.Card != session.CardRateLimited || c.RetryAfter <= 0 {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(func(c *Config) { c.MaxPending = 1 })
+		w.ask(f, alice)
+		if c := w.ask(f, bob); c.AuthorizeURL != "" || c.Card != session.CardRateLimited || c.RetryAfter <= 0 {
 			t.Errorf("challenge: %+v", c)
 		}
 	})
 }
 
 func TestAskMaxStarting(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(func(c *Config) { c.MaxStarting = 1 })
-		slow := s.lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Hang: true})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(func(c *Config) { c.MaxStarting = 1 })
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Hang: true})
 		first := make(chan session.Challenge)
-		go func() { first <- s.ask(f, alice) }()
-		s.awaitHit(slow)
-		if c := s.ask(f, bob); c.Card != session.CardRateLimited || c.RetryAfter <= 0 {
+		go func() { first <- w.ask(f, alice) }()
+		w.AwaitHit(slow)
+		if c := w.ask(f, bob); c.Card != session.CardRateLimited || c.RetryAfter <= 0 {
 			t.Errorf("while one is starting: %+v", c)
 		}
 		slow.Release()
@@ -388,57 +388,57 @@ func TestAskMaxStarting(t *testing.T) {
 // More scopes than the open consent asks for: it is replaced by one for all of
 // them, and what is granted for the old one is not stored.
 func TestAskSupersedes(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		old := s.ask(f, alice, "im:message")
-		first := s.latest(alice)
-		wider := s.ask(f, alice, "docx:document")
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		old := w.ask(f, alice, "im:message")
+		first := w.latest(alice)
+		wider := w.ask(f, alice, "docx:document")
 		if wider.AuthorizeURL == old.AuthorizeURL || wider.Card != session.CardSent {
 			t.Errorf("challenge: %+v", wider)
 		}
-		if got := s.latest(alice).Scopes; got != "docx:document offline_access im:message" {
+		if got := w.latest(alice).Scopes; got != "docx:document offline_access im:message" {
 			t.Errorf("the new consent asks for %q", got)
 		}
-		if narrower := s.ask(f, alice, "im:message"); narrower.AuthorizeURL != wider.AuthorizeURL {
+		if narrower := w.ask(f, alice, "im:message"); narrower.AuthorizeURL != wider.AuthorizeURL {
 			t.Errorf("what is covered starts another: %+v", narrower)
 		}
-		s.await("the old card", func() bool {
-			return strings.Contains(s.lark.Messages(larktest.Alice)[0].Content(), texts.superseded.title.en)
+		w.Await("the old card", func() bool {
+			return strings.Contains(w.Lark.Messages(larktest.Alice)[0].Content(), texts.superseded.title.en)
 		})
-		if p, _ := s.store.Consents.Get(t.Context(), first.ID); p.State != session.ConsentSuperseded {
+		if p, _ := w.Store.Consents.Get(t.Context(), first.ID); p.State != session.ConsentSuperseded {
 			t.Errorf("the old consent is %s", p.State)
 		}
-		if err := s.lark.Approve(old.AuthorizeURL, larktest.Alice); err != nil {
+		if err := w.Lark.Approve(old.AuthorizeURL, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		s.noSession(alice)
+		w.noSession(alice)
 	})
 }
 
 // Callers of one user who want different scopes at the same time end with one
 // open consent that covers them all.
 func TestAskTogetherForDifferentScopes(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
 		var gone sync.WaitGroup
 		for _, scope := range []string{"im:message", "docx:document"} {
-			gone.Go(func() { s.ask(f, alice, scope) })
+			gone.Go(func() { w.ask(f, alice, scope) })
 		}
 		gone.Wait()
-		if p := s.latest(alice); !parseScopes(p.Scopes).covers(scopes{"im:message", "docx:document"}) || p.State != session.ConsentPending {
+		if p := w.latest(alice); !parseScopes(p.Scopes).covers(scopes{"im:message", "docx:document"}) || p.State != session.ConsentPending {
 			t.Errorf("%s consent for %s", p.State, p.Scopes)
 		}
 	})
 }
 
 func TestAskStoreDown(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		s.store.Close()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		w.Store.Close()
 		c, err := f.Ask(t.Context(), alice, Ask{})
 		if !errors.Is(err, session.ErrUnavailable) || c.Card != session.CardFailed {
 			t.Errorf("%+v, %v", c, err)
@@ -447,9 +447,9 @@ func TestAskStoreDown(t *testing.T) {
 }
 
 func TestStart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
 		p, c, err := f.Start(t.Context(), alice, []string{"im:message"})
 		if err != nil || p.OpenID != larktest.Alice || p.Scopes != "im:message offline_access" || c.Card != session.CardSent || p.Card != session.CardSent {
 			t.Errorf("%+v, %+v, %v", p, c, err)
@@ -490,14 +490,14 @@ func TestConfigRefused(t *testing.T) {
 // A "no" is no reason for ever: what had ended before the user was asked
 // something else keeps its own.
 func TestReasonFades(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
 		if why := f.Reason(t.Context(), alice, session.NoSession); why != session.NoSession {
 			t.Errorf("never asked: %q", why)
 		}
-		s.ask(f, alice)
-		if err := f.Decline(t.Context(), s.latest(alice).ID, larktest.Alice); err != nil {
+		w.ask(f, alice)
+		if err := f.Decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(declinedFor)

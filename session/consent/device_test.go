@@ -13,73 +13,73 @@ import (
 	"larkside/test/larktest"
 )
 
-func (s *stage) approve(link, openID string) {
-	s.t.Helper()
-	if err := s.lark.Approve(link, openID); err != nil {
-		s.t.Fatal(err)
+func (w *world) approve(link, openID string) {
+	w.T.Helper()
+	if err := w.Lark.Approve(link, openID); err != nil {
+		w.T.Fatal(err)
 	}
 }
 
-func polls(s *stage) []larktest.Call {
-	return s.lark.Calls(larktest.To(larktest.TokenEndpoint))
+func polls(w *world) []larktest.Call {
+	return w.Lark.Calls(larktest.To(larktest.TokenEndpoint))
 }
 
 // The process ends while the user reads the card; another takes the consent up.
 func TestDeviceSurvivesRestart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		db := dbtest.SQLite(t)
-		s := newStageOn(t, db, nil)
-		before := s.flow(nil)
-		stop := s.run(before)
-		link := s.ask(before, alice).AuthorizeURL
+		w := newWorldOn(t, db, nil)
+		before := w.flow(nil)
+		stop := w.run(before)
+		link := w.ask(before, alice).AuthorizeURL
 		time.Sleep(7 * time.Second)
 		stop()
 		if err := before.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		s.store.Close()
-		s.approve(link, larktest.Alice)
+		w.Store.Close()
+		w.approve(link, larktest.Alice)
 
-		s.store = db.Open(t, nil)
-		s.device(nil)
-		s.awaitState(alice, session.ConsentDone)
-		if _, err := s.store.Sessions.Load(t.Context(), alice); err != nil {
+		w.Store = db.Open(t, nil)
+		w.device(nil)
+		w.awaitState(alice, session.ConsentDone)
+		if _, err := w.Store.Sessions.Load(t.Context(), alice); err != nil {
 			t.Error(err)
 		}
-		s.awaitCard(alice, texts.done.title.en)
+		w.AwaitCard(alice.OpenID, texts.done.title.en)
 	})
 }
 
 // A replica that dies while polling is replaced when its lease runs out.
 func TestDevicePollTakenOver(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		link := s.ask(f, alice).AuthorizeURL
-		s.approve(link, larktest.Alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		link := w.ask(f, alice).AuthorizeURL
+		w.approve(link, larktest.Alice)
 		time.Sleep(6 * time.Second)
-		if _, err := s.store.Consents.Leases.Claim(t.Context(), s.latest(alice).ID, pollLease); err != nil {
+		if _, err := w.Store.Consents.Leases.Claim(t.Context(), w.latest(alice).ID, pollLease); err != nil {
 			t.Fatal(err)
 		}
-		s.run(f)
+		w.run(f)
 		time.Sleep(pollLease / 2)
-		if n := len(polls(s)); n != 0 {
+		if n := len(polls(w)); n != 0 {
 			t.Errorf("%d polls although another has the lease", n)
 		}
-		s.awaitState(alice, session.ConsentDone)
+		w.awaitState(alice, session.ConsentDone)
 	})
 }
 
 // Of several replicas one polls, at the interval that Lark asked for.
 func TestDevicePollInterval(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		first := s.device(nil)
-		s.device(nil)
-		s.device(nil)
-		s.ask(first, alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		first := w.device(nil)
+		w.device(nil)
+		w.device(nil)
+		w.ask(first, alice)
 		time.Sleep(61 * time.Second)
-		calls := polls(s)
+		calls := polls(w)
 		if len(calls) < 11 || len(calls) > 12 {
 			t.Errorf("%d polls in a minute, want one in 5 s", len(calls))
 		}
@@ -92,69 +92,69 @@ func TestDevicePollInterval(t *testing.T) {
 }
 
 func TestDeviceSlowDown(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.lark.Fault(larktest.Fault{
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.Lark.Fault(larktest.Fault{
 			Endpoint: larktest.TokenEndpoint, Times: 2, Status: 400, Body: `{"error":"slow_down","error_description":"slow down","code":20087}`,
 		})
-		link := s.ask(f, alice).AuthorizeURL
+		link := w.ask(f, alice).AuthorizeURL
 		time.Sleep(50 * time.Second)
 		var gaps []time.Duration
-		calls := polls(s)
+		calls := polls(w)
 		for i := 1; i < len(calls); i++ {
 			gaps = append(gaps, calls[i].At.Sub(calls[i-1].At).Round(time.Second))
 		}
 		if len(gaps) < 2 || gaps[0] != 10*time.Second || gaps[1] != 15*time.Second {
 			t.Errorf("gaps: %v, want 10 s, 15 s", gaps)
 		}
-		s.approve(link, larktest.Alice)
-		s.awaitState(alice, session.ConsentDone)
+		w.approve(link, larktest.Alice)
+		w.awaitState(alice, session.ConsentDone)
 	})
 }
 
 // Lark does not answer for a while: polling goes on.
 func TestDeviceLarkAway(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Drop: true, Times: 3})
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20050})
-		link := s.ask(f, alice).AuthorizeURL
-		s.approve(link, larktest.Alice)
-		s.awaitState(alice, session.ConsentDone)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Drop: true, Times: 3})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20050})
+		link := w.ask(f, alice).AuthorizeURL
+		w.approve(link, larktest.Alice)
+		w.awaitState(alice, session.ConsentDone)
 	})
 }
 
 func TestDeviceDeclined(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		if err := s.lark.Decline(s.ask(f, alice).AuthorizeURL, larktest.Alice); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		if err := w.Lark.Decline(w.ask(f, alice).AuthorizeURL, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitState(alice, session.ConsentDeclined)
-		s.awaitCard(alice, texts.declined.title.en)
-		s.noSession(alice)
+		w.awaitState(alice, session.ConsentDeclined)
+		w.AwaitCard(alice.OpenID, texts.declined.title.en)
+		w.noSession(alice)
 		time.Sleep(5 * time.Minute)
-		if n := s.cards(larktest.Alice); n != 1 {
+		if n := w.cards(larktest.Alice); n != 1 {
 			t.Errorf("%d cards without another call", n)
 		}
-		if c := s.ask(f, alice); c.Card != session.CardSent {
+		if c := w.ask(f, alice); c.Card != session.CardSent {
 			t.Errorf("the next call: %+v", c)
 		}
 	})
 }
 
 func TestDeviceExpired(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		old := s.ask(f, alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		old := w.ask(f, alice)
 		time.Sleep(245 * time.Second)
-		s.awaitState(alice, session.ConsentExpired)
-		s.awaitCard(alice, texts.expired.title.en)
-		if c := s.ask(f, alice); c.Card != session.CardSent || c.AuthorizeURL == old.AuthorizeURL {
+		w.awaitState(alice, session.ConsentExpired)
+		w.AwaitCard(alice.OpenID, texts.expired.title.en)
+		if c := w.ask(f, alice); c.Card != session.CardSent || c.AuthorizeURL == old.AuthorizeURL {
 			t.Errorf("the next call: %+v", c)
 		}
 	})
@@ -162,67 +162,67 @@ func TestDeviceExpired(t *testing.T) {
 
 // Nobody closes it: the next Ask does.
 func TestAskClosesExpired(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		s.ask(f, alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		w.ask(f, alice)
 		time.Sleep(5 * time.Minute)
-		if c := s.ask(f, alice); c.Card != session.CardSent || c.ExpiresIn < time.Minute {
+		if c := w.ask(f, alice); c.Card != session.CardSent || c.ExpiresIn < time.Minute {
 			t.Errorf("challenge: %+v", c)
 		}
-		s.await("the old card", func() bool {
-			return strings.Contains(s.lark.Messages(larktest.Alice)[0].Content(), texts.expired.title.en)
+		w.Await("the old card", func() bool {
+			return strings.Contains(w.Lark.Messages(larktest.Alice)[0].Content(), texts.expired.title.en)
 		})
 	})
 }
 
 func TestDeviceWrongAccount(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Bob)
-		p := s.awaitState(alice, session.ConsentFailed)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Bob)
+		p := w.awaitState(alice, session.ConsentFailed)
 		if p.Reason != reasonWrongAccount {
 			t.Errorf("reason: %s", p.Reason)
 		}
 		synctest.Wait()
-		s.noSession(alice)
-		s.noSession(bob)
-		s.allRevoked(larktest.Bob)
-		s.awaitCard(alice, texts.wrongAccount.title.en)
+		w.noSession(alice)
+		w.noSession(bob)
+		w.allRevoked(larktest.Bob)
+		w.AwaitCard(alice.OpenID, texts.wrongAccount.title.en)
 	})
 }
 
 // Lark fails to revoke at first.
 func TestWrongAccountRevokedLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.RevokeEndpoint, Status: 503, Times: 5})
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Bob)
-		s.awaitState(alice, session.ConsentFailed)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.RevokeEndpoint, Status: 503, Times: 5})
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Bob)
+		w.awaitState(alice, session.ConsentFailed)
 		time.Sleep(time.Minute)
-		s.allRevoked(larktest.Bob)
+		w.allRevoked(larktest.Bob)
 	})
 }
 
 // The consent ends while its tokens are being checked: they are revoked, and
 // nothing is stored.
 func TestFinishAfterTheEnd(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		held := s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Alice)
-		s.awaitHit(held)
-		if err := f.Decline(t.Context(), s.latest(alice).ID, larktest.Alice); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
+		w.AwaitHit(held)
+		if err := f.Decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
 		held.Release()
 		synctest.Wait()
-		s.noSession(alice)
-		s.allRevoked(larktest.Alice)
-		if p := s.latest(alice); p.State != session.ConsentDeclined {
+		w.noSession(alice)
+		w.allRevoked(larktest.Alice)
+		if p := w.latest(alice); p.State != session.ConsentDeclined {
 			t.Errorf("the consent is %s", p.State)
 		}
 	})
@@ -230,28 +230,28 @@ func TestFinishAfterTheEnd(t *testing.T) {
 
 // Tokens in hand outlive Lark's and the database's bad minutes.
 func TestFinishInsists(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		db := dbtest.SQLite(t)
-		s := newStageOn(t, db, nil)
-		f := s.device(nil)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Status: 502, Body: "bad gateway", Times: 4})
-		held := s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Alice)
-		s.awaitHit(held)
+		w := newWorldOn(t, db, nil)
+		f := w.device(nil)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Status: 502, Body: "bad gateway", Times: 4})
+		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
+		w.AwaitHit(held)
 		sql := db.SQL(t)
 		if _, err := sql.Exec("ALTER TABLE sessions RENAME TO elsewhere"); err != nil {
 			t.Fatal(err)
 		}
 		held.Release()
 		time.Sleep(30 * time.Second)
-		if p := s.latest(alice); p.State != session.ConsentPending {
+		if p := w.latest(alice); p.State != session.ConsentPending {
 			t.Errorf("the consent is %s although nothing could be stored", p.State)
 		}
 		if _, err := sql.Exec("ALTER TABLE elsewhere RENAME TO sessions"); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitState(alice, session.ConsentDone)
-		if _, err := s.store.Sessions.Load(t.Context(), alice); err != nil {
+		w.awaitState(alice, session.ConsentDone)
+		if _, err := w.Store.Sessions.Load(t.Context(), alice); err != nil {
 			t.Error(err)
 		}
 	})
@@ -259,13 +259,13 @@ func TestFinishInsists(t *testing.T) {
 
 // A shutdown lets what has tokens in hand store them.
 func TestShutdownStores(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		stop := s.run(f)
-		held := s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Alice)
-		s.awaitHit(held)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		stop := w.run(f)
+		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
+		w.AwaitHit(held)
 		stop()
 		down := make(chan error)
 		go func() { down <- f.Shutdown(t.Context()) }()
@@ -274,7 +274,7 @@ func TestShutdownStores(t *testing.T) {
 		if err := <-down; err != nil {
 			t.Error(err)
 		}
-		if _, err := s.store.Sessions.Load(t.Context(), alice); err != nil {
+		if _, err := w.Store.Sessions.Load(t.Context(), alice); err != nil {
 			t.Error(err)
 		}
 		if _, err := f.Ask(t.Context(), bob, Ask{}); err == nil {
@@ -284,13 +284,13 @@ func TestShutdownStores(t *testing.T) {
 }
 
 func TestShutdownGivesUp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(nil)
-		stop := s.run(f)
-		held := s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true, Times: -1})
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Alice)
-		s.awaitHit(held)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		stop := w.run(f)
+		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true, Times: -1})
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
+		w.AwaitHit(held)
 		stop()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -302,47 +302,47 @@ func TestShutdownGivesUp(t *testing.T) {
 
 // A token that is no bearer token is never stored.
 func TestFinishTokenType(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Skip: 0, Times: -1, Set: map[string]any{"token_type": "DPoP"}})
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Alice)
-		if p := s.awaitState(alice, session.ConsentFailed); p.Reason != reasonTokenType {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Skip: 0, Times: -1, Set: map[string]any{"token_type": "DPoP"}})
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
+		if p := w.awaitState(alice, session.ConsentFailed); p.Reason != reasonTokenType {
 			t.Errorf("reason: %s", p.Reason)
 		}
 		synctest.Wait()
-		s.noSession(alice)
-		s.allRevoked(larktest.Alice)
+		w.noSession(alice)
+		w.allRevoked(larktest.Alice)
 	})
 }
 
 // A card whose update fails is brought up to date later.
 func TestCardUpdatedLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.MessageUpdate, Status: 503, Times: 2})
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Alice)
-		s.awaitState(alice, session.ConsentDone)
-		s.awaitCard(alice, texts.done.title.en)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.MessageUpdate, Status: 503, Times: 2})
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
+		w.awaitState(alice, session.ConsentDone)
+		w.AwaitCard(alice.OpenID, texts.done.title.en)
 		// Lark has the card before the row says so.
-		s.await("the row saying what the card shows", func() bool { return s.latest(alice).CardShows == session.ConsentDone })
+		w.Await("the row saying what the card shows", func() bool { return w.latest(alice).CardShows == session.ConsentDone })
 	})
 }
 
 func TestDecline(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(func(c *Config) { c.Buttons = true })
-		s.ask(f, alice)
-		id := s.latest(alice).ID
-		if err := f.Decline(t.Context(), id, larktest.Bob); err == nil || s.latest(alice).State != session.ConsentPending {
-			t.Errorf("another user declines: %v, %s", err, s.latest(alice).State)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(func(c *Config) { c.Buttons = true })
+		w.ask(f, alice)
+		id := w.latest(alice).ID
+		if err := f.Decline(t.Context(), id, larktest.Bob); err == nil || w.latest(alice).State != session.ConsentPending {
+			t.Errorf("another user declines: %v, %s", err, w.latest(alice).State)
 		}
 		if err := f.Decline(t.Context(), id, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitCard(alice, texts.declined.title.en)
+		w.AwaitCard(alice.OpenID, texts.declined.title.en)
 		if err := f.Decline(t.Context(), id, larktest.Alice); err == nil {
 			t.Error("declining twice: no error")
 		}
@@ -350,23 +350,23 @@ func TestDecline(t *testing.T) {
 }
 
 func TestRevoke(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.approve(s.ask(f, alice).AuthorizeURL, larktest.Alice)
-		s.awaitState(alice, session.ConsentDone)
-		s.awaitCard(alice, texts.done.title.en)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.RevokeEndpoint, Drop: true})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
+		w.awaitState(alice, session.ConsentDone)
+		w.AwaitCard(alice.OpenID, texts.done.title.en)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.RevokeEndpoint, Drop: true})
 		if err := f.Revoke(t.Context(), alice, session.Revoked); err != nil {
 			t.Fatal(err)
 		}
-		got, err := s.store.Sessions.Load(t.Context(), alice)
+		got, err := w.Store.Sessions.Load(t.Context(), alice)
 		if err != nil || !got.AccessToken.Empty() || !got.RefreshToken.Empty() || got.Reason != session.Revoked {
 			t.Errorf("session: %+v, %v", got, err)
 		}
 		time.Sleep(time.Second)
-		s.allRevoked(larktest.Alice)
-		s.awaitCard(alice, texts.revoked.title.en)
+		w.allRevoked(larktest.Alice)
+		w.AwaitCard(alice.OpenID, texts.revoked.title.en)
 		if err := f.Revoke(t.Context(), bob, session.Revoked); err == nil {
 			t.Error("revoking nobody: no error")
 		}

@@ -9,12 +9,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"larkside/session"
 	"larkside/session/lark"
 	"larkside/session/store"
 	"larkside/test/dbtest"
+	"larkside/test/inprocess"
 	"larkside/test/larktest"
 )
 
@@ -25,9 +27,9 @@ const (
 
 // withEvents is a flow to which the emulator posts its events, over real
 // sockets, and the refusals that it reported.
-func (s *stage) withEvents(change func(*Config)) *Flow {
-	s.t.Helper()
-	f := s.flow(func(c *Config) {
+func (w *world) withEvents(change func(*Config)) *Flow {
+	w.T.Helper()
+	f := w.flow(func(c *Config) {
 		c.PublicURL, c.Buttons = public, true
 		c.EventKeys = &lark.EventKeys{
 			Token:      func() session.Secret { return session.NewSecret(eventToken) },
@@ -38,40 +40,40 @@ func (s *stage) withEvents(change func(*Config)) *Flow {
 		}
 	})
 	server := httptest.NewServer(f.Handler())
-	s.t.Cleanup(server.Close)
-	s.lark.UpdateApp(larktest.AppID, func(a *larktest.App) {
+	w.T.Cleanup(server.Close)
+	w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) {
 		a.EventsURL, a.EncryptKey, a.VerificationToken = server.URL+eventsPath, encryptKey, eventToken
 	})
 	return f
 }
 
-func (s *stage) send(e larktest.Event) larktest.EventReply {
-	s.t.Helper()
+func (w *world) send(e larktest.Event) larktest.EventReply {
+	w.T.Helper()
 	e.AppID = larktest.AppID
-	reply, err := s.lark.SendEvent(s.t.Context(), e)
+	reply, err := w.Lark.SendEvent(w.T.Context(), e)
 	if err != nil {
-		s.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return reply
 }
 
 // click presses a button of the latest card of key and returns the toast.
-func (s *stage) click(key session.Key, n int, as string) string {
-	s.t.Helper()
-	cards := s.lark.Messages(key.OpenID)
-	reply, err := s.lark.ClickAs(s.t.Context(), cards[len(cards)-1].ID, n, as)
+func (w *world) click(key session.Key, n int, as string) string {
+	w.T.Helper()
+	cards := w.Lark.Messages(key.OpenID)
+	reply, err := w.Lark.ClickAs(w.T.Context(), cards[len(cards)-1].ID, n, as)
 	if err != nil {
-		s.t.Fatalf("click: %v, answer %d %s", err, reply.Status, reply.Body)
+		w.T.Fatalf("click: %v, answer %d %s", err, reply.Status, reply.Body)
 	}
 	var out EventReply
 	if err := json.Unmarshal(reply.Body, &out); err != nil {
-		s.t.Fatalf("answer %s: %v", reply.Body, err)
+		w.T.Fatalf("answer %s: %v", reply.Body, err)
 	}
 	if out.Toast == nil {
 		return ""
 	}
 	if out.Toast.I18n["zh_cn"] == "" || out.Toast.I18n["ja_jp"] == "" {
-		s.t.Errorf("the toast lacks a language: %+v", out.Toast)
+		w.T.Errorf("the toast lacks a language: %+v", out.Toast)
 	}
 	return out.Toast.Content
 }
@@ -79,10 +81,10 @@ func (s *stage) click(key session.Key, n int, as string) string {
 // What does not prove to be Lark's gets a status and not a word, does nothing,
 // and leaves nothing of itself in the log.
 func TestEventsRefused(t *testing.T) {
-	s := newStage(t, nil)
-	f := s.withEvents(nil)
-	s.ask(f, alice)
-	id := s.latest(alice).ID
+	w := newWorld(t, nil)
+	f := w.withEvents(nil)
+	w.ask(f, alice)
+	id := w.latest(alice).ID
 	body := map[string]any{
 		"operator": map[string]string{"open_id": larktest.Alice},
 		"action":   map[string]any{"value": map[string]string{"action": actionDecline, "consent": id}},
@@ -111,22 +113,22 @@ func TestEventsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := larktest.Event{Type: "card.action.trigger", Body: body}
 			c.change(&e)
-			if reply := s.send(e); reply.Status != c.status || len(reply.Body) != 0 {
+			if reply := w.send(e); reply.Status != c.status || len(reply.Body) != 0 {
 				t.Errorf("answer %d %q, want %d", reply.Status, reply.Body, c.status)
 			}
 		})
 	}
-	if p := s.latest(alice); p.State != session.ConsentPending {
+	if p := w.latest(alice); p.State != session.ConsentPending {
 		t.Errorf("the consent is %s", p.State)
 	}
-	if log := s.logged(); strings.Contains(log, larktest.Alice) && strings.Contains(log, "card.action") || strings.Contains(log, id) {
+	if log := w.Log.String(); strings.Contains(log, larktest.Alice) && strings.Contains(log, "card.action") || strings.Contains(log, id) {
 		t.Errorf("the log has content:\n%s", log)
 	}
 }
 
 func TestEventsRefuseOthers(t *testing.T) {
-	s := newStage(t, nil)
-	f := s.withEvents(nil)
+	w := newWorld(t, nil)
+	f := w.withEvents(nil)
 	server := httptest.NewServer(f.Handler())
 	defer server.Close()
 	if resp, err := http.Get(server.URL + eventsPath); err != nil || resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "POST" {
@@ -135,49 +137,49 @@ func TestEventsRefuseOthers(t *testing.T) {
 	if resp, err := http.Post(server.URL+eventsPath, "application/json", strings.NewReader(`{"challenge":"x"}`)); err != nil || resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("POST: %v, %v", resp, err)
 	}
-	none := s.flow(redirect)
-	w := httptest.NewRecorder()
-	none.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodPost, eventsPath, nil))
-	if w.Code != http.StatusNotFound {
-		t.Errorf("with events off: %d", w.Code)
+	none := w.flow(redirect)
+	rec := httptest.NewRecorder()
+	none.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodPost, eventsPath, nil))
+	if rec.Code != http.StatusNotFound {
+		t.Errorf("with events off: %d", rec.Code)
 	}
 	// An app that is not ours, though signed with our key.
-	other := s.lark.AddApp(larktest.App{Name: "Other", EventsURL: server.URL + eventsPath, EncryptKey: encryptKey, VerificationToken: eventToken})
-	if reply, err := s.lark.SendEvent(t.Context(), larktest.Event{AppID: other, Type: "im.message.receive_v1", Body: map[string]any{}}); err != nil || reply.Status != http.StatusUnauthorized {
+	other := w.Lark.AddApp(larktest.App{Name: "Other", EventsURL: server.URL + eventsPath, EncryptKey: encryptKey, VerificationToken: eventToken})
+	if reply, err := w.Lark.SendEvent(t.Context(), larktest.Event{AppID: other, Type: "im.message.receive_v1", Body: map[string]any{}}); err != nil || reply.Status != http.StatusUnauthorized {
 		t.Errorf("another app: %d, %v", reply.Status, err)
 	}
 }
 
 func TestEventsVerification(t *testing.T) {
-	s := newStage(t, nil)
-	s.withEvents(nil)
-	if err := s.lark.VerifyURL(t.Context(), larktest.AppID); err != nil {
+	w := newWorld(t, nil)
+	w.withEvents(nil)
+	if err := w.Lark.VerifyURL(t.Context(), larktest.AppID); err != nil {
 		t.Error(err)
 	}
 	// Lark does not say that it signs this one.
-	if reply := s.send(larktest.Event{Type: "url_verification", Body: "abc", Unsigned: true}); string(reply.Body) != `{"challenge":"abc"}` {
+	if reply := w.send(larktest.Event{Type: "url_verification", Body: "abc", Unsigned: true}); string(reply.Body) != `{"challenge":"abc"}` {
 		t.Errorf("unsigned: %d %s", reply.Status, reply.Body)
 	}
 	// An event of a type that is of no concern here.
-	if reply := s.send(larktest.Event{Type: "im.message.receive_v1", Body: map[string]any{}}); reply.Status != 200 || string(reply.Body) != "{}" {
+	if reply := w.send(larktest.Event{Type: "im.message.receive_v1", Body: map[string]any{}}); reply.Status != 200 || string(reply.Body) != "{}" {
 		t.Errorf("another event: %d %s", reply.Status, reply.Body)
 	}
 }
 
 // Buttons of a waiting card: 0 authorizes, 1 declines.
 func TestClickDecline(t *testing.T) {
-	s := newStage(t, nil)
-	f := s.withEvents(nil)
-	s.ask(f, alice)
-	if said := s.click(alice, 1, larktest.Bob); said != texts.toastNotYours.en || s.latest(alice).State != session.ConsentPending {
-		t.Errorf("somebody else: %q, consent %s", said, s.latest(alice).State)
+	w := newWorld(t, nil)
+	f := w.withEvents(nil)
+	w.ask(f, alice)
+	if said := w.click(alice, 1, larktest.Bob); said != texts.toastNotYours.en || w.latest(alice).State != session.ConsentPending {
+		t.Errorf("somebody else: %q, consent %s", said, w.latest(alice).State)
 	}
-	if said := s.click(alice, 1, larktest.Alice); said != texts.declined.title.en || s.latest(alice).State != session.ConsentDeclined {
-		t.Errorf("the user: %q, consent %s", said, s.latest(alice).State)
+	if said := w.click(alice, 1, larktest.Alice); said != texts.declined.title.en || w.latest(alice).State != session.ConsentDeclined {
+		t.Errorf("the user: %q, consent %s", said, w.latest(alice).State)
 	}
-	s.awaitCard(alice, texts.declined.title.en)
+	w.AwaitCard(alice.OpenID, texts.declined.title.en)
 	// No card comes by itself; the next call may bring one, and says why.
-	if n := s.cards(larktest.Alice); n != 1 {
+	if n := w.cards(larktest.Alice); n != 1 {
 		t.Errorf("%d cards", n)
 	}
 	for _, known := range []session.Reason{session.NoSession, session.RefreshTokenUsed} {
@@ -185,7 +187,7 @@ func TestClickDecline(t *testing.T) {
 			t.Errorf("the reason is %q, with a session that says %q", why, known)
 		}
 	}
-	if c := s.ask(f, alice); c.Card != session.CardSent {
+	if c := w.ask(f, alice); c.Card != session.CardSent {
 		t.Errorf("the next call: %+v", c)
 	}
 	if why := f.Reason(t.Context(), alice, session.NoSession); why != session.NoSession {
@@ -194,77 +196,77 @@ func TestClickDecline(t *testing.T) {
 }
 
 func TestDeclinedBeyondTheRate(t *testing.T) {
-	s := newStage(t, nil)
-	f := s.withEvents(func(c *Config) { c.Rate = session.Limit{N: 1, Period: time.Minute} })
-	s.ask(f, alice)
-	s.click(alice, 1, larktest.Alice)
-	if c := s.ask(f, alice); c.Card != session.CardRateLimited || c.AuthorizeURL != "" {
+	w := newWorld(t, nil)
+	f := w.withEvents(func(c *Config) { c.Rate = session.Limit{N: 1, Period: time.Minute} })
+	w.ask(f, alice)
+	w.click(alice, 1, larktest.Alice)
+	if c := w.ask(f, alice); c.Card != session.CardRateLimited || c.AuthorizeURL != "" {
 		t.Errorf("the next call: %+v", c)
 	}
-	if said := s.click(alice, 0, larktest.Alice); said != texts.toastRate.en {
+	if said := w.click(alice, 0, larktest.Alice); said != texts.toastRate.en {
 		t.Errorf("asking for a link: %q", said)
 	}
 }
 
 // "Send me a new link" is for whoever clicks, whosever card it is.
 func TestClickResend(t *testing.T) {
-	s := newStage(t, nil)
-	f := s.withEvents(nil)
-	s.ask(f, alice, "im:message")
-	if _, err := f.close(t.Context(), s.latest(alice), session.ConsentExpired, ""); err != nil {
+	w := newWorld(t, nil)
+	f := w.withEvents(nil)
+	w.ask(f, alice, "im:message")
+	if _, err := f.close(t.Context(), w.latest(alice), session.ConsentExpired, ""); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitCard(alice, texts.expired.title.en)
-	if said := s.click(alice, 0, larktest.Bob); said != texts.toastSent.en {
+	w.AwaitCard(alice.OpenID, texts.expired.title.en)
+	if said := w.click(alice, 0, larktest.Bob); said != texts.toastSent.en {
 		t.Errorf("somebody else: %q", said)
 	}
-	if p := s.latest(bob); p.State != session.ConsentPending || p.Scopes != offlineAccess {
+	if p := w.latest(bob); p.State != session.ConsentPending || p.Scopes != offlineAccess {
 		t.Errorf("their consent: %s for %q", p.State, p.Scopes)
 	}
-	if p := s.latest(alice); p.State != session.ConsentExpired {
+	if p := w.latest(alice); p.State != session.ConsentExpired {
 		t.Errorf("the user's consent is %s", p.State)
 	}
-	if said := s.click(alice, 0, larktest.Alice); said != texts.toastSent.en {
+	if said := w.click(alice, 0, larktest.Alice); said != texts.toastSent.en {
 		t.Errorf("the user: %q", said)
 	}
-	if p := s.latest(alice); p.State != session.ConsentPending || p.Scopes != "im:message offline_access" {
+	if p := w.latest(alice); p.State != session.ConsentPending || p.Scopes != "im:message offline_access" {
 		t.Errorf("the user's consent: %s for %q", p.State, p.Scopes)
 	}
-	messages := s.lark.Messages(larktest.Alice)
+	messages := w.Lark.Messages(larktest.Alice)
 	if len(messages) != 2 || len(messages[0].Buttons()) != 0 || !strings.Contains(messages[0].Content(), texts.superseded.title.en) {
 		t.Errorf("%d cards, the old one is %s", len(messages), messages[0].Content())
 	}
 }
 
 func TestClickResendWhenAuthorized(t *testing.T) {
-	s := newStage(t, nil)
-	f := s.withEvents(nil)
-	s.ask(f, alice)
-	s.click(alice, 1, larktest.Alice)
-	s.grant(f, alice)
-	messages := s.lark.Messages(larktest.Alice)
-	reply, err := s.lark.Click(t.Context(), messages[0].ID, 0)
+	w := newWorld(t, nil)
+	f := w.withEvents(nil)
+	w.ask(f, alice)
+	w.click(alice, 1, larktest.Alice)
+	w.grant(f, alice)
+	messages := w.Lark.Messages(larktest.Alice)
+	reply, err := w.Lark.Click(t.Context(), messages[0].ID, 0)
 	if err != nil || !bytes.Contains(reply.Body, []byte(texts.toastAlready.en)) {
 		t.Errorf("answer %s, %v", reply.Body, err)
 	}
-	if p := s.latest(alice); p.State != session.ConsentDone {
+	if p := w.latest(alice); p.State != session.ConsentDone {
 		t.Errorf("a consent was started: %s", p.State)
 	}
 }
 
 // grant has key's user consent in the redirect flow.
-func (s *stage) grant(f *Flow, key session.Key) {
-	s.t.Helper()
-	b := s.browser(f)
-	wantPage(s.t, b.get(b.consent(b.open(s.ask(f, key).AuthorizeURL), key.OpenID)), http.StatusOK, texts.done)
+func (w *world) grant(f *Flow, key session.Key) {
+	w.T.Helper()
+	b := w.browser(f)
+	wantPage(w.T, b.get(b.consent(b.open(w.ask(f, key).AuthorizeURL), key.OpenID)), http.StatusOK, texts.done)
 }
 
 // One event is handled once, however often and to whichever replica it comes.
 func TestEventsOnce(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
-		s := newStageOn(t, db, nil)
-		f := s.withEvents(nil)
-		stores := []*store.DB{s.store, s.store}
+		w := newWorldOn(t, db, nil)
+		f := w.withEvents(nil)
+		stores := []*store.DB{w.Store, w.Store}
 		if db.Postgres {
 			stores[1] = db.Open(t, nil)
 		}
@@ -294,35 +296,35 @@ func TestEventsOnce(t *testing.T) {
 			"action":   map[string]any{"value": map[string]string{"action": actionResend}},
 		}
 		for range 3 {
-			if reply := s.send(larktest.Event{Type: "card.action.trigger", ID: "e2", Body: body}); reply.Status != 200 {
+			if reply := w.send(larktest.Event{Type: "card.action.trigger", ID: "e2", Body: body}); reply.Status != 200 {
 				t.Errorf("answer %d", reply.Status)
 			}
-			if p, err := s.store.Consents.Open(t.Context(), alice); err == nil {
+			if p, err := w.Store.Consents.Open(t.Context(), alice); err == nil {
 				f.close(t.Context(), p, session.ConsentExpired, "")
 			}
 		}
-		if n := s.cards(larktest.Alice); n != 1 {
+		if n := w.cards(larktest.Alice); n != 1 {
 			t.Errorf("%d cards", n)
 		}
 	})
 }
 
 func TestEventIDsAreForgotten(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
 		note := func(want bool) {
 			t.Helper()
-			if got, err := s.store.Events.Note(t.Context(), "cli_x", "e", time.Minute); got != want || err != nil {
+			if got, err := w.Store.Events.Note(t.Context(), "cli_x", "e", time.Minute); got != want || err != nil {
 				t.Errorf("first: %v, %v", got, err)
 			}
 		}
 		note(true)
 		note(false)
-		if err := s.store.Events.Forget(t.Context()); err != nil {
+		if err := w.Store.Events.Forget(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		note(false)
-		if err := s.store.Events.Unnote(t.Context(), "cli_x", "e"); err != nil {
+		if err := w.Store.Events.Unnote(t.Context(), "cli_x", "e"); err != nil {
 			t.Fatal(err)
 		}
 		note(true)
@@ -332,14 +334,11 @@ func TestEventIDsAreForgotten(t *testing.T) {
 }
 
 // ended reports whether key's session is over, in the row and in the cache.
-func (s *stage) ended(key session.Key) bool {
-	s.t.Helper()
-	row, err := s.store.Sessions.Load(s.t.Context(), key)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if a, _ := s.store.Sessions.Cached(key); a != nil && a.Usable(time.Now()) != (row.State == session.Active) {
-		s.t.Errorf("the cache says %v, the row %s", a.Usable(time.Now()), row.State)
+func (w *world) ended(key session.Key) bool {
+	w.T.Helper()
+	row := w.Row(key)
+	if a, _ := w.Store.Sessions.Cached(key); a != nil && a.Usable(time.Now()) != (row.State == session.Active) {
+		w.T.Errorf("the cache says %v, the row %s", a.Usable(time.Now()), row.State)
 	}
 	return row.State == session.ConsentRequired && row.Reason == session.Revoked && row.RefreshToken.Empty()
 }
@@ -365,24 +364,24 @@ func TestRevokedAtLark(t *testing.T) {
 		"the refresh token, among other words": {[]larktest.Kind{"x", larktest.RefreshToken}, time.Hour, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t, nil)
+			w := newWorld(t, nil)
 			refused := make(chan int64, 1)
-			f := s.withEvents(func(c *Config) {
+			f := w.withEvents(func(c *Config) {
 				c.Refused = func(_ context.Context, _ session.Key, version int64) { refused <- version }
 			})
-			s.grant(f, alice)
+			w.grant(f, alice)
 			if !c.alive {
-				if err := s.lark.Revoke(larktest.Alice, c.kinds...); err != nil {
+				if err := w.Lark.Revoke(larktest.Alice, c.kinds...); err != nil {
 					t.Fatal(err)
 				}
 			}
-			s.sendRevoked(c.at, c.kinds...)
-			if got := s.ended(alice); got != c.want {
+			w.sendRevoked(c.at, c.kinds...)
+			if got := w.ended(alice); got != c.want {
 				t.Errorf("session ended: %v", got)
 			}
 			if c.want {
-				s.awaitCard(alice, texts.revoked.title.en)
-				s.allRevoked(larktest.Alice)
+				w.AwaitCard(alice.OpenID, texts.revoked.title.en)
+				w.allRevoked(larktest.Alice)
 			}
 			if name == "the access token" {
 				if v := <-refused; v != 1 {
@@ -393,52 +392,46 @@ func TestRevokedAtLark(t *testing.T) {
 	}
 }
 
-func (s *stage) sendRevoked(after time.Duration, kinds ...larktest.Kind) {
-	s.t.Helper()
-	row, err := s.store.Sessions.Load(s.t.Context(), alice)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+func (w *world) sendRevoked(after time.Duration, kinds ...larktest.Kind) {
+	w.T.Helper()
+	row := w.Row(alice)
 	var names []string
 	for _, k := range kinds {
 		names = append(names, string(k))
 	}
 	at := row.GrantedAt.Add(after + 5*time.Millisecond)
-	reply := s.send(larktest.Event{Type: larktest.RevokedEvent, At: at, Body: map[string]string{
+	reply := w.send(larktest.Event{Type: larktest.RevokedEvent, At: at, Body: map[string]string{
 		"revoke_token_type": strings.Join(names, " ") + " ", "open_id": larktest.Alice, "revoke_reason": "Revoked by user action.",
 	}})
 	if reply.Status != 200 || string(reply.Body) != "{}" {
-		s.t.Errorf("answer %d %s", reply.Status, reply.Body)
+		w.T.Errorf("answer %d %s", reply.Status, reply.Body)
 	}
 }
 
 // Should Lark tell of a rotation as of a revocation, the session goes on.
 func TestRotationIsNoRevocation(t *testing.T) {
-	s := newStage(t, nil)
-	f := s.withEvents(nil)
-	s.grant(f, alice)
-	row, err := s.store.Sessions.Load(t.Context(), alice)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lease, err := s.store.Leases.Claim(t.Context(), alice, row.Version, time.Minute)
+	w := newWorld(t, nil)
+	f := w.withEvents(nil)
+	w.grant(f, alice)
+	row := w.Row(alice)
+	lease, err := w.Store.Leases.Claim(t.Context(), alice, row.Version, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	asked := time.Now()
-	token, err := s.client().Refresh(t.Context(), row.TokenURL, row.RefreshToken)
+	token, err := inprocess.Client(t, w.Lark, nil).Refresh(t.Context(), row.TokenURL, row.RefreshToken)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.store.Leases.Replace(t.Context(), lease, store.Tokens{
+	if _, err := w.Store.Leases.Replace(t.Context(), lease, store.Tokens{
 		AccessToken: token.AccessToken, RefreshToken: token.RefreshToken, TokenType: token.TokenType, TokenURL: token.TokenURL,
 		IssuedAt: asked, ExpiresAt: asked.Add(token.ExpiresIn), RefreshExpiresAt: asked.Add(token.RefreshExpiresIn),
 	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, kinds := range [][]larktest.Kind{{larktest.RefreshToken}, {larktest.AccessToken}, {larktest.AccessToken, larktest.RefreshToken}} {
-		s.sendRevoked(time.Since(row.GrantedAt)+time.Second, kinds...)
-		if s.ended(alice) {
+		w.sendRevoked(time.Since(row.GrantedAt)+time.Second, kinds...)
+		if w.ended(alice) {
 			t.Errorf("the session ended by %v", kinds)
 		}
 	}
@@ -446,40 +439,40 @@ func TestRotationIsNoRevocation(t *testing.T) {
 
 // While Lark can't be asked the event is not taken, so that it comes again.
 func TestRevokedComesAgain(t *testing.T) {
-	s := newStage(t, nil)
-	f := s.withEvents(nil)
-	s.grant(f, alice)
-	s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Status: 503, Times: -1})
-	if err := s.lark.Revoke(larktest.Alice); err != nil {
+	w := newWorld(t, nil)
+	f := w.withEvents(nil)
+	w.grant(f, alice)
+	w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Status: 503, Times: -1})
+	if err := w.Lark.Revoke(larktest.Alice); err != nil {
 		t.Fatal(err)
 	}
 	e := larktest.Event{Type: larktest.RevokedEvent, ID: "again", At: time.Now().Add(time.Second), Body: map[string]string{
 		"revoke_token_type": "user_access_token refresh_token", "open_id": larktest.Alice,
 	}}
-	if reply := s.send(e); reply.Status != http.StatusServiceUnavailable || s.ended(alice) {
-		t.Errorf("answer %d, ended %v", reply.Status, s.ended(alice))
+	if reply := w.send(e); reply.Status != http.StatusServiceUnavailable || w.ended(alice) {
+		t.Errorf("answer %d, ended %v", reply.Status, w.ended(alice))
 	}
-	s.lark.ClearFaults()
-	if reply := s.send(e); reply.Status != http.StatusOK || !s.ended(alice) {
-		t.Errorf("the next delivery: %d, ended %v", reply.Status, s.ended(alice))
+	w.Lark.ClearFaults()
+	if reply := w.send(e); reply.Status != http.StatusOK || !w.ended(alice) {
+		t.Errorf("the next delivery: %d, ended %v", reply.Status, w.ended(alice))
 	}
 }
 
 // A revocation reaches the other replica's cache within a second.
 func TestRevokedOverReplicas(t *testing.T) {
 	db := dbtest.Postgres(t)
-	s := newStageOn(t, db, nil)
-	f := s.withEvents(nil)
+	w := newWorldOn(t, db, nil)
+	f := w.withEvents(nil)
 	other := db.Open(t, nil)
-	s.grant(f, alice)
+	w.grant(f, alice)
 	if a, err := other.Sessions.Access(t.Context(), alice); err != nil || !a.Usable(time.Now()) {
 		t.Fatalf("%v, %v", a, err)
 	}
-	if _, err := s.lark.SendRevoked(t.Context(), larktest.Alice, "administrator"); err != nil {
+	if _, err := w.Lark.SendRevoked(t.Context(), larktest.Alice, "administrator"); err != nil {
 		t.Fatal(err)
 	}
 	sent := time.Now()
-	s.await("the other replica", func() bool {
+	w.Await("the other replica", func() bool {
 		a, checked := other.Sessions.Cached(alice)
 		return a == nil || !checked || !a.Usable(time.Now())
 	})

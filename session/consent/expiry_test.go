@@ -11,6 +11,7 @@ import (
 	"larkside/session"
 	"larkside/session/store"
 	"larkside/test/dbtest"
+	"larkside/test/inprocess"
 	"larkside/test/larktest"
 )
 
@@ -18,32 +19,25 @@ const day = 24 * time.Hour
 
 // granted stores a grant of Alice's of now, whose refresh token lives for life;
 // 0: none was issued.
-func (s *stage) granted(life time.Duration) *session.Session {
-	s.t.Helper()
-	tokens, err := s.lark.Grant(larktest.AppID, larktest.Alice)
+func (w *world) granted(life time.Duration) *session.Session {
+	w.T.Helper()
+	g := dbtest.Session(w.T, w.Lark, alice, time.Now(), "offline_access", "im:message")
+	g.RefreshExpiresAt = g.IssuedAt.Add(life)
+	if life == 0 {
+		g.RefreshToken, g.RefreshExpiresAt = session.Secret{}, time.Time{}
+	}
+	row, err := w.Store.Sessions.Put(w.T.Context(), g)
 	if err != nil {
-		s.t.Fatal(err)
-	}
-	now := time.Now()
-	g := session.Session{
-		Key: alice, AccessToken: session.NewSecret(tokens.AccessToken), TokenType: "Bearer", TokenURL: origin + "/open-apis/authen/v2/oauth/token",
-		Scope: "offline_access im:message", IssuedAt: now, ExpiresAt: now.Add(2 * time.Hour), GrantedAt: now, SyncedAt: now,
-	}
-	if life > 0 {
-		g.RefreshToken, g.RefreshExpiresAt = session.NewSecret(tokens.RefreshToken), now.Add(life)
-	}
-	row, err := s.store.Sessions.Put(s.t.Context(), g)
-	if err != nil {
-		s.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return row
 }
 
 // look is one look for grants that end.
-func (s *stage) look(flows ...*Flow) {
+func (w *world) look(flows ...*Flow) {
 	var gone sync.WaitGroup
 	for _, f := range flows {
-		gone.Go(func() { f.remindExpiring(s.t.Context()) })
+		gone.Go(func() { f.remindExpiring(w.T.Context()) })
 	}
 	gone.Wait()
 	time.Sleep(startTimeout) // for what is tried again
@@ -52,40 +46,40 @@ func (s *stage) look(flows ...*Flow) {
 // A grant of a year: one card, three days ahead, whose link works until the
 // grant ends, for all that was granted.
 func TestRenewalCard(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, g := s.flow(redirect), s.flow(redirect)
-		s.granted(7 * day)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, g := w.flow(redirect), w.flow(redirect)
+		w.granted(7 * day)
 		time.Sleep(362*day - time.Hour)
-		s.look(f, g)
-		if n := s.cards(larktest.Alice); n != 0 {
+		w.look(f, g)
+		if n := w.cards(larktest.Alice); n != 0 {
 			t.Fatalf("%d cards too early", n)
 		}
 		time.Sleep(2 * time.Hour)
 		for range 3 {
-			s.look(f, g)
+			w.look(f, g)
 		}
-		if n := s.cards(larktest.Alice); n != 1 {
+		if n := w.cards(larktest.Alice); n != 1 {
 			t.Fatalf("%d cards", n)
 		}
-		s.awaitCard(alice, texts.endingTitle.en)
-		if text := s.lark.Messages(larktest.Alice)[0].Content(); !strings.Contains(text, "for 3 days") {
+		w.AwaitCard(alice.OpenID, texts.endingTitle.en)
+		if text := w.Lark.Messages(larktest.Alice)[0].Content(); !strings.Contains(text, "for 3 days") {
 			t.Errorf("the card does not say how long: %s", text)
 		}
-		p := s.latest(alice)
+		p := w.latest(alice)
 		if p.Scopes != "offline_access im:message" || p.Left > 3*day || p.Left < 2*day {
 			t.Errorf("consent for %q, for %s", p.Scopes, p.Left)
 		}
 		time.Sleep(2 * day)
-		b := s.browser(f)
+		b := w.browser(f)
 		wantPage(t, b.get(b.consent(b.open(p.Link.Expose()), larktest.Alice)), http.StatusOK, texts.done)
-		s.look(f, g)
-		if n := s.cards(larktest.Alice); n != 1 {
+		w.look(f, g)
+		if n := w.cards(larktest.Alice); n != 1 {
 			t.Errorf("%d cards after the renewal", n)
 		}
 		time.Sleep(363 * day)
-		s.look(f)
-		if n := s.cards(larktest.Alice); n != 2 {
+		w.look(f)
+		if n := w.cards(larktest.Alice); n != 2 {
 			t.Errorf("%d cards a year later", n)
 		}
 	})
@@ -94,7 +88,7 @@ func TestRenewalCard(t *testing.T) {
 // Which grants end by themselves, and when that is told.
 func TestExpiring(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
-		s := newStageOn(t, db, nil)
+		w := newWorldOn(t, db, nil)
 		// at is what is found when the store's clock is that far ahead.
 		at := func(ahead time.Duration) (found []store.Expiring) {
 			t.Helper()
@@ -112,13 +106,10 @@ func TestExpiring(t *testing.T) {
 		}
 		ends := func(what string, want time.Duration, none, some time.Duration) {
 			t.Helper()
-			row, err := s.store.Sessions.Load(t.Context(), alice)
-			if err != nil {
-				t.Fatal(err)
-			}
+			row := w.Row(alice)
 			if !db.Postgres {
-				s.store.Close()
-				defer func() { s.store = db.Open(t, nil) }()
+				w.Store.Close()
+				defer func() { w.Store = db.Open(t, nil) }()
 			}
 			if found := at(none); len(found) != 0 {
 				t.Errorf("%s: found %+v after %s", what, found, none)
@@ -127,18 +118,18 @@ func TestExpiring(t *testing.T) {
 				t.Errorf("%s: found %+v after %s", what, found, some)
 			}
 		}
-		s.granted(7 * day)
+		w.granted(7 * day)
 		ends("renewable", 365*day, 361*day, 363*day)
-		s.granted(0)
+		w.granted(0)
 		ends("no refresh token", 2*time.Hour, 100*time.Minute, 110*time.Minute)
 
-		row := s.granted(7 * day)
-		lease, err := s.store.Leases.Claim(t.Context(), alice, row.Version, time.Minute)
+		row := w.granted(7 * day)
+		lease, err := w.Store.Leases.Claim(t.Context(), alice, row.Version, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
 		fixed := row.GrantedAt.Add(5 * day)
-		if _, err := s.store.Leases.Replace(t.Context(), lease, store.Tokens{
+		if _, err := w.Store.Leases.Replace(t.Context(), lease, store.Tokens{
 			AccessToken: row.AccessToken, RefreshToken: row.RefreshToken, TokenType: "Bearer", TokenURL: row.TokenURL, Scope: row.Scope,
 			IssuedAt: row.GrantedAt, ExpiresAt: row.ExpiresAt, RefreshExpiresAt: fixed,
 		}); err != nil {
@@ -151,36 +142,27 @@ func TestExpiring(t *testing.T) {
 // A device code would be dead when the card is looked at: the card has a button
 // that brings a fresh one.
 func TestRenewalInDeviceFlow(t *testing.T) {
-	s := newStage(t, nil)
-	s.withEvents(func(c *Config) { c.PublicURL = "" })
-	s.granted(0)
-	f := s.flow(func(c *Config) { c.Buttons = true })
-	x := store.Expiring{Key: alice, Scope: "im:message", GrantedAt: s.session(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
+	w := newWorld(t, nil)
+	w.withEvents(func(c *Config) { c.PublicURL = "" })
+	w.granted(0)
+	f := w.flow(func(c *Config) { c.Buttons = true })
+	x := store.Expiring{Key: alice, Scope: "im:message", GrantedAt: w.Row(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
 	for range 2 {
 		f.remind(t.Context(), x)
 	}
-	messages := s.lark.Messages(larktest.Alice)
+	messages := w.Lark.Messages(larktest.Alice)
 	if len(messages) != 1 || len(messages[0].Links()) != 0 || !strings.Contains(messages[0].Content(), texts.endingTitle.en) {
 		t.Fatalf("messages: %+v", messages)
 	}
-	if said := s.click(alice, 0, larktest.Alice); said != texts.toastSent.en {
+	if said := w.click(alice, 0, larktest.Alice); said != texts.toastSent.en {
 		t.Errorf("the click: %q", said)
 	}
-	if p := s.latest(alice); p.State != session.ConsentPending || !strings.HasPrefix(p.Link.Expose(), origin) || p.Scopes != "offline_access im:message" {
+	if p := w.latest(alice); p.State != session.ConsentPending || !strings.HasPrefix(p.Link.Expose(), inprocess.Origin) || p.Scopes != "offline_access im:message" {
 		t.Errorf("consent: %+v", p)
 	}
-	if messages = s.lark.Messages(larktest.Alice); len(messages) != 2 || len(messages[0].Buttons()) != 0 {
+	if messages = w.Lark.Messages(larktest.Alice); len(messages) != 2 || len(messages[0].Buttons()) != 0 {
 		t.Errorf("messages: %+v", messages)
 	}
-}
-
-func (s *stage) session(key session.Key) *session.Session {
-	s.t.Helper()
-	row, err := s.store.Sessions.Load(s.t.Context(), key)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return row
 }
 
 func TestNoRenewalCard(t *testing.T) {
@@ -190,13 +172,13 @@ func TestNoRenewalCard(t *testing.T) {
 		"no room":                   func(c *Config) { redirect(c); c.MaxPending = 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := newStage(t, nil)
-				f := s.flow(change)
-				s.granted(7 * day)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				f := w.flow(change)
+				w.granted(7 * day)
 				time.Sleep(363 * day)
-				s.look(f)
-				if n := s.cards(larktest.Alice); n != 0 {
+				w.look(f)
+				if n := w.cards(larktest.Alice); n != 0 {
 					t.Errorf("%d cards", n)
 				}
 			})
@@ -208,20 +190,20 @@ func TestNoRenewalCard(t *testing.T) {
 func TestRenewalTriedAgain(t *testing.T) {
 	for name, flow := range map[string]func(*Config){"redirect": redirect, "device": func(c *Config) { c.Buttons = true }} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := newStage(t, nil)
-				f := s.flow(flow)
-				s.granted(7 * day)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				f := w.flow(flow)
+				w.granted(7 * day)
 				time.Sleep(363 * day)
-				s.lark.Fault(larktest.Fault{Endpoint: larktest.MessageSend, Times: -1, Status: 503})
-				s.look(f)
-				if n := s.cards(larktest.Alice); n != 0 {
+				w.Lark.Fault(larktest.Fault{Endpoint: larktest.MessageSend, Times: -1, Status: 503})
+				w.look(f)
+				if n := w.cards(larktest.Alice); n != 0 {
 					t.Fatalf("%d cards", n)
 				}
-				s.lark.ClearFaults()
-				s.look(f)
-				if n := s.cards(larktest.Alice); n != 1 {
-					t.Errorf("%d cards when Lark is back\n%s", n, s.logged())
+				w.Lark.ClearFaults()
+				w.look(f)
+				if n := w.cards(larktest.Alice); n != 1 {
+					t.Errorf("%d cards when Lark is back\n%s", n, w.Log.String())
 				}
 			})
 		})
@@ -244,28 +226,28 @@ func TestEndedCard(t *testing.T) {
 	} {
 		for flow, change := range map[string]func(*Config){"redirect": redirect, "device": nil} {
 			t.Run(name+" "+flow, func(t *testing.T) {
-				bubble(t, func(t *testing.T) {
-					s := newStage(t, nil)
-					f := s.flow(change)
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t, nil)
+					f := w.flow(change)
 					f.cardOff = name == "cards off"
-					row := s.granted(7 * day)
+					row := w.granted(7 * day)
 					row.State, row.Reason = session.ConsentRequired, session.RefreshTokenExpired
 					c.change(row)
 					for range 2 {
 						f.Ended(t.Context(), row)
 						synctest.Wait()
 					}
-					if n := s.cards(larktest.Alice); n != c.want {
+					if n := w.cards(larktest.Alice); n != c.want {
 						t.Fatalf("%d cards, want %d", n, c.want)
 					}
 					if c.want == 0 {
 						return
 					}
-					if p := s.latest(alice); p.Scopes != "offline_access im:message" || (flow == "redirect") != (p.Left > 2*day) {
+					if p := w.latest(alice); p.Scopes != "offline_access im:message" || (flow == "redirect") != (p.Left > 2*day) {
 						t.Errorf("consent for %q, for %s", p.Scopes, p.Left)
 					}
 					// The call that found it out gets the same link.
-					if got := s.ask(f, alice); got.Card != session.CardAlreadySent {
+					if got := w.ask(f, alice); got.Card != session.CardAlreadySent {
 						t.Errorf("the call: %+v", got)
 					}
 				})

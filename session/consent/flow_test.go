@@ -10,79 +10,40 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"larkside/session"
-	"larkside/session/lark"
 	"larkside/session/store"
 	"larkside/test/dbtest"
+	"larkside/test/inprocess"
 	"larkside/test/larktest"
 )
-
-// origin is where the emulator is, for links; it is reached in process.
-const origin = "https://lark.test"
 
 // public is where browsers reach the flow under test.
 const public = "https://sidecar.test"
 
-// stage is one emulator, one database, and any number of flows on it. Tests
-// run it in a synctest bubble, where minutes pass at once.
-type stage struct {
-	t     testing.TB
-	lark  *larktest.Platform
-	store *store.DB
-	log   *bytes.Buffer
-	logMu sync.Mutex
+// world has flows of any number of replicas beside what [inprocess.World] has.
+// Most tests run it in a synctest bubble, where minutes pass at once.
+type world struct{ *inprocess.World }
+
+func newWorld(t testing.TB, change func(*larktest.Config)) *world {
+	t.Helper()
+	return newWorldOn(t, dbtest.SQLite(t), change)
 }
 
-func newStage(t testing.TB, change func(*larktest.Config)) *stage {
+func newWorldOn(t testing.TB, db *dbtest.DB, change func(*larktest.Config)) *world {
 	t.Helper()
-	return newStageOn(t, dbtest.SQLite(t), change)
-}
-
-func newStageOn(t testing.TB, db *dbtest.DB, change func(*larktest.Config)) *stage {
-	t.Helper()
-	c := larktest.Config{
-		URL: origin, TokenPerSecond: -1,
-		Apps: []larktest.App{{
+	return &world{inprocess.New(t, db, func(c *larktest.Config) {
+		c.Apps = []larktest.App{{
 			ID: larktest.AppID, Secret: larktest.AppSecret, Name: "Tables", Scopes: larktest.DefaultScopes(),
 			RedirectURIs: []string{public + callbackPath},
-		}},
-	}
-	if change != nil {
-		change(&c)
-	}
-	s := &stage{t: t, lark: larktest.New(c), store: db.Open(t, nil), log: &bytes.Buffer{}}
-	t.Cleanup(s.lark.Close)
-	return s
-}
-
-func (s *stage) Write(b []byte) (int, error) {
-	s.logMu.Lock()
-	defer s.logMu.Unlock()
-	return s.log.Write(b)
-}
-
-func (s *stage) logged() string {
-	s.logMu.Lock()
-	defer s.logMu.Unlock()
-	return s.log.String()
-}
-
-// client is a Lark client of the default app.
-func (s *stage) client() *lark.Client {
-	s.t.Helper()
-	c, err := lark.New(lark.Config{
-		AppID: larktest.AppID, Secret: func() session.Secret { return session.NewSecret(larktest.AppSecret) },
-		OpenURL: origin, AccountsURL: origin, TokenURL: origin + "/open-apis/authen/v2/oauth/token", Transport: s.lark.Transport(),
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return c
+		}}
+		if change != nil {
+			change(c)
+		}
+	})}
 }
 
 // use takes from db what a Flow needs of it.
@@ -92,154 +53,111 @@ func (c *Config) use(db *store.DB) {
 }
 
 // flow is a replica that does not run yet.
-func (s *stage) flow(change func(*Config)) *Flow {
-	s.t.Helper()
+func (w *world) flow(change func(*Config)) *Flow {
+	w.T.Helper()
 	c := Config{
-		Apps: map[string]Lark{larktest.AppID: s.client()},
-		Log:  slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Apps: map[string]Lark{larktest.AppID: inprocess.Client(w.T, w.Lark, nil)},
+		Log:  slog.New(slog.NewTextHandler(w.Log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
-	c.use(s.store)
+	c.use(w.Store)
 	if change != nil {
 		change(&c)
 	}
 	f, err := New(c)
 	if err != nil {
-		s.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	s.t.Cleanup(func() { f.Shutdown(s.t.Context()) })
+	w.T.Cleanup(func() { f.Shutdown(w.T.Context()) })
 	return f
 }
 
 // run runs a replica until the test ends, or stop is called.
-func (s *stage) run(f *Flow) (stop func()) {
-	ctx, cancel := context.WithCancel(s.t.Context())
+func (w *world) run(f *Flow) (stop func()) {
+	ctx, cancel := context.WithCancel(w.T.Context())
 	done := make(chan struct{})
 	go func() { f.Run(ctx); close(done) }()
 	stop = func() { cancel(); <-done }
-	s.t.Cleanup(stop)
+	w.T.Cleanup(stop)
 	return stop
 }
 
-func (s *stage) device(change func(*Config)) *Flow {
-	f := s.flow(change)
-	s.run(f)
+func (w *world) device(change func(*Config)) *Flow {
+	f := w.flow(change)
+	w.run(f)
 	return f
 }
 
 func redirect(c *Config) { c.PublicURL = public }
 
-func (s *stage) ask(f *Flow, key session.Key, scopes ...string) session.Challenge {
-	s.t.Helper()
-	c, err := f.Ask(s.t.Context(), key, Ask{Reason: session.NoSession, Scopes: scopes})
+func (w *world) ask(f *Flow, key session.Key, scopes ...string) session.Challenge {
+	w.T.Helper()
+	c, err := f.Ask(w.T.Context(), key, Ask{Reason: session.NoSession, Scopes: scopes})
 	if err != nil {
-		s.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return c
 }
 
-// await waits for what is not known to the emulator, by the bubble's clock.
-func (s *stage) await(what string, done func() bool) {
-	s.t.Helper()
-	for range 3000 {
-		if done() {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	s.t.Fatalf("not seen: %s\n%s", what, s.logged())
-}
-
-// awaitHit waits until a fault has struck. Without a deadline the bubble's
-// clock would run on for ever.
-func (s *stage) awaitHit(fault *larktest.Injection) {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Minute)
-	defer cancel()
-	if err := fault.Await(ctx, 1); err != nil {
-		s.t.Fatalf("the fault never struck: %v\n%s", err, s.logged())
-	}
-}
-
-func (s *stage) latest(key session.Key) *session.Consent {
-	s.t.Helper()
-	p, err := s.store.Consents.Latest(s.t.Context(), key)
+func (w *world) latest(key session.Key) *session.Consent {
+	w.T.Helper()
+	p, err := w.Store.Consents.Latest(w.T.Context(), key)
 	if err != nil {
-		s.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return p
 }
 
-func (s *stage) awaitState(key session.Key, want session.ConsentState) *session.Consent {
-	s.t.Helper()
-	s.await("consent "+string(want), func() bool { return s.latest(key).State == want })
-	return s.latest(key)
+func (w *world) awaitState(key session.Key, want session.ConsentState) *session.Consent {
+	w.T.Helper()
+	w.Await("consent "+string(want), func() bool { return w.latest(key).State == want })
+	return w.latest(key)
 }
 
-// awaitCard waits until the latest message to key shows the title.
-func (s *stage) awaitCard(key session.Key, title string) {
-	s.t.Helper()
-	s.await("card "+title, func() bool {
-		m := s.lark.Messages(key.OpenID)
-		return len(m) > 0 && strings.Contains(m[len(m)-1].Content(), title)
-	})
-}
-
-func (s *stage) noSession(key session.Key) {
-	s.t.Helper()
-	if _, err := s.store.Sessions.Load(s.t.Context(), key); !errors.Is(err, session.ErrNotFound) {
-		s.t.Errorf("a session of %s is stored (%v)", key.OpenID, err)
+func (w *world) noSession(key session.Key) {
+	w.T.Helper()
+	if _, err := w.Store.Sessions.Load(w.T.Context(), key); !errors.Is(err, session.ErrNotFound) {
+		w.T.Errorf("a session of %s is stored (%v)", key.OpenID, err)
 	}
 }
 
 // allRevoked checks that Lark takes none of openID's tokens any more.
-func (s *stage) allRevoked(openID string) {
-	s.t.Helper()
-	s.await("tokens of "+openID+" being revoked", func() bool {
-		tokens := s.lark.Ledger(openID)
+func (w *world) allRevoked(openID string) {
+	w.T.Helper()
+	w.Await("tokens of "+openID+" being revoked", func() bool {
+		tokens := w.Lark.Ledger(openID)
 		return len(tokens) > 0 && !slices.ContainsFunc(tokens, func(one larktest.Issued) bool { return !one.Revoked })
 	})
 }
 
-func (s *stage) cards(openID string) int { return len(s.lark.Messages(openID)) }
+func (w *world) cards(openID string) int { return len(w.Lark.Messages(openID)) }
 
-func keyOf(openID string) session.Key { return session.Key{AppID: larktest.AppID, OpenID: openID} }
-
-var alice, bob = keyOf(larktest.Alice), keyOf(larktest.Bob)
-
-// bubble runs a test in a synctest bubble.
-func bubble(t *testing.T, test func(*testing.T)) {
-	t.Helper()
-	synctest.Test(t, test)
-}
+var alice, bob = dbtest.Key(larktest.Alice), dbtest.Key(larktest.Bob)
 
 func TestDeviceFlow(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		c := s.ask(f, alice)
-		if c.Card != session.CardSent || !strings.HasPrefix(c.AuthorizeURL, origin) || c.ExpiresIn != 240*time.Second {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		c := w.ask(f, alice)
+		if c.Card != session.CardSent || !strings.HasPrefix(c.AuthorizeURL, inprocess.Origin) || c.ExpiresIn != 240*time.Second {
 			t.Errorf("first challenge: %+v", c)
 		}
-		if again := s.ask(f, alice); again.Card != session.CardAlreadySent || again.AuthorizeURL != c.AuthorizeURL {
+		if again := w.ask(f, alice); again.Card != session.CardAlreadySent || again.AuthorizeURL != c.AuthorizeURL {
 			t.Errorf("second challenge: %+v", again)
 		}
-		if links := s.lark.Messages(larktest.Alice)[0].Links(); len(links) != 1 || links[0] != c.AuthorizeURL {
+		if links := w.Lark.Messages(larktest.Alice)[0].Links(); len(links) != 1 || links[0] != c.AuthorizeURL {
 			t.Errorf("the card links to %q, the challenge to %s", links, c.AuthorizeURL)
 		}
-		if err := s.lark.Approve(c.AuthorizeURL, larktest.Alice); err != nil {
+		if err := w.Lark.Approve(c.AuthorizeURL, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitState(alice, session.ConsentDone)
-		got, err := s.store.Sessions.Load(t.Context(), alice)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got.State != session.Active || got.RefreshToken.Empty() || got.TokenURL != origin+"/open-apis/authen/v2/oauth/token" ||
+		w.awaitState(alice, session.ConsentDone)
+		got := w.Row(alice)
+		if got.State != session.Active || got.RefreshToken.Empty() || got.TokenURL != inprocess.Origin+"/open-apis/authen/v2/oauth/token" ||
 			got.ExpiresAt.Sub(got.IssuedAt) != 2*time.Hour || got.GrantedAt.IsZero() || got.UnionID == "" || got.Profile.Name == "" {
 			t.Errorf("stored session: %+v", got)
 		}
-		s.awaitCard(alice, texts.done.title.en)
-		if n := s.cards(larktest.Alice); n != 1 {
+		w.AwaitCard(alice.OpenID, texts.done.title.en)
+		if n := w.cards(larktest.Alice); n != 1 {
 			t.Errorf("%d cards", n)
 		}
 	})
@@ -248,7 +166,7 @@ func TestDeviceFlow(t *testing.T) {
 // browser is a person's browser: it keeps cookies and follows redirects on our
 // own host only.
 type browser struct {
-	s       *stage
+	w       *world
 	handler http.Handler
 	cookies map[string]*http.Cookie
 	accept  string
@@ -271,8 +189,8 @@ func (b *browser) leavable() (leave func()) {
 	return cancel
 }
 
-func (s *stage) browser(f *Flow) *browser {
-	return &browser{s: s, handler: f.Handler(), cookies: map[string]*http.Cookie{}, accept: "en", ctx: s.t.Context()}
+func (w *world) browser(f *Flow) *browser {
+	return &browser{w: w, handler: f.Handler(), cookies: map[string]*http.Cookie{}, accept: "en", ctx: w.T.Context()}
 }
 
 func (b *browser) get(link string) *http.Response { return b.do(http.MethodGet, link) }
@@ -286,13 +204,13 @@ func (b *browser) do(method, link string) *http.Response {
 	for _, c := range b.cookies {
 		r.AddCookie(c)
 	}
-	w := httptest.NewRecorder()
-	b.handler.ServeHTTP(w, r)
-	resp := w.Result()
+	rec := httptest.NewRecorder()
+	b.handler.ServeHTTP(rec, r)
+	resp := rec.Result()
 	for _, c := range resp.Cookies() {
 		b.cookies[c.Name] = c
 	}
-	checkHeaders(b.s.t, resp)
+	checkHeaders(b.w.T, resp)
 	return resp
 }
 
@@ -312,20 +230,20 @@ func checkHeaders(t testing.TB, resp *http.Response) {
 
 // open follows the link of a card to Lark's page and returns its address.
 func (b *browser) open(link string) string {
-	b.s.t.Helper()
+	b.w.T.Helper()
 	resp := b.get(link)
 	if resp.StatusCode != http.StatusFound {
-		b.s.t.Fatalf("start page: %s", resp.Status)
+		b.w.T.Fatalf("start page: %s", resp.Status)
 	}
 	return resp.Header.Get("Location")
 }
 
 // consent approves Lark's page as openID and returns the callback's address.
 func (b *browser) consent(page, openID string) string {
-	b.s.t.Helper()
-	back, err := b.s.lark.Consent(page, openID)
+	b.w.T.Helper()
+	back, err := b.w.Lark.Consent(page, openID)
 	if err != nil {
-		b.s.t.Fatal(err)
+		b.w.T.Fatal(err)
 	}
 	return back
 }
@@ -346,14 +264,14 @@ func titleOf(html string) string {
 }
 
 func TestRedirectFlow(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(redirect)
-		c := s.ask(f, alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(redirect)
+		c := w.ask(f, alice)
 		if c.Card != session.CardSent || !strings.HasPrefix(c.AuthorizeURL, public+startPath+"?t=") || c.ExpiresIn != 10*time.Minute {
 			t.Errorf("challenge: %+v", c)
 		}
-		b := s.browser(f)
+		b := w.browser(f)
 		page := b.open(c.AuthorizeURL)
 		for _, part := range []string{"code_challenge_method=S256", "prompt=consent", "scope=offline_access"} {
 			if !strings.Contains(page, part) {
@@ -362,15 +280,15 @@ func TestRedirectFlow(t *testing.T) {
 		}
 		back := b.consent(page, larktest.Alice)
 		wantPage(t, b.get(back), http.StatusOK, texts.done)
-		if got, err := s.store.Sessions.Load(t.Context(), alice); err != nil || got.RefreshToken.Empty() {
+		if got, err := w.Store.Sessions.Load(t.Context(), alice); err != nil || got.RefreshToken.Empty() {
 			t.Errorf("stored session: %+v, %v", got, err)
 		}
-		s.awaitCard(alice, texts.done.title.en)
+		w.AwaitCard(alice.OpenID, texts.done.title.en)
 
 		wantPage(t, b.get(back), http.StatusOK, texts.done)                 // the browser repeats itself
 		wantPage(t, b.get(c.AuthorizeURL), http.StatusOK, texts.done)       // the link is clicked again
-		wantPage(t, s.browser(f).get(back), http.StatusGone, texts.expired) // somebody else replays it
-		if n := len(s.lark.Calls(larktest.To(larktest.TokenEndpoint))); n != 1 {
+		wantPage(t, w.browser(f).get(back), http.StatusGone, texts.expired) // somebody else replays it
+		if n := w.TokenCalls(); n != 1 {
 			t.Errorf("the token endpoint was asked %d times", n)
 		}
 	})

@@ -15,14 +15,14 @@ import (
 // stays as it is: Lark is not asked to redeem anything, nothing is stored, and
 // nobody is sent on but with the ticket.
 func FuzzConsentRequest(f *testing.F) {
-	s := newStage(f, nil)
-	flow := s.flow(redirect)
-	link, err := url.Parse(s.ask(flow, alice).AuthorizeURL)
+	w := newWorld(f, nil)
+	flow := w.flow(redirect)
+	link, err := url.Parse(w.ask(flow, alice).AuthorizeURL)
 	if err != nil {
 		f.Fatal(err)
 	}
 	ticket := link.Query().Get("t")
-	victim := s.browser(flow)
+	victim := w.browser(flow)
 	state := queryOf(f, victim.open(link.String()), "state")
 	cookie := victim.cookies[flow.cookie.name].Value
 
@@ -44,22 +44,22 @@ func FuzzConsentRequest(f *testing.F) {
 		r.Method, r.URL.Path, r.URL.RawQuery = method, path, query
 		r.Header.Set("Cookie", flow.cookie.name+"="+browser)
 		r.Header.Set("Accept-Language", language)
-		w := httptest.NewRecorder()
-		flow.Handler().ServeHTTP(w, r)
+		rec := httptest.NewRecorder()
+		flow.Handler().ServeHTTP(rec, r)
 		switch {
-		case w.Code == http.StatusFound && path == startPath && strings.Contains(query, ticket):
-		case w.Code == http.StatusNoContent, w.Code >= 400:
+		case rec.Code == http.StatusFound && path == startPath && strings.Contains(query, ticket):
+		case rec.Code == http.StatusNoContent, rec.Code >= 400:
 		default:
-			t.Errorf("answered %d", w.Code)
+			t.Errorf("answered %d", rec.Code)
 		}
-		if p, err := s.store.Consents.Latest(t.Context(), alice); err != nil || p.State != session.ConsentPending {
+		if p, err := w.Store.Consents.Latest(t.Context(), alice); err != nil || p.State != session.ConsentPending {
 			t.Fatalf("the consent is %+v: %v", p, err)
 		}
-		if n := exchanges(s); n != 0 {
+		if n := w.TokenCalls(); n != 0 {
 			t.Fatalf("%d calls to the token endpoint", n)
 		}
 	})
-	if calls := s.lark.Calls(larktest.To(larktest.UserInfo)); len(calls) != 0 {
+	if calls := w.Lark.Calls(larktest.To(larktest.UserInfo)); len(calls) != 0 {
 		f.Errorf("user_info was asked %d times", len(calls))
 	}
 }

@@ -3,31 +3,33 @@ package consent
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/test/inprocess"
 	"larkside/test/larktest"
 )
 
 // askAnyOf is a call that needs one of the alternatives.
-func (s *stage) askAnyOf(f *Flow, alternatives ...string) session.Challenge {
-	s.t.Helper()
-	c, err := f.Ask(s.t.Context(), alice, Ask{Reason: "missing_scope", AnyOf: alternatives})
+func (w *world) askAnyOf(f *Flow, alternatives ...string) session.Challenge {
+	w.T.Helper()
+	c, err := f.Ask(w.T.Context(), alice, Ask{Reason: "missing_scope", AnyOf: alternatives})
 	if err != nil {
-		s.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return c
 }
 
 // consented stores alice's consent to scopes.
-func (s *stage) consented(f *Flow, scopes ...string) {
-	s.t.Helper()
-	link := s.ask(f, alice, scopes...).AuthorizeURL
-	if err := s.lark.Approve(link, larktest.Alice); err != nil {
-		s.t.Fatal(err)
+func (w *world) consented(f *Flow, scopes ...string) {
+	w.T.Helper()
+	link := w.ask(f, alice, scopes...).AuthorizeURL
+	if err := w.Lark.Approve(link, larktest.Alice); err != nil {
+		w.T.Fatal(err)
 	}
-	s.awaitState(alice, session.ConsentDone)
+	w.awaitState(alice, session.ConsentDone)
 }
 
 // Lark names scopes of which one is enough, and not all of them are enabled.
@@ -50,19 +52,19 @@ func TestMissingScopeChoice(t *testing.T) {
 		"what is no scope is skipped": {nil, []string{"two words", "", enabled}, true, enabled},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := newStage(t, nil)
-				s.lark.UpdateApp(larktest.AppID, func(a *larktest.App) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) {
 					app(a)
 					if c.blind {
 						a.Scopes, a.TenantScopes = []string{"offline_access", enabled}, nil
 					}
 				})
-				f := s.device(func(config *Config) { config.Scopes = c.configured })
-				if got := s.askAnyOf(f, c.names...); got.AuthorizeURL == "" {
-					t.Fatalf("no link: %+v\n%s", got, s.logged())
+				f := w.device(func(config *Config) { config.Scopes = c.configured })
+				if got := w.askAnyOf(f, c.names...); got.AuthorizeURL == "" {
+					t.Fatalf("no link: %+v\n%s", got, w.Log.String())
 				}
-				if got := s.latest(alice).Scopes; got != c.want+" offline_access" {
+				if got := w.latest(alice).Scopes; got != c.want+" offline_access" {
 					t.Errorf("asked for %q", got)
 				}
 			})
@@ -73,32 +75,32 @@ func TestMissingScopeChoice(t *testing.T) {
 // A consent that brought nothing is not repeated: no loop of cards. After an
 // hour the console may have been mended.
 func TestMissingScopeAskedInVain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		s.lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Scopes = []string{"offline_access", "task:task:read"} })
-		f := s.device(nil)
-		s.consented(f)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Scopes = []string{"offline_access", "task:task:read"} })
+		f := w.device(nil)
+		w.consented(f)
 		for _, scope := range []string{"drive:drive", "im:message"} { // one after the other, as they are named
-			if err := s.lark.Approve(s.askAnyOf(f, "drive:drive", "im:message").AuthorizeURL, larktest.Alice); err != nil {
+			if err := w.Lark.Approve(w.askAnyOf(f, "drive:drive", "im:message").AuthorizeURL, larktest.Alice); err != nil {
 				t.Fatal(err)
 			}
-			s.awaitState(alice, session.ConsentDone)
-			if got := s.latest(alice).Scopes; !strings.HasPrefix(got, scope) {
+			w.awaitState(alice, session.ConsentDone)
+			if got := w.latest(alice).Scopes; !strings.HasPrefix(got, scope) {
 				t.Errorf("asked for %q", got)
 			}
 		}
-		cards := s.cards(larktest.Alice)
+		cards := w.cards(larktest.Alice)
 		for range 50 {
-			if c := s.askAnyOf(f, "drive:drive", "im:message"); c != (session.Challenge{}) {
+			if c := w.askAnyOf(f, "drive:drive", "im:message"); c != (session.Challenge{}) {
 				t.Fatalf("asked again: %+v", c)
 			}
 			time.Sleep(time.Minute)
 		}
-		if n := s.cards(larktest.Alice); n != cards {
+		if n := w.cards(larktest.Alice); n != cards {
 			t.Errorf("%d cards more", n-cards)
 		}
 		time.Sleep(11 * time.Minute)
-		if c := s.askAnyOf(f, "drive:drive"); c.AuthorizeURL == "" {
+		if c := w.askAnyOf(f, "drive:drive"); c.AuthorizeURL == "" {
 			t.Errorf("after an hour: %+v", c)
 		}
 	})
@@ -106,12 +108,12 @@ func TestMissingScopeAskedInVain(t *testing.T) {
 
 // What the session has already is not missing: the API wants another one.
 func TestMissingScopeNext(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.consented(f, "task:task:read")
-		s.askAnyOf(f, "task:task:read", "task:task:write")
-		if got := s.latest(alice).Scopes; got != "task:task:write offline_access" {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.consented(f, "task:task:read")
+		w.askAnyOf(f, "task:task:read", "task:task:write")
+		if got := w.latest(alice).Scopes; got != "task:task:write offline_access" {
 			t.Errorf("asked for %q", got)
 		}
 	})
@@ -120,24 +122,24 @@ func TestMissingScopeNext(t *testing.T) {
 // A list of scopes that Lark refuses says nothing about the app. The consent is
 // tried once more with the configured ones.
 func TestScopesRefused(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		s.lark.Switch(func(w *larktest.Switches) { w.DeviceRefusesUnknown = true })
-		f := s.device(func(c *Config) { c.Scopes = []string{"task:task:read"} })
-		c := s.ask(f, alice, "nobody:knows:this")
-		if c.AuthorizeURL == "" || s.latest(alice).Scopes != "task:task:read offline_access" {
-			t.Errorf("%+v, asked for %q", c, s.latest(alice).Scopes)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.Lark.Switch(func(w *larktest.Switches) { w.DeviceRefusesUnknown = true })
+		f := w.device(func(c *Config) { c.Scopes = []string{"task:task:read"} })
+		c := w.ask(f, alice, "nobody:knows:this")
+		if c.AuthorizeURL == "" || w.latest(alice).Scopes != "task:task:read offline_access" {
+			t.Errorf("%+v, asked for %q", c, w.latest(alice).Scopes)
 		}
-		if !strings.Contains(s.logged(), "LARKSIDE_SCOPES") || !strings.Contains(s.logged(), session.InvalidScope) {
-			t.Errorf("the log says %s", s.logged())
+		if !strings.Contains(w.Log.String(), "LARKSIDE_SCOPES") || !strings.Contains(w.Log.String(), session.InvalidScope) {
+			t.Errorf("the log says %s", w.Log.String())
 		}
 
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Code: 20027, Times: -1})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Code: 20027, Times: -1})
 		got, err := f.Ask(t.Context(), bob, Ask{Reason: session.NoSession})
 		if err != nil || got.AuthorizeURL != "" || got.Card != session.CardFailed {
 			t.Errorf("with nothing else to try: %+v, %v", got, err)
 		}
-		if p := s.latest(bob); p.State != session.ConsentFailed || p.Reason != session.ScopeNotEnabled {
+		if p := w.latest(bob); p.State != session.ConsentFailed || p.Reason != session.ScopeNotEnabled {
 			t.Errorf("%s %s", p.State, p.Reason)
 		}
 	})
@@ -146,18 +148,18 @@ func TestScopesRefused(t *testing.T) {
 // A code that belongs elsewhere ends the one consent, and says what to look at.
 func TestRedirectCodeRefused(t *testing.T) {
 	for code, reason := range map[int]string{20024: "code_of_another_app", 20071: "redirect_uri_mismatch", 20027: session.ScopeNotEnabled} {
-		bubble(t, func(t *testing.T) {
-			s := newStage(t, nil)
-			f, b, _, back := s.atCallback(larktest.Alice)
-			s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: code})
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, nil)
+			f, b, _, back := w.atCallback(larktest.Alice)
+			w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: code})
 			wantPage(t, b.get(back), 502, texts.failed)
-			if p := s.latest(alice); p.State != session.ConsentFailed || p.Reason != reason {
+			if p := w.latest(alice); p.State != session.ConsentFailed || p.Reason != reason {
 				t.Errorf("%d: %s %s", code, p.State, p.Reason)
 			}
-			if !strings.Contains(s.logged(), reason) {
-				t.Errorf("the log says %s", s.logged())
+			if !strings.Contains(w.Log.String(), reason) {
+				t.Errorf("the log says %s", w.Log.String())
 			}
-			if c := s.ask(f, alice); c.AuthorizeURL == "" {
+			if c := w.ask(f, alice); c.AuthorizeURL == "" {
 				t.Errorf("%d: the next consent: %+v", code, c)
 			}
 		})
@@ -166,17 +168,17 @@ func TestRedirectCodeRefused(t *testing.T) {
 
 // 20008 comes now and then for users who exist: it ends no consent.
 func TestConsentDoubtedUser(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		link := s.ask(f, alice).AuthorizeURL
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20008})
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Code: 20008, Times: 3})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		link := w.ask(f, alice).AuthorizeURL
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20008})
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Code: 20008, Times: 3})
 		time.Sleep(10 * time.Second)
-		if err := s.lark.Approve(link, larktest.Alice); err != nil {
+		if err := w.Lark.Approve(link, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitState(alice, session.ConsentDone)
+		w.awaitState(alice, session.ConsentDone)
 	})
 }
 
@@ -184,21 +186,21 @@ const botInfo = "/open-apis/bot/v3/info"
 
 // The card names the app as Lark does, and asks for the name once.
 func TestAppName(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(nil)
-		s.lark.Fault(larktest.Fault{Path: botInfo, Drop: true})
-		s.ask(f, alice)
-		s.awaitCard(alice, "This app")
-		s.lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Name = "T*bles" })
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.Lark.Fault(larktest.Fault{Path: botInfo, Drop: true})
+		w.ask(f, alice)
+		w.AwaitCard(alice.OpenID, "This app")
+		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Name = "T*bles" })
 		time.Sleep(2 * failedFor)
-		s.ask(f, bob)
-		s.awaitCard(bob, "#42;bles")
-		if err := f.Decline(t.Context(), s.latest(bob).ID, bob.OpenID); err != nil {
+		w.ask(f, bob)
+		w.AwaitCard(bob.OpenID, "#42;bles")
+		if err := f.Decline(t.Context(), w.latest(bob).ID, bob.OpenID); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitCard(bob, "#42;bles")
-		if n := len(s.lark.Calls(func(c larktest.Call) bool { return c.Path == botInfo })); n != 2 {
+		w.AwaitCard(bob.OpenID, "#42;bles")
+		if n := len(w.Lark.Calls(func(c larktest.Call) bool { return c.Path == botInfo })); n != 2 {
 			t.Errorf("the name was asked for %d times", n)
 		}
 	})
@@ -206,14 +208,14 @@ func TestAppName(t *testing.T) {
 
 // Through an AppLink the button opens the link beside the chat.
 func TestAppLink(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.device(func(c *Config) { c.AppLink = "https://applink.feishu.cn" })
-		link := s.ask(f, alice).AuthorizeURL
-		if !strings.HasPrefix(link, origin) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(func(c *Config) { c.AppLink = "https://applink.feishu.cn" })
+		link := w.ask(f, alice).AuthorizeURL
+		if !strings.HasPrefix(link, inprocess.Origin) {
 			t.Errorf("the caller gets %s", link)
 		}
-		button := s.lark.Messages(larktest.Alice)[0].Buttons()[0].URL
+		button := w.Lark.Messages(larktest.Alice)[0].Buttons()[0].URL
 		if !strings.HasPrefix(button, "https://applink.feishu.cn/client/web_url/open?") {
 			t.Errorf("the button opens %s", button)
 		}

@@ -17,11 +17,11 @@ import (
 
 // atCallback is a redirect flow as far as Lark's consent: back is the callback
 // with a good code and state.
-func (s *stage) atCallback(openID string) (f *Flow, b *browser, link, back string) {
-	s.t.Helper()
-	f = s.flow(redirect)
-	link = s.ask(f, alice).AuthorizeURL
-	b = s.browser(f)
+func (w *world) atCallback(openID string) (f *Flow, b *browser, link, back string) {
+	w.T.Helper()
+	f = w.flow(redirect)
+	link = w.ask(f, alice).AuthorizeURL
+	b = w.browser(f)
 	return f, b, link, b.consent(b.open(link), openID)
 }
 
@@ -40,44 +40,42 @@ func with(t *testing.T, link, name, value string) string {
 	return u.String()
 }
 
-func exchanges(s *stage) int { return len(s.lark.Calls(larktest.To(larktest.TokenEndpoint))) }
-
 func TestRedirectWrongAccount(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, b, link, back := s.atCallback(larktest.Bob)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, b, link, back := w.atCallback(larktest.Bob)
 		wantPage(t, b.get(back), http.StatusForbidden, texts.wrongAccount)
 		synctest.Wait()
-		s.noSession(alice)
-		s.noSession(bob)
-		s.allRevoked(larktest.Bob)
-		s.awaitCard(alice, texts.wrongAccount.title.en)
+		w.noSession(alice)
+		w.noSession(bob)
+		w.allRevoked(larktest.Bob)
+		w.AwaitCard(alice.OpenID, texts.wrongAccount.title.en)
 		wantPage(t, b.get(back), http.StatusForbidden, texts.wrongAccount)
 		wantPage(t, b.get(link), http.StatusGone, texts.failed)
-		if c := s.ask(f, alice); c.Card != session.CardSent || c.AuthorizeURL == link {
+		if c := w.ask(f, alice); c.Card != session.CardSent || c.AuthorizeURL == link {
 			t.Errorf("the next call: %+v", c)
 		}
 	})
 }
 
 func TestRedirectDeclined(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(redirect)
-		link := s.ask(f, alice).AuthorizeURL
-		b := s.browser(f)
-		back, err := s.lark.Refuse(b.open(link), larktest.Alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(redirect)
+		link := w.ask(f, alice).AuthorizeURL
+		b := w.browser(f)
+		back, err := w.Lark.Refuse(b.open(link), larktest.Alice)
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantPage(t, s.browser(f).get(back), http.StatusBadRequest, texts.otherBrowser)
+		wantPage(t, w.browser(f).get(back), http.StatusBadRequest, texts.otherBrowser)
 		wantPage(t, b.get(back), http.StatusOK, texts.declined)
 		wantPage(t, b.get(back), http.StatusOK, texts.declined)
-		s.awaitCard(alice, texts.declined.title.en)
-		if p := s.latest(alice); p.State != session.ConsentDeclined {
+		w.AwaitCard(alice.OpenID, texts.declined.title.en)
+		if p := w.latest(alice); p.State != session.ConsentDeclined {
 			t.Errorf("consent is %s", p.State)
 		}
-		s.noSession(alice)
+		w.noSession(alice)
 	})
 }
 
@@ -103,14 +101,14 @@ func TestRedirectGuards(t *testing.T) {
 		}, 502, texts.larkFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := newStage(t, nil)
-				_, b, _, back := s.atCallback(larktest.Alice)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				_, b, _, back := w.atCallback(larktest.Alice)
 				wantPage(t, b.get(c.change(t, back)), c.status, c.text)
-				if n := exchanges(s); n != 0 {
+				if n := w.TokenCalls(); n != 0 {
 					t.Errorf("Lark was asked %d times", n)
 				}
-				s.noSession(alice)
+				w.noSession(alice)
 				wantPage(t, b.get(back), http.StatusOK, texts.done)
 			})
 		})
@@ -120,14 +118,14 @@ func TestRedirectGuards(t *testing.T) {
 // The browser that comes back is not the one that started: an attacker's link,
 // or a victim's. Nothing happens, and the right browser can go on.
 func TestRedirectOtherBrowser(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, b, _, back := s.atCallback(larktest.Alice)
-		other := s.browser(f)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, b, _, back := w.atCallback(larktest.Alice)
+		other := w.browser(f)
 		wantPage(t, other.get(back), http.StatusBadRequest, texts.otherBrowser)
 		other.cookies["x"] = &http.Cookie{Name: "__Host-larkside", Value: newSecret().Expose()}
 		wantPage(t, other.get(back), http.StatusBadRequest, texts.otherBrowser)
-		if exchanges(s) != 0 {
+		if w.TokenCalls() != 0 {
 			t.Error("Lark was asked")
 		}
 		wantPage(t, b.get(back), http.StatusOK, texts.done)
@@ -136,19 +134,19 @@ func TestRedirectOtherBrowser(t *testing.T) {
 
 // Opening the link elsewhere takes over; opening it twice in one browser does not.
 func TestRedirectLinkOpenedAgain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, b, link, back := s.atCallback(larktest.Alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, b, link, back := w.atCallback(larktest.Alice)
 		b.open(link)
 		b.open(link)
-		phone := s.browser(f)
+		phone := w.browser(f)
 		phonePage := phone.open(link)
 		wantPage(t, b.get(back), http.StatusBadRequest, texts.malformed)
 		wantPage(t, phone.get(phone.consent(phonePage, larktest.Alice)), http.StatusOK, texts.done)
 	})
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		_, b, link, back := s.atCallback(larktest.Alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, b, link, back := w.atCallback(larktest.Alice)
 		b.open(link)
 		b.open(link)
 		wantPage(t, b.get(back), http.StatusOK, texts.done)
@@ -157,10 +155,10 @@ func TestRedirectLinkOpenedAgain(t *testing.T) {
 
 // Link previews look at links; nobody has clicked then.
 func TestRedirectPreviewsAreHarmless(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, b, link, back := s.atCallback(larktest.Alice)
-		bot := s.browser(f)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, b, link, back := w.atCallback(larktest.Alice)
+		bot := w.browser(f)
 		for _, target := range []string{link, back} {
 			if resp := bot.do(http.MethodHead, target); resp.StatusCode != http.StatusNoContent || len(resp.Cookies()) != 0 {
 				t.Errorf("HEAD: %s, %v", resp.Status, resp.Cookies())
@@ -177,19 +175,19 @@ func TestRedirectPreviewsAreHarmless(t *testing.T) {
 
 // Two callbacks at the same moment: the code is redeemed once, both see "done".
 func TestRedirectDoubleCallback(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		_, b, _, back := s.atCallback(larktest.Alice)
-		slow := s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, b, _, back := w.atCallback(larktest.Alice)
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
 		var gone sync.WaitGroup
 		for range 2 {
 			gone.Go(func() { wantPage(t, b.clone().get(back), http.StatusOK, texts.done) })
 		}
-		s.awaitHit(slow)
+		w.AwaitHit(slow)
 		synctest.Wait()
 		slow.Release()
 		gone.Wait()
-		if n := exchanges(s); n != 1 {
+		if n := w.TokenCalls(); n != 1 {
 			t.Errorf("the code was sent %d times", n)
 		}
 	})
@@ -197,13 +195,13 @@ func TestRedirectDoubleCallback(t *testing.T) {
 
 // The first of two callbacks fails: the other does not wait for ever.
 func TestRedirectDoubleCallbackFails(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		_, b, _, back := s.atCallback(larktest.Alice)
-		held := s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20003, Hang: true})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, b, _, back := w.atCallback(larktest.Alice)
+		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20003, Hang: true})
 		var gone sync.WaitGroup
 		gone.Go(func() { wantPage(t, b.clone().get(back), http.StatusGone, texts.malformed) })
-		s.awaitHit(held)
+		w.AwaitHit(held)
 		began := time.Now()
 		gone.Go(func() {
 			wantPage(t, b.clone().get(back), http.StatusBadGateway, texts.larkFailed)
@@ -218,29 +216,29 @@ func TestRedirectDoubleCallbackFails(t *testing.T) {
 }
 
 func TestRedirectExpired(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, b, link, back := s.atCallback(larktest.Alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, b, link, back := w.atCallback(larktest.Alice)
 		time.Sleep(10 * time.Minute)
 		wantPage(t, b.get(back), http.StatusGone, texts.expired)
-		wantPage(t, s.browser(f).get(link), http.StatusGone, texts.expired)
-		if exchanges(s) != 0 {
+		wantPage(t, w.browser(f).get(link), http.StatusGone, texts.expired)
+		if w.TokenCalls() != 0 {
 			t.Error("Lark was asked")
 		}
-		s.noSession(alice)
-		s.awaitCard(alice, texts.expired.title.en)
+		w.noSession(alice)
+		w.AwaitCard(alice.OpenID, texts.expired.title.en)
 	})
 }
 
 func TestRedirectSuperseded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, b, link, back := s.atCallback(larktest.Alice)
-		wider := s.ask(f, alice, "im:message").AuthorizeURL
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, b, link, back := w.atCallback(larktest.Alice)
+		wider := w.ask(f, alice, "im:message").AuthorizeURL
 		wantPage(t, b.get(back), http.StatusGone, texts.superseded)
 		wantPage(t, b.get(link), http.StatusGone, texts.superseded)
-		s.noSession(alice)
-		if exchanges(s) != 0 {
+		w.noSession(alice)
+		if w.TokenCalls() != 0 {
 			t.Error("Lark was asked")
 		}
 		wantPage(t, b.get(b.consent(b.open(wider), larktest.Alice)), http.StatusOK, texts.done)
@@ -249,22 +247,22 @@ func TestRedirectSuperseded(t *testing.T) {
 
 // Superseded while the code is being redeemed: what comes of it is revoked.
 func TestRedirectSupersededMeanwhile(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, b, _, back := s.atCallback(larktest.Alice)
-		held := s.lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, b, _, back := w.atCallback(larktest.Alice)
+		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
 		page := make(chan struct{})
 		go func() {
 			wantPage(t, b.get(back), http.StatusGone, texts.superseded)
 			close(page)
 		}()
-		s.awaitHit(held)
-		s.ask(f, alice, "im:message")
+		w.AwaitHit(held)
+		w.ask(f, alice, "im:message")
 		held.Release()
 		<-page
 		synctest.Wait()
-		s.noSession(alice)
-		s.allRevoked(larktest.Alice)
+		w.noSession(alice)
+		w.allRevoked(larktest.Alice)
 	})
 }
 
@@ -283,14 +281,14 @@ func TestRedirectExchangeFails(t *testing.T) {
 		"not JSON":     {larktest.Fault{Status: 502, Body: "<html>bad gateway</html>", Times: 3}, 502, texts.larkFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := newStage(t, nil)
-				_, b, link, back := s.atCallback(larktest.Alice)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				_, b, link, back := w.atCallback(larktest.Alice)
 				c.fault.Endpoint = larktest.TokenEndpoint
-				s.lark.Fault(c.fault)
+				w.Lark.Fault(c.fault)
 				wantPage(t, b.get(back), c.status, c.text)
-				s.noSession(alice)
-				s.lark.ClearFaults()
+				w.noSession(alice)
+				w.Lark.ClearFaults()
 				wantPage(t, b.get(b.consent(b.open(link), larktest.Alice)), http.StatusOK, texts.done)
 			})
 		})
@@ -299,61 +297,61 @@ func TestRedirectExchangeFails(t *testing.T) {
 
 // Lark is away for a moment while the browser waits.
 func TestRedirectExchangeRetried(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		_, b, _, back := s.atCallback(larktest.Alice)
-		s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20072})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, b, _, back := w.atCallback(larktest.Alice)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20072})
 		wantPage(t, b.get(back), http.StatusOK, texts.done)
 	})
 }
 
 // Somebody else's valid code, slipped into a callback, is refused by PKCE.
 func TestRedirectInjectedCode(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f, b, _, back := s.atCallback(larktest.Alice)
-		other := s.browser(f)
-		injected, err := url.Parse(other.consent(other.open(s.ask(f, bob).AuthorizeURL), larktest.Alice))
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f, b, _, back := w.atCallback(larktest.Alice)
+		other := w.browser(f)
+		injected, err := url.Parse(other.consent(other.open(w.ask(f, bob).AuthorizeURL), larktest.Alice))
 		if err != nil {
 			t.Fatal(err)
 		}
 		wantPage(t, b.get(with(t, back, "code", injected.Query().Get("code"))), http.StatusGone, texts.malformed)
-		s.noSession(alice)
-		s.noSession(bob)
+		w.noSession(alice)
+		w.noSession(bob)
 	})
 }
 
 // A browser that leaves does not stop what it began.
 func TestRedirectBrowserLeaves(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		_, b, _, back := s.atCallback(larktest.Alice)
-		slow := s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, b, _, back := w.atCallback(larktest.Alice)
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true})
 		leave := b.leavable()
 		left := make(chan struct{})
 		go func() { b.get(back); close(left) }()
-		s.awaitHit(slow)
+		w.AwaitHit(slow)
 		leave()
 		<-left
 		slow.Release()
-		s.awaitState(alice, session.ConsentDone)
+		w.awaitState(alice, session.ConsentDone)
 	})
 }
 
 func TestCookie(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(redirect)
-		resp := s.browser(f).get(s.ask(f, alice).AuthorizeURL)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(redirect)
+		resp := w.browser(f).get(w.ask(f, alice).AuthorizeURL)
 		c := resp.Cookies()[0]
 		if c.Name != "__Host-larkside" || !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Path != "/" || c.Domain != "" || len(c.Value) != 43 {
 			t.Errorf("cookie: %s", resp.Header.Get("Set-Cookie"))
 		}
 	})
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(func(c *Config) { c.PublicURL = "http://127.0.0.1:8082" })
-		resp := s.browser(f).get(s.ask(f, alice).AuthorizeURL)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(func(c *Config) { c.PublicURL = "http://127.0.0.1:8082" })
+		resp := w.browser(f).get(w.ask(f, alice).AuthorizeURL)
 		if c := resp.Cookies()[0]; c.Name != "larkside" || c.Secure || !c.HttpOnly {
 			t.Errorf("cookie on plain http: %s", resp.Header.Get("Set-Cookie"))
 		}
@@ -362,9 +360,9 @@ func TestCookie(t *testing.T) {
 
 // Nothing of a request comes back in a page, and no secret gets into the log.
 func TestNothingReflected(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		_, b, link, back := s.atCallback(larktest.Alice)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, b, link, back := w.atCallback(larktest.Alice)
 		const canary = "canary0123"
 		for _, target := range []string{
 			public + "/" + canary, public + startPath + "?t=" + canary, public + callbackPath + "?state=" + canary,
@@ -383,7 +381,7 @@ func TestNothingReflected(t *testing.T) {
 			"code": q.Query().Get("code"), "state": q.Query().Get("state"), "ticket": ticket.Query().Get("t"),
 			"cookie": b.cookies["__Host-larkside"].Value,
 		} {
-			if secret == "" || strings.Contains(s.logged(), secret) {
+			if secret == "" || strings.Contains(w.Log.String(), secret) {
 				t.Errorf("%s %q is in the log", name, secret)
 			}
 		}
@@ -391,11 +389,11 @@ func TestNothingReflected(t *testing.T) {
 }
 
 func TestStartGuards(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		f := s.flow(redirect)
-		b := s.browser(f)
-		link := s.ask(f, alice).AuthorizeURL
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(redirect)
+		b := w.browser(f)
+		link := w.ask(f, alice).AuthorizeURL
 		for name, target := range map[string]string{
 			"no ticket": public + startPath, "unknown ticket": public + startPath + "?t=" + newSecret().Expose(),
 			"truncated": link[:len(link)-1], "twice": link + "&t=x", "empty": public + startPath + "?t=",
@@ -413,10 +411,10 @@ func TestStartGuards(t *testing.T) {
 
 // While the database is away, browsers are told to come back.
 func TestRedirectStoreDown(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newStage(t, nil)
-		_, b, link, back := s.atCallback(larktest.Alice)
-		s.store.Close()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, b, link, back := w.atCallback(larktest.Alice)
+		w.Store.Close()
 		for _, target := range []string{link, back} {
 			resp := b.get(target)
 			if resp.Header.Get("Retry-After") == "" {
@@ -430,13 +428,13 @@ func TestRedirectStoreDown(t *testing.T) {
 // The link is opened at one replica, and two more get the callback at once.
 func TestRedirectOverReplicas(t *testing.T) {
 	db := dbtest.Postgres(t)
-	s := newStageOn(t, db, nil)
+	w := newWorldOn(t, db, nil)
 	replica := func() *Flow {
 		replica := db.Open(t, nil)
-		return s.flow(func(c *Config) { redirect(c); c.use(replica) })
+		return w.flow(func(c *Config) { redirect(c); c.use(replica) })
 	}
-	b := s.browser(replica())
-	back := b.consent(b.open(s.ask(replica(), alice).AuthorizeURL), larktest.Alice)
+	b := w.browser(replica())
+	back := b.consent(b.open(w.ask(replica(), alice).AuthorizeURL), larktest.Alice)
 	var gone sync.WaitGroup
 	for range 4 {
 		one := b.clone()
@@ -444,10 +442,10 @@ func TestRedirectOverReplicas(t *testing.T) {
 		gone.Go(func() { wantPage(t, one.get(back), http.StatusOK, texts.done) })
 	}
 	gone.Wait()
-	if n := exchanges(s); n != 1 {
+	if n := w.TokenCalls(); n != 1 {
 		t.Errorf("the code was sent %d times", n)
 	}
-	if _, err := s.store.Sessions.Load(t.Context(), alice); err != nil {
+	if _, err := w.Store.Sessions.Load(t.Context(), alice); err != nil {
 		t.Error(err)
 	}
 }

@@ -68,14 +68,14 @@ func series(name string, attributes attribute.Set) string {
 // The metrics of the contract, by what happened.
 func TestMetrics(t *testing.T) {
 	_, reader := record(t)
-	s := newStage(t, nil)
-	f := s.withEvents(nil)
-	s.ask(f, alice)
-	s.ask(f, alice)
-	s.click(alice, 1, larktest.Alice)
-	s.grant(f, alice)
-	s.send(larktest.Event{Type: "im.message.receive_v1", Body: map[string]any{}})
-	s.send(larktest.Event{Type: "im.message.receive_v1", Body: map[string]any{}, BadSignature: true})
+	w := newWorld(t, nil)
+	f := w.withEvents(nil)
+	w.ask(f, alice)
+	w.ask(f, alice)
+	w.click(alice, 1, larktest.Alice)
+	w.grant(f, alice)
+	w.send(larktest.Event{Type: "im.message.receive_v1", Body: map[string]any{}})
+	w.send(larktest.Event{Type: "im.message.receive_v1", Body: map[string]any{}, BadSignature: true})
 	want := map[string]int64{
 		"larkside.consents flow=redirect state=pending":  2,
 		"larkside.consents flow=redirect state=declined": 1,
@@ -100,14 +100,14 @@ func TestMetrics(t *testing.T) {
 // link, and is an error where asking failed.
 func TestSpan(t *testing.T) {
 	spans, _ := record(t)
-	s := newStage(t, nil)
+	w := newWorld(t, nil)
 	users, err := telemetry.NewUsers("hash", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := s.flow(func(c *Config) { redirect(c); c.Users = users })
-	link := s.ask(f, alice).AuthorizeURL
-	s.store.Close()
+	f := w.flow(func(c *Config) { redirect(c); c.Users = users })
+	link := w.ask(f, alice).AuthorizeURL
+	w.Store.Close()
 	if _, err := f.Ask(t.Context(), bob, Ask{}); err == nil {
 		t.Fatal("no error without a database")
 	}

@@ -341,14 +341,7 @@ func BenchmarkRefresh(b *testing.B) {
 
 func expired(b *testing.B, platform *larktest.Platform, db *store.DB, i int) session.Key {
 	openID := fmt.Sprintf("ou_bench%d", i)
-	t, err := platform.Grant(larktest.AppID, openID, "offline_access")
-	if err != nil {
-		b.Fatal(err)
-	}
-	g := grant(i, 2*time.Hour)
-	g.OpenID = openID
-	g.AccessToken, g.RefreshToken, g.TokenURL = session.NewSecret(t.AccessToken), session.NewSecret(t.RefreshToken), platform.URL+"/open-apis/authen/v2/oauth/token"
-	g.IssuedAt, g.ExpiresAt = time.Now().Add(-3*time.Hour), time.Now().Add(-time.Hour)
+	g := dbtest.Session(b, platform, dbtest.Key(openID), time.Now().Add(-3*time.Hour))
 	if _, err := db.Sessions.Put(b.Context(), g); err != nil {
 		b.Fatal(err)
 	}

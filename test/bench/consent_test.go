@@ -4,12 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/cookiejar"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,28 +20,10 @@ func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 // another replica: the real program twice, PostgreSQL, the redirect flow. What
 // the exchange and the call cost is in it.
 func BenchmarkConsentToCall(b *testing.B) {
-	db := process.Postgres(b)
-	var consents atomic.Pointer[url.URL]
-	ingress := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(consents.Load()) }})
-	b.Cleanup(ingress.Close)
-	platform := larktest.New(larktest.Config{AdHocUsers: true, TokenPerSecond: -1})
-	server := httptest.NewServer(platform)
-	b.Cleanup(server.Close)
-	b.Cleanup(platform.Close)
-	platform.URL = server.URL
-	err := platform.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RedirectURIs = []string{ingress.URL + "/consent/callback"} })
-	if err != nil {
-		b.Fatal(err)
-	}
-	o := process.Options{Lark: platform, DB: db, Env: map[string]string{
-		"SCOPES": "app_engine:workspace.table:read", "CONSENT_LISTEN": "127.0.0.1:0", "PUBLIC_URL": ingress.URL,
-	}}
-	waits, finishes := process.Start(b, o), process.Start(b, o)
-	base, err := url.Parse(finishes.ConsentURL)
-	if err != nil {
-		b.Fatal(err)
-	}
-	consents.Store(base)
+	platform := larktest.Start(b, &larktest.Config{AdHocUsers: true, TokenPerSecond: -1})
+	o := process.Options{Lark: platform, DB: process.Postgres(b), Ingress: process.NewBalancer(b), Env: map[string]string{"SCOPES": "app_engine:workspace.table:read"}}
+	waits := process.Start(b, o)
+	process.Start(b, o) // finishes
 
 	var took []time.Duration
 	for i := 0; b.Loop(); i++ {
@@ -57,7 +35,7 @@ func BenchmarkConsentToCall(b *testing.B) {
 }
 
 func consentToCall(b *testing.B, platform *larktest.Platform, waits *process.Process, openID string) time.Duration {
-	link := waits.Get(b, path, openID).Envelope.Error.AuthorizeURL
+	link := waits.Link(b, path, openID)
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		b.Fatal(err)

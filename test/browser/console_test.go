@@ -2,6 +2,7 @@ package browser
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,30 +18,21 @@ import (
 
 const consoleKey = "the-admin-key-of-this-test"
 
-// consoleStage is a larkside with some sessions, whose admin listener is looked at.
-type consoleStage struct {
-	t    *testing.T
-	lark *larktest.Platform
-	p    *process.Process
-}
-
-func newConsoleStage(t *testing.T, env map[string]string) *consoleStage {
+// startConsole starts a larkside with some sessions, whose admin listener is
+// looked at.
+func startConsole(t *testing.T, env map[string]string) *process.Process {
 	t.Helper()
 	all := map[string]string{"ADMIN_KEY": consoleKey}
-	for name, value := range env {
-		all[name] = value
-	}
-	lark := larktest.Start(t, &larktest.Config{AdHocUsers: true, AllowUnknown: true})
-	db := process.SQLite(t)
-	process.Seed(t, db, lark, time.Minute, larktest.Alice, larktest.Bob, larktest.Carol)
+	maps.Copy(all, env)
+	lark, db := larktest.Start(t, &larktest.Config{AdHocUsers: true, AllowUnknown: true}), process.SQLite(t)
 	process.Seed(t, db, lark, 3*time.Hour, "ou_idle", "ou_5f3b8a0c9e7d6b2a1f4e8d7c6b5a4938")
-	return &consoleStage{t, lark, process.Start(t, process.Options{Lark: lark, DB: db, Env: all})}
+	return process.Seeded(t, process.Options{Lark: lark, DB: db, Env: all}, larktest.Alice, larktest.Bob, larktest.Carol)
 }
 
 // signIn is done by whom the console asks.
-func (s *consoleStage) signIn(b *browser) {
+func (b *browser) signIn(p *process.Process) {
 	b.t.Helper()
-	b.open(s.p.AdminURL + "/")
+	b.open(p.AdminURL + "/")
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="key"]`), consoleKey+"\n"))
 	b.await("#status")
 }
@@ -59,33 +51,33 @@ func (b *browser) text(selector string) string {
 // An operator signs in, sees a call as it is made, finds a user, renews, asks
 // and revokes; and sees when larkside has gone.
 func TestConsole(t *testing.T) {
-	s, b := newConsoleStage(t, nil), start(t)
+	p, b := startConsole(t, nil), start(t)
 	b.as("en-US", "light", 1280, 800)
-	if at := b.open(s.p.AdminURL + "/sessions"); at != s.p.AdminURL+"/sessions" || b.look().Heading != "Sign in to Larkside" {
+	if at := b.open(p.AdminURL + "/sessions"); at != p.AdminURL+"/sessions" || b.look().Heading != "Sign in to Larkside" {
 		t.Fatalf("without a sign-in: %q at %s", b.look().Heading, at)
 	}
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="key"]`), "not-the-key\n"))
 	b.await("#problem")
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="key"]`), consoleKey+"\n"))
 	b.await("#list")
-	if at := get(b, chromedp.Location()); at != s.p.AdminURL+"/sessions" {
+	if at := get(b, chromedp.Location()); at != p.AdminURL+"/sessions" {
 		t.Errorf("the sign-in leads to %s", at)
 	}
-	b.open(s.p.AdminURL + "/")
+	b.open(p.AdminURL + "/")
 	b.says("the page to be live", `document.querySelector("#live .words")?.innerText === "Live"`)
 
 	// In place, without a reload.
 	get(b, chromedp.Evaluate[bool]("window.same = true"))
 	before := b.text(`[data-n="requests"]`)
-	s.p.Get(t, records, larktest.Alice)
-	s.p.Get(t, records, "ou_stranger")
+	p.Get(t, records, larktest.Alice)
+	p.Get(t, records, "ou_stranger")
 	b.says("the calls to be seen", fmt.Sprintf(`document.querySelector('[data-n="requests"]').innerText !== %q && document.querySelector("#plots rect")`, before))
 	b.says("the consent to be seen", `document.querySelector('a[href="/consents?state=pending"] .n').innerText === "1"`)
 	if !get(b, chromedp.Evaluate[bool]("window.same === true")) {
 		t.Error("the page was loaded anew")
 	}
 
-	b.open(s.p.AdminURL + "/sessions")
+	b.open(p.AdminURL + "/sessions")
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="q"]`), "OU_IDLE\n"))
 	b.says("the user to be found", `document.querySelectorAll("#list tbody tr").length === 1`)
 	b.click("#list tbody a")
@@ -105,8 +97,8 @@ func TestConsole(t *testing.T) {
 	b.shoot("console-confirm")
 	b.click(`.confirm button`)
 	b.await(".notice.good")
-	if len(s.lark.Messages("ou_idle")) != 1 {
-		t.Errorf("%d cards", len(s.lark.Messages("ou_idle")))
+	if len(p.Lark.Messages("ou_idle")) != 1 {
+		t.Errorf("%d cards", len(p.Lark.Messages("ou_idle")))
 	}
 	b.click(`a[href$="/revoke"]`)
 	b.click(`.confirm button`)
@@ -114,10 +106,10 @@ func TestConsole(t *testing.T) {
 	if got := b.text("#fields .lead"); !strings.HasPrefix(got, "Needs consent") {
 		t.Errorf("after the revocation: %q", got)
 	}
-	if a := s.p.Get(t, records, "ou_idle"); a.Status != 401 || a.Envelope.Error.Reason != "revoked" {
+	if a := p.Get(t, records, "ou_idle"); a.Status != 401 || a.Envelope.Error.Reason != "revoked" {
 		t.Errorf("a call after it: %d %s", a.Status, a.Envelope.Error.Reason)
 	}
-	b.open(s.p.AdminURL + "/audit?user=ou_idle")
+	b.open(p.AdminURL + "/audit?user=ou_idle")
 	for _, word := range []string{"Refreshed by hand", "Card sent by hand", "Revoked"} {
 		if got := b.text("#list"); !strings.Contains(got, word) {
 			t.Errorf("%q is not in the audit trail: %q", word, got)
@@ -125,11 +117,11 @@ func TestConsole(t *testing.T) {
 	}
 	b.quiet("the walk")
 
-	b.open(s.p.AdminURL + "/")
+	b.open(p.AdminURL + "/")
 	b.says("the page to be live", `document.querySelector("#live .words")?.innerText === "Live"`)
-	s.p.Signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	stopped := time.Now()
-	if status := s.p.Wait(); status != 0 || time.Since(stopped) > 20*time.Second {
+	if status := p.Wait(); status != 0 || time.Since(stopped) > 20*time.Second {
 		t.Errorf("with somebody watching the stop took %v, status %d", time.Since(stopped), status)
 	}
 	b.says("the loss to be seen", `document.querySelector("#live.lost")`)
@@ -138,11 +130,11 @@ func TestConsole(t *testing.T) {
 
 // Everything works without JavaScript.
 func TestConsoleWithoutScript(t *testing.T) {
-	s, b := newConsoleStage(t, nil), start(t)
+	p, b := startConsole(t, nil), start(t)
 	b.as("zh-CN", "light", 1280, 800)
 	call(b, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
-	s.signIn(b)
-	b.open(s.p.AdminURL + "/sessions/" + larktest.AppID + "/ou_idle")
+	b.signIn(p)
+	b.open(p.AdminURL + "/sessions/" + larktest.AppID + "/ou_idle")
 	b.click(`form[action$="/refresh"] button`)
 	b.await(".notice.good")
 	b.click(`a[href$="/revoke"]`)
@@ -157,8 +149,8 @@ func TestConsoleWithoutScript(t *testing.T) {
 
 // The key is asked for nowhere when there is none.
 func TestConsoleOpen(t *testing.T) {
-	s, b := newConsoleStage(t, map[string]string{"ADMIN_KEY": ""}), start(t)
-	b.open(s.p.AdminURL + "/sessions/" + larktest.AppID + "/" + larktest.Alice)
+	p, b := startConsole(t, map[string]string{"ADMIN_KEY": ""}), start(t)
+	b.open(p.AdminURL + "/sessions/" + larktest.AppID + "/" + larktest.Alice)
 	b.click(`form[action$="/refresh"] button`)
 	b.await(".notice.good")
 	b.quiet("the page")
@@ -188,19 +180,19 @@ const accessibilityScript = `(() => {
 
 // Every page in both languages, light and dark, on a phone and on a desk.
 func TestConsolePages(t *testing.T) {
-	s, b := newConsoleStage(t, nil), start(t)
-	s.life()
+	p, b := startConsole(t, nil), start(t)
+	life(t, p)
 	b.as("en-US", "light", 1280, 800)
-	b.open(s.p.AdminURL + "/login")
+	b.open(p.AdminURL + "/login")
 	for _, lang := range []string{"zh-CN", "en"} {
 		for _, theme := range []string{"light", "dark"} {
 			b.as(lang, theme, 360, 740)
-			b.open(s.p.AdminURL + "/login")
-			s.decent(t, b, lang)
+			b.open(p.AdminURL + "/login")
+			b.decent(p, lang)
 			b.shoot(fmt.Sprintf("console-login-%s-%s-360", lang, theme))
 		}
 	}
-	s.signIn(b)
+	b.signIn(p)
 	pages := map[string]string{
 		"overview": "/", "sessions": "/sessions", "none": "/sessions?q=nobody", "session": "/sessions/" + larktest.AppID + "/" + larktest.Carol,
 		"lost": "/sessions/" + larktest.AppID + "/ou_idle", "consents": "/consents", "audit": "/audit", "errors": "/errors",
@@ -213,8 +205,8 @@ func TestConsolePages(t *testing.T) {
 					t.Run(fmt.Sprintf("%s/%s/%s/%d", name, lang, theme, width), func(t *testing.T) {
 						b := &browser{t: t, ctx: b.ctx}
 						b.as(lang, theme, width, 800)
-						b.open(s.p.AdminURL + path)
-						s.decent(t, b, lang)
+						b.open(p.AdminURL + path)
+						b.decent(p, lang)
 						if *keep != "" { // eighty pictures take a minute
 							b.shoot(fmt.Sprintf("console-%s-%s-%s-%d", name, lang, theme, width))
 						}
@@ -227,45 +219,45 @@ func TestConsolePages(t *testing.T) {
 }
 
 // life makes something happen that pages can show.
-func (s *consoleStage) life() {
-	s.t.Helper()
+func life(t *testing.T, p *process.Process) {
+	t.Helper()
 	for _, user := range []string{larktest.Alice, larktest.Alice, larktest.Bob, larktest.Carol, "ou_5f3b8a0c9e7d6b2a1f4e8d7c6b5a4938", "ou_stranger", "ou_other"} {
-		s.p.Get(s.t, records, user)
+		p.Get(t, records, user)
 	}
-	s.p.Get(s.t, "/open-apis/im/v1/chats", larktest.Alice)
+	p.Get(t, "/open-apis/im/v1/chats", larktest.Alice)
 	name := "<script>alert(1)</script> \u202e" + strings.Repeat("W", 60)
-	if err := s.lark.UpdateUser(larktest.Carol, func(u *larktest.User) { u.Name = name }); err != nil {
-		s.t.Fatal(err)
+	if err := p.Lark.UpdateUser(larktest.Carol, func(u *larktest.User) { u.Name = name }); err != nil {
+		t.Fatal(err)
 	}
 	admin := func(method, path string) {
-		if a := process.Do(s.t, process.NewRequest(s.t, method, s.p.AdminURL+"/api/v1"+path, "", "", "Authorization", "Bearer "+consoleKey)); a.Status >= 300 {
-			s.t.Fatalf("%s %s: %d %s", method, path, a.Status, a.Body)
+		if a := process.Do(t, process.NewRequest(t, method, p.AdminURL+"/api/v1"+path, "", "", "Authorization", "Bearer "+consoleKey)); a.Status >= 300 {
+			t.Fatalf("%s %s: %d %s", method, path, a.Status, a.Body)
 		}
 	}
 	admin("POST", "/users/sync")
 	admin("POST", "/sessions/"+larktest.AppID+"/"+larktest.Bob+"/refresh")
 	admin("DELETE", "/sessions/"+larktest.AppID+"/ou_idle")
-	s.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503, Times: 1})
-	process.Do(s.t, process.NewRequest(s.t, "POST", s.p.AdminURL+"/api/v1/sessions/"+larktest.AppID+"/"+larktest.Alice+"/refresh", "", "", "Authorization", "Bearer "+consoleKey))
+	p.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503, Times: 1})
+	process.Do(t, process.NewRequest(t, "POST", p.AdminURL+"/api/v1/sessions/"+larktest.AppID+"/"+larktest.Alice+"/refresh", "", "", "Authorization", "Bearer "+consoleKey))
 }
 
 // decent checks what holds for every page.
-func (s *consoleStage) decent(t *testing.T, b *browser, lang string) {
-	t.Helper()
+func (b *browser) decent(p *process.Process, lang string) {
+	b.t.Helper()
 	l := b.look()
 	if l.Lang != lang || l.Title != l.Heading+" · Larkside" || l.Heading == "" {
-		t.Errorf("lang=%q, title %q, heading %q", l.Lang, l.Title, l.Heading)
+		b.t.Errorf("lang=%q, title %q, heading %q", l.Lang, l.Title, l.Heading)
 	}
 	if l.Wide {
-		t.Error("the page scrolls sideways")
+		b.t.Error("the page scrolls sideways")
 	}
 	if l.Contrast < 4.5 || l.Smallest < 14 {
-		t.Errorf("contrast %.2f, smallest text %gpx", l.Contrast, l.Smallest)
+		b.t.Errorf("contrast %.2f, smallest text %gpx", l.Contrast, l.Smallest)
 	}
-	if slices.ContainsFunc(l.Foreign, func(url string) bool { return !strings.HasPrefix(url, s.p.AdminURL+"/") }) {
-		t.Errorf("loaded from elsewhere: %v", l.Foreign)
+	if slices.ContainsFunc(l.Foreign, func(url string) bool { return !strings.HasPrefix(url, p.AdminURL+"/") }) {
+		b.t.Errorf("loaded from elsewhere: %v", l.Foreign)
 	}
-	for _, p := range get(b, chromedp.Evaluate[accessibility](accessibilityScript)).Problems {
-		t.Error(p)
+	for _, problem := range get(b, chromedp.Evaluate[accessibility](accessibilityScript)).Problems {
+		b.t.Error(problem)
 	}
 }

@@ -45,13 +45,13 @@ func TestChaos(t *testing.T) {
 		*seed = rand.Uint64N(1 << 32)
 	}
 	t.Logf("seed %d; replay with: go test -v ./test/chaos -seed %d -duration %v", *seed, *seed, *duration)
-	w := newWorld(t)
+	x := newExperiment(t)
 	plan := schedule(rand.New(rand.NewPCG(*seed, 1)), *duration)
-	stop := w.startLoad()
-	w.play(plan)
-	w.settle()
+	stop := x.startLoad()
+	x.play(plan)
+	x.settle()
 	stop()
-	j := newJudge(w)
+	j := newJudge(x)
 	j.judge()
 	t.Log(j.report(plan))
 	for _, failure := range j.failures {
@@ -60,16 +60,16 @@ func TestChaos(t *testing.T) {
 	for _, doubt := range j.doubts {
 		t.Log(doubt)
 	}
-	if n := len(j.doubts); n > 0 && (*strict || n*100 > len(w.asked) && !j.starved()) {
-		t.Errorf("%d of %d calls failed without a fault that explains it", n, len(w.asked))
+	if n := len(j.doubts); n > 0 && (*strict || n*100 > len(x.asked) && !j.starved()) {
+		t.Errorf("%d of %d calls failed without a fault that explains it", n, len(x.asked))
 	}
 }
 
-// world is everything that is there.
-type world struct {
+// experiment is a run of the test: all that takes part, and what was seen.
+type experiment struct {
 	t        *testing.T
 	lark     *larktest.Platform
-	pg       *cluster
+	pg       *postgres
 	replicas []*replica
 	users    []string
 	store    *store.DB // the users' consents come this way
@@ -135,28 +135,28 @@ func (r *replica) life() life {
 	return r.lives[len(r.lives)-1]
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{t: t, pg: startCluster(t), calls: map[string][]arrival{}, redeemers: map[string]int{}, stored: map[string][]stored{}}
-	w.lark = larktest.New(larktest.Config{
+func newExperiment(t *testing.T) *experiment {
+	x := &experiment{t: t, pg: startPostgres(t), calls: map[string][]arrival{}, redeemers: map[string]int{}, stored: map[string][]stored{}}
+	x.lark = larktest.New(larktest.Config{
 		URL: "http://lark.test", AdHocUsers: true, AccessLife: accessLife, RandomLives: true, KeepCalls: 50_000, TokenPerMinute: -1,
 	})
-	t.Cleanup(w.lark.Close)
+	t.Cleanup(x.lark.Close)
 	for i := range userCount {
-		w.users = append(w.users, fmt.Sprintf("ou_%032x", i+1))
+		x.users = append(x.users, fmt.Sprintf("ou_%032x", i+1))
 	}
-	w.store = w.pg.db().Open(t, nil)
-	for _, user := range w.users {
-		w.consent(user)
+	x.store = x.pg.db().Open(t, nil)
+	for _, user := range x.users {
+		x.consent(user)
 	}
-	w.consents = 0
+	x.consents = 0
 	for i := range replicaCount {
-		r := &replica{database: newCutter(t, fmt.Sprintf("127.0.0.1:%d", w.pg.port)), lark: newCutter(t, w.serveLark(i))}
-		r.process = process.Start(t, w.options(r))
+		r := &replica{database: newCutter(t, fmt.Sprintf("127.0.0.1:%d", x.pg.port)), lark: newCutter(t, x.serveLark(i))}
+		r.process = process.Start(t, x.options(r))
 		r.process.AwaitReady()
 		r.begin()
-		w.replicas = append(w.replicas, r)
+		x.replicas = append(x.replicas, r)
 	}
-	return w
+	return x
 }
 
 // replicaHeader says in the ledger which replica a request came from.
@@ -165,22 +165,22 @@ const replicaHeader = "X-Chaos-Replica"
 // serveLark serves the emulator to one replica, which takes it for its outbound
 // proxy: that way all its requests come in here, whatever URL a session's
 // TokenURL has, and the ledger can tell who spent a refresh token.
-func (w *world) serveLark(replica int) (address string) {
+func (x *experiment) serveLark(replica int) (address string) {
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		r.Header.Set(replicaHeader, strconv.Itoa(replica))
-		w.lark.ServeHTTP(rw, r)
+		x.lark.ServeHTTP(rw, r)
 	}))
-	w.t.Cleanup(func() {
-		w.lark.Close()
+	x.t.Cleanup(func() {
+		x.lark.Close()
 		server.CloseClientConnections()
 		server.Close()
 	})
 	return server.Listener.Addr().String()
 }
 
-func (w *world) options(r *replica) process.Options {
+func (x *experiment) options(r *replica) process.Options {
 	return process.Options{
-		Lark: w.lark, DB: w.pg.through(r.database.address()), Unready: true,
+		Lark: x.lark, DB: x.pg.through(r.database.address()), Unready: true,
 		Env: map[string]string{
 			"UPSTREAM_PROXY": "http://" + r.lark.address(), "CARD": "off", "LOG_LEVEL": "info",
 			// Tokens this short would meet the default ceiling of 900 a minute, which
@@ -191,15 +191,15 @@ func (w *world) options(r *replica) process.Options {
 }
 
 // began notes a fault that has begun; the function returned, that it is over.
-func (w *world) began(k kind, replica int) (over func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := len(w.events)
-	w.events = append(w.events, event{k, replica, time.Now(), time.Time{}})
+func (x *experiment) began(k kind, replica int) (over func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := len(x.events)
+	x.events = append(x.events, event{k, replica, time.Now(), time.Time{}})
 	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.events[n].to = time.Now()
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.events[n].to = time.Now()
 	}
 }
 
@@ -309,7 +309,7 @@ func othersBusy(free map[string]time.Duration, replica int, at time.Duration) bo
 }
 
 // play lets the faults of the plan strike and end.
-func (w *world) play(plan []planned) {
+func (x *experiment) play(plan []planned) {
 	start := time.Now()
 	type ending struct {
 		at   time.Duration
@@ -322,7 +322,7 @@ func (w *world) play(plan []planned) {
 		<-tick.C
 		now := time.Since(start)
 		for len(plan) > 0 && plan[0].from <= now {
-			endings = append(endings, ending{now + plan[0].to - plan[0].from, w.strike(plan[0])})
+			endings = append(endings, ending{now + plan[0].to - plan[0].from, x.strike(plan[0])})
 			plan = plan[1:]
 		}
 		due := endings
@@ -334,43 +334,43 @@ func (w *world) play(plan []planned) {
 				e.undo()
 			}
 		}
-		w.harvest(false)
-		w.consentAnew()
+		x.harvest(false)
+		x.consentAnew()
 	}
 }
 
 // strike begins a fault and returns what ends it.
-func (w *world) strike(p planned) (undo func()) {
+func (x *experiment) strike(p planned) (undo func()) {
 	var end func()
-	over := w.began(p.kind, p.replica)
+	over := x.began(p.kind, p.replica)
 	switch p.kind {
 	case kill:
-		r := w.replicas[p.replica]
+		r := x.replicas[p.replica]
 		r.process.Kill()
 		end = func() { r.process.Restart(); r.begin() }
 	case pause, longPause:
-		r := w.replicas[p.replica]
+		r := x.replicas[p.replica]
 		r.process.Signal(syscall.SIGSTOP)
 		end = func() { r.process.Signal(syscall.SIGCONT) }
 	case restart:
-		w.pg.stop()
-		end = w.pg.start
+		x.pg.stop()
+		end = x.pg.start
 	case databaseCut, larkCut:
-		c := w.cutter(p)
+		c := x.cutter(p)
 		c.cut(true)
 		end = func() { c.cut(false) }
 	case databaseStall, larkStall:
-		c := w.cutter(p)
+		c := x.cutter(p)
 		c.flow(false)
 		end = func() { c.flow(true) }
 	default:
-		end = w.spoil(p)
+		end = x.spoil(p)
 	}
 	return func() { end(); over() }
 }
 
-func (w *world) cutter(p planned) *cutter {
-	r := w.replicas[p.replica]
+func (x *experiment) cutter(p planned) *cutter {
+	r := x.replicas[p.replica]
 	if p.kind == larkCut || p.kind == larkStall {
 		return r.lark
 	}
@@ -378,7 +378,7 @@ func (w *world) cutter(p planned) *cutter {
 }
 
 // spoil lets the emulator misbehave.
-func (w *world) spoil(p planned) (end func()) {
+func (x *experiment) spoil(p planned) (end func()) {
 	f := larktest.Fault{Endpoint: larktest.TokenEndpoint, Times: p.n}
 	switch p.kind {
 	case tokenHang:
@@ -398,25 +398,25 @@ func (w *world) spoil(p planned) (end func()) {
 	case busy:
 		f.Code, f.Times = []int{20050, 20072, 99991400}[p.n-1], 3*p.n
 	}
-	return w.lark.Fault(f).Remove
+	return x.lark.Fault(f).Remove
 }
 
 // settle waits until every user is served by every replica again.
-func (w *world) settle() {
-	over := w.began("after the faults", -1)
+func (x *experiment) settle() {
+	over := x.began("after the faults", -1)
 	defer over()
-	for _, r := range w.replicas {
+	for _, r := range x.replicas {
 		r.process.AwaitReady()
 	}
-	for _, user := range w.users {
-		for i := range w.replicas {
-			process.Eventually(w.t, fmt.Sprintf("%s is served by replica %d", user, i), func() bool {
-				w.harvest(false)
-				w.consentAnew()
-				return w.ask(w.t.Context(), user, i).status == 200
+	for _, user := range x.users {
+		for i := range x.replicas {
+			process.Eventually(x.t, fmt.Sprintf("%s is served by replica %d", user, i), func() bool {
+				x.harvest(false)
+				x.consentAnew()
+				return x.ask(x.t.Context(), user, i).status == 200
 			})
 		}
 	}
-	db := w.pg.db().SQL(w.t)
-	process.Eventually(w.t, "every session is active", func() bool { return count(w.t, db, "active") == userCount })
+	db := x.pg.db().SQL(x.t)
+	process.Eventually(x.t, "every session is active", func() bool { return count(x.t, db, "active") == userCount })
 }

@@ -33,7 +33,7 @@ import (
 //
 // A refresh token that was answered is sent again only after one of the same.
 type judge struct {
-	w       *world
+	x       *experiment
 	tokens  map[string]larktest.Issued
 	byLog   map[string]delivered
 	refresh map[string][]larktest.Issued // by user, in the order of issue
@@ -75,20 +75,20 @@ const (
 	around = time.Second
 )
 
-func newJudge(w *world) *judge {
-	w.harvest(true)
+func newJudge(x *experiment) *judge {
+	x.harvest(true)
 	j := &judge{
-		w: w, events: w.events, counts: map[string]int{}, byLog: map[string]delivered{},
+		x: x, events: x.events, counts: map[string]int{}, byLog: map[string]delivered{},
 		tokens: map[string]larktest.Issued{}, refresh: map[string][]larktest.Issued{}, served: map[string][]use{},
 	}
-	for _, issued := range w.lark.Ledger("") {
+	for _, issued := range x.lark.Ledger("") {
 		j.tokens[issued.ID] = issued
 		if issued.Kind == larktest.RefreshToken {
 			j.refresh[issued.OpenID] = append(j.refresh[issued.OpenID], issued)
 		}
 	}
-	for _, c := range w.asked {
-		seen := w.calls[c.id]
+	for _, c := range x.asked {
+		seen := x.calls[c.id]
 		for _, a := range seen {
 			j.byLog[a.logID] = delivered{c, a}
 		}
@@ -136,14 +136,14 @@ func (j *judge) judge() {
 			j.fail("refresh token %s of %s was answered %d times", issued.ID, issued.OpenID, answered)
 		}
 	}
-	for _, v := range j.w.lark.Violations() {
+	for _, v := range j.x.lark.Violations() {
 		j.violation(v)
 	}
-	for _, c := range j.w.asked {
+	for _, c := range j.x.asked {
 		j.call(c)
 	}
 	slices.Sort(j.slow)
-	for _, r := range j.w.replicas {
+	for _, r := range j.x.replicas {
 		for _, l := range r.lives {
 			j.label(l.log)
 		}
@@ -188,7 +188,7 @@ func (j *judge) violation(v larktest.Violation) {
 
 // whyReplayed is the fault after which a refresh token may be sent again.
 func (j *judge) whyReplayed(t larktest.Issued, v larktest.Violation) kind {
-	if sender, ok := j.w.redeemers[v.LogID]; ok && j.during(v.At.Add(-around), v.At, sender, longPause) {
+	if sender, ok := j.x.redeemers[v.LogID]; ok && j.during(v.At.Add(-around), v.At, sender, longPause) {
 		return longPause // between the claim and the request
 	}
 	for _, r := range t.Redemptions {
@@ -202,7 +202,7 @@ func (j *judge) whyReplayed(t larktest.Issued, v larktest.Violation) kind {
 // whyLost is the fault by which the answer of a rotation may have got lost, or
 // lies in the hands of a stopped process at the given time.
 func (j *judge) whyLost(r larktest.Redemption, at time.Time) kind {
-	replica, ok := j.w.redeemers[r.LogID]
+	replica, ok := j.x.redeemers[r.LogID]
 	if !ok {
 		replica = -1 // the ledger has not seen it end
 	}
@@ -271,7 +271,7 @@ func (j *judge) call(c call) {
 	lived := j.lived(c)
 	if c.status == http.StatusOK {
 		j.slow = append(j.slow, c.to.Sub(c.from))
-		if seen := j.w.calls[c.id]; len(seen) == 0 || seen[len(seen)-1].owner != c.user {
+		if seen := j.x.calls[c.id]; len(seen) == 0 || seen[len(seen)-1].owner != c.user {
 			j.fail("a call of %s was answered for another: %+v", c.user, seen)
 		}
 		j.counts["calls: 200"]++
@@ -396,7 +396,7 @@ func (j *judge) current(c call) (grants []int) {
 	if j.during(c.from.Add(-recovery), c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause) {
 		stale = recovery
 	}
-	left := j.w.stored[c.user]
+	left := j.x.stored[c.user]
 	for _, t := range j.refresh[c.user] {
 		if t.Parent != "" {
 			continue
@@ -416,14 +416,14 @@ func (j *judge) current(c call) (grants []int) {
 // story is what happened to a user's refresh tokens, for who reads a failure.
 func (j *judge) story(user string) string {
 	var b strings.Builder
-	left := j.w.stored[user]
+	left := j.x.stored[user]
 	for _, t := range j.refresh[user] {
 		if t.Parent == "" && len(left) > 0 {
 			fmt.Fprintf(&b, "\n\tgrant %d stored %s to %s, failed: %v", t.Grant, j.clock(left[0].from), j.clock(left[0].to), left[0].failed)
 			left = left[1:]
 		}
 		for _, r := range t.Redemptions {
-			replica, ok := j.w.redeemers[r.LogID]
+			replica, ok := j.x.redeemers[r.LogID]
 			fmt.Fprintf(&b, "\n\tgrant %d, token of %s: %s at %s by %d (%v)", t.Grant, j.clock(t.Issued), r.Outcome, j.clock(r.At), replica, ok)
 		}
 	}
@@ -450,7 +450,7 @@ func (j *judge) report(plan []planned) string {
 	fmt.Fprintf(&b, "seed %d, %v\n", *seed, *duration)
 	section("faults", faults)
 	section("seen", j.counts)
-	fmt.Fprintf(&b, "  %6d  consents anew\n", j.w.consents)
+	fmt.Fprintf(&b, "  %6d  consents anew\n", j.x.consents)
 	if n := len(j.slow); n > 0 {
 		fmt.Fprintf(&b, "served calls took %v (median), %v (99%%), %v (longest)\n", j.slow[n/2].Round(time.Microsecond), j.slow[n*99/100].Round(time.Millisecond), j.slow[n-1].Round(time.Millisecond))
 	}

@@ -2,9 +2,7 @@ package chaos
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -14,8 +12,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"larkside/session"
+	"larkside/test/dbtest"
 	"larkside/test/larktest"
+	"larkside/test/process"
 )
 
 // patience is how long a caller waits for an answer.
@@ -52,52 +51,27 @@ type arrival struct {
 	token, owner, logID string
 }
 
-var (
-	callers = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
-	callID  atomic.Int64
-)
+var callID atomic.Int64
 
 // ask makes one call and records it.
-func (w *world) ask(ctx context.Context, user string, replica int) call {
-	life := w.replicas[replica].life()
+func (x *experiment) ask(ctx context.Context, user string, replica int) call {
+	life := x.replicas[replica].life()
 	c := call{id: fmt.Sprint(callID.Add(1)), user: user, replica: replica, life: life.n, from: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, life.url+"/open-apis/apaas/v1/workspaces/w/tables", nil)
-	if err != nil {
-		panic(err)
+	r := process.NewRequest(x.t, http.MethodGet, life.url+"/open-apis/apaas/v1/workspaces/w/tables", user, "", larktest.ExpectUserHeader, user, callHeader, c.id)
+	if a, err := process.Try(r.WithContext(ctx)); err != nil {
+		c.err = err
+	} else {
+		c.status, c.name, c.reason, c.message = a.Status, a.Name(), a.Envelope.Error.Reason, a.Envelope.Msg
 	}
-	r.Header.Set("X-Lark-User-Id", user)
-	r.Header.Set(larktest.ExpectUserHeader, user)
-	r.Header.Set(callHeader, c.id)
-	c.read(callers.Do(r))
 	c.to = time.Now()
 	c.hungUp = context.Cause(ctx) == errHungUp
 	c.ready = c.status != http.StatusServiceUnavailable || life.ready()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.asked = append(w.asked, c)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.asked = append(x.asked, c)
 	return c
-}
-
-func (c *call) read(res *http.Response, err error) {
-	if err != nil {
-		c.err = err
-		return
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		c.err = err
-		return
-	}
-	var envelope struct {
-		Msg   string
-		Error struct{ Reason string }
-	}
-	json.Unmarshal(body, &envelope) // what isn't JSON has no reason
-	c.status, c.name = res.StatusCode, res.Header.Get("X-Larkside-Error")
-	c.reason, c.message = envelope.Error.Reason, envelope.Msg
 }
 
 var errHungUp = fmt.Errorf("hung up")
@@ -105,17 +79,17 @@ var errHungUp = fmt.Errorf("hung up")
 // startLoad makes calls until the function returned is called, at a pace that
 // does not depend on the answers, but for a bound on the calls that wait for one
 // replica.
-func (w *world) startLoad() (stop func()) {
+func (x *experiment) startLoad() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	w.t.Cleanup(cancel)
+	x.t.Cleanup(cancel)
 	var g sync.WaitGroup
-	for i := range w.replicas {
-		g.Go(func() { w.load(ctx, i, rand.New(rand.NewPCG(*seed, uint64(2+i)))) })
+	for i := range x.replicas {
+		g.Go(func() { x.load(ctx, i, rand.New(rand.NewPCG(*seed, uint64(2+i)))) })
 	}
 	return func() { cancel(); g.Wait() }
 }
 
-func (w *world) load(ctx context.Context, replica int, rng *rand.Rand) {
+func (x *experiment) load(ctx context.Context, replica int, rng *rand.Rand) {
 	var g errgroup.Group
 	defer g.Wait()
 	g.SetLimit(callsAtOnce)
@@ -127,90 +101,78 @@ func (w *world) load(ctx context.Context, replica int, rng *rand.Rand) {
 			return
 		case <-pace.C:
 		}
-		user, hangUp, after := w.users[rng.IntN(len(w.users))], rng.IntN(20) == 0, upTo(rng, 20*time.Millisecond)
+		user, hangUp, after := x.users[rng.IntN(len(x.users))], rng.IntN(20) == 0, upTo(rng, 20*time.Millisecond)
 		g.TryGo(func() error {
 			if hangUp {
-				w.askAndHangUp(user, replica, after)
+				x.askAndHangUp(user, replica, after)
 			} else {
-				w.ask(context.Background(), user, replica)
+				x.ask(context.Background(), user, replica)
 			}
 			return nil
 		})
 	}
 }
 
-func (w *world) askAndHangUp(user string, replica int, after time.Duration) {
+func (x *experiment) askAndHangUp(user string, replica int, after time.Duration) {
 	ctx, hangUp := context.WithCancelCause(context.Background())
 	defer hangUp(nil)
 	defer time.AfterFunc(after, func() { hangUp(errHungUp) }).Stop()
-	w.ask(ctx, user, replica)
+	x.ask(ctx, user, replica)
 }
 
 // harvest keeps what the judge needs of the ledger's calls, which it forgets in
 // time. Unless all is wanted that is done once in a few thousand.
-func (w *world) harvest(all bool) {
-	w.mu.Lock()
-	n := len(w.asked)
-	w.mu.Unlock()
-	if !all && n-w.harvested < 5000 {
+func (x *experiment) harvest(all bool) {
+	x.mu.Lock()
+	n := len(x.asked)
+	x.mu.Unlock()
+	if !all && n-x.harvested < 5000 {
 		return
 	}
-	w.harvested = n
-	seen := w.seen
-	for _, c := range w.lark.Calls(func(c larktest.Call) bool { return c.Seq > seen }) {
-		w.seen = max(w.seen, c.Seq)
+	x.harvested = n
+	seen := x.seen
+	for _, c := range x.lark.Calls(func(c larktest.Call) bool { return c.Seq > seen }) {
+		x.seen = max(x.seen, c.Seq)
 		if replica, err := strconv.Atoi(c.Header.Get(replicaHeader)); err == nil && c.Endpoint == larktest.TokenEndpoint {
-			w.redeemers[c.LogID] = replica
+			x.redeemers[c.LogID] = replica
 		}
 		if id := c.Header.Get(callHeader); id != "" {
 			// A call may come twice: a GET is sent again when its connection was cut.
-			w.calls[id] = append(w.calls[id], arrival{c.At, c.TokenID, c.Owner, c.LogID})
+			x.calls[id] = append(x.calls[id], arrival{c.At, c.TokenID, c.Owner, c.LogID})
 		}
 	}
 }
 
 // consentAnew is what users do who were told that their grant is lost, not at
 // once.
-func (w *world) consentAnew() {
-	if time.Since(w.lastConsent) < 500*time.Millisecond {
+func (x *experiment) consentAnew() {
+	if time.Since(x.lastConsent) < 500*time.Millisecond {
 		return
 	}
-	w.lastConsent = time.Now()
-	w.mu.Lock()
+	x.lastConsent = time.Now()
+	x.mu.Lock()
 	told := map[string]bool{}
-	for _, c := range w.asked[w.consented:] {
+	for _, c := range x.asked[x.consented:] {
 		told[c.user] = told[c.user] || c.status == http.StatusUnauthorized
 	}
-	w.consented = len(w.asked)
-	w.mu.Unlock()
+	x.consented = len(x.asked)
+	x.mu.Unlock()
 	for user, lost := range told {
 		if lost {
-			w.consent(user)
+			x.consent(user)
 		}
 	}
 }
 
 // consent stores a new grant as the consent flow does. Without a database the
 // user is told again and comes again.
-func (w *world) consent(user string) {
-	granted, err := w.lark.Grant(larktest.AppID, user)
-	if err != nil {
-		w.t.Errorf("granting: %v", err)
-		return
-	}
-	now := time.Now()
-	g := stored{from: now}
-	_, err = w.store.Sessions.Put(w.t.Context(), session.Session{
-		Key:         session.Key{AppID: larktest.AppID, OpenID: user},
-		AccessToken: session.NewSecret(granted.AccessToken), RefreshToken: session.NewSecret(granted.RefreshToken),
-		TokenType: "Bearer", TokenURL: w.lark.URL + "/open-apis/authen/v2/oauth/token", Scope: granted.Scope,
-		IssuedAt: now, ExpiresAt: now.Add(granted.ExpiresIn), RefreshExpiresAt: now.Add(granted.RefreshExpiresIn),
-		GrantedAt: now, SyncedAt: now,
-	})
+func (x *experiment) consent(user string) {
+	g := stored{from: time.Now()}
+	_, err := x.store.Sessions.Put(x.t.Context(), dbtest.Session(x.t, x.lark, dbtest.Key(user), g.from))
 	g.to, g.failed = time.Now(), err != nil
-	w.stored[user] = append(w.stored[user], g)
+	x.stored[user] = append(x.stored[user], g)
 	if err == nil {
-		w.consents++
+		x.consents++
 	}
 }
 

@@ -22,8 +22,8 @@ import (
 	"larkside/test/process"
 )
 
-// cluster is a PostgreSQL server of our own, since this test restarts it.
-type cluster struct {
+// postgres is a PostgreSQL server of our own, since this test restarts it.
+type postgres struct {
 	t       *testing.T
 	bin     string
 	dir     string
@@ -35,21 +35,21 @@ type cluster struct {
 	log     bytes.Buffer
 }
 
-// startCluster skips the test where there is no server to start.
-func startCluster(t *testing.T) *cluster {
+// startPostgres skips the test where there is no server to start.
+func startPostgres(t *testing.T) *postgres {
 	t.Helper()
-	c := &cluster{t: t, bin: serverBinaries(t), dir: dbtest.TempDir(t), port: freePort(t)}
+	p := &postgres{t: t, bin: serverBinaries(t), dir: dbtest.TempDir(t), port: freePort(t)}
 	if os.Getuid() == 0 {
-		c.become(t, "postgres") // initdb refuses to run as root
+		p.become(t, "postgres") // initdb refuses to run as root
 	}
-	data := filepath.Join(c.dir, "data")
-	if out, err := c.command("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync").CombinedOutput(); err != nil {
+	data := filepath.Join(p.dir, "data")
+	if out, err := p.command("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	c.start()
-	t.Cleanup(func() { c.stop() })
-	c.await()
-	return c
+	p.start()
+	t.Cleanup(func() { p.stop() })
+	p.await()
+	return p
 }
 
 func serverBinaries(t *testing.T) string {
@@ -86,70 +86,70 @@ func freePort(t *testing.T) int {
 	return 0
 }
 
-func (c *cluster) become(t *testing.T, name string) {
+func (p *postgres) become(t *testing.T, name string) {
 	u, err := user.Lookup(name)
 	if err != nil {
 		t.Skipf("PostgreSQL does not run as root, and there is no user to run it as: %v", err)
 	}
 	uid, _ := strconv.Atoi(u.Uid)
 	gid, _ := strconv.Atoi(u.Gid)
-	c.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	if err := os.Chown(c.dir, uid, gid); err != nil {
+	p.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	if err := os.Chown(p.dir, uid, gid); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (c *cluster) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(c.bin, name), args...)
-	cmd.Dir = c.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.as}
+func (p *postgres) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(p.bin, name), args...)
+	cmd.Dir = p.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.as}
 	return cmd
 }
 
-func (c *cluster) start() {
-	c.t.Helper()
-	cmd := c.command("postgres", "-D", filepath.Join(c.dir, "data"), "-p", strconv.Itoa(c.port),
+func (p *postgres) start() {
+	p.t.Helper()
+	cmd := p.command("postgres", "-D", filepath.Join(p.dir, "data"), "-p", strconv.Itoa(p.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off",
 		"-c", "max_connections=200", "-c", "shared_buffers=16MB",
 		// A shutdown waits for connections that hang while they log in.
 		"-c", "authentication_timeout=2s")
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &c.log, &c.log, 5*time.Second
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &p.log, &p.log, 5*time.Second
 	if err := cmd.Start(); err != nil {
-		c.t.Fatalf("starting PostgreSQL: %v", err)
+		p.t.Fatalf("starting PostgreSQL: %v", err)
 	}
 	ended := make(chan struct{})
-	c.running, c.ended = cmd, ended
-	c.stopped.Store(false)
+	p.running, p.ended = cmd, ended
+	p.stopped.Store(false)
 	go func() {
 		err := cmd.Wait()
-		if !c.stopped.Load() {
-			c.t.Errorf("PostgreSQL ended by itself: %v\n%s", err, c.log.Bytes()[max(0, c.log.Len()-2000):])
+		if !p.stopped.Load() {
+			p.t.Errorf("PostgreSQL ended by itself: %v\n%s", err, p.log.Bytes()[max(0, p.log.Len()-2000):])
 		}
 		close(ended)
 	}()
 }
 
 // stop is pg_ctl -m immediate: what was committed is found again by recovery.
-func (c *cluster) stop() {
-	c.stopped.Store(true)
-	c.running.Process.Signal(syscall.SIGQUIT)
-	<-c.ended
+func (p *postgres) stop() {
+	p.stopped.Store(true)
+	p.running.Process.Signal(syscall.SIGQUIT)
+	<-p.ended
 }
 
 // await returns when the server takes connections.
-func (c *cluster) await() {
-	c.t.Helper()
-	db := c.db().SQL(c.t)
-	process.Eventually(c.t, "PostgreSQL takes connections", func() bool { return db.Ping() == nil })
+func (p *postgres) await() {
+	p.t.Helper()
+	db := p.db().SQL(p.t)
+	process.Eventually(p.t, "PostgreSQL takes connections", func() bool { return db.Ping() == nil })
 }
 
-func (c *cluster) db() *dbtest.DB { return c.through(fmt.Sprintf("127.0.0.1:%d", c.port)) }
+func (p *postgres) db() *dbtest.DB { return p.through(fmt.Sprintf("127.0.0.1:%d", p.port)) }
 
 // through is the database as it is reached by way of a cutter.
-func (c *cluster) through(address string) *dbtest.DB {
+func (p *postgres) through(address string) *dbtest.DB {
 	ring, err := seal.ParseKeyring(session.NewSecret(process.Keys))
 	if err != nil {
-		c.t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	return &dbtest.DB{URL: "postgres://postgres@" + address + "/postgres?sslmode=disable", Postgres: true, Keys: ring}
 }

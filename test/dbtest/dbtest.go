@@ -26,6 +26,9 @@ type DB struct {
 	URL string
 	// Postgres is whether several stores may share it.
 	Postgres bool
+	// Shared lets several stores of this process open one SQLite file, as if it
+	// were replicas on PostgreSQL.
+	Shared bool
 	// Keys is the ring that Open uses.
 	Keys *seal.Keyring
 }
@@ -91,7 +94,7 @@ func Postgres(t testing.TB) *DB {
 // Open opens a store, closed when the test ends. change may be nil.
 func (d *DB) Open(t testing.TB, change func(*store.Config)) *store.DB {
 	t.Helper()
-	c := store.Config{URL: session.NewSecret(d.URL), Keys: d.Keys}
+	c := store.Config{URL: session.NewSecret(d.URL), Keys: d.Keys, TestingOnlyShared: d.Shared}
 	if change != nil {
 		change(&c)
 	}

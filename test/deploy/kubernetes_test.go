@@ -28,8 +28,8 @@ func TestPodSecurity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
-		for _, p := range c.pods {
+	eachRendering(t, func(t *testing.T, _ rendering, m *manifests) {
+		for _, p := range m.pods {
 			results := evaluator.EvaluatePod(api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}, &p.template.ObjectMeta, &p.template.Spec)
 			if r := policy.AggregateCheckResults(results); !r.Allowed {
 				t.Errorf("%s: %s: %s", p.name, r.ForbiddenReason(), r.ForbiddenDetail())
@@ -69,15 +69,15 @@ func larkside(t *testing.T, p pod) corev1.Container {
 }
 
 // environment is what a container sees, from ConfigMaps and by itself.
-func (c *cluster) environment(t *testing.T, one corev1.Container) map[string]string {
+func (m *manifests) environment(t *testing.T, one corev1.Container) map[string]string {
 	t.Helper()
 	env := map[string]string{}
 	for _, from := range one.EnvFrom {
-		i := slices.IndexFunc(c.configMaps, func(m *corev1.ConfigMap) bool { return m.Name == from.ConfigMapRef.Name })
+		i := slices.IndexFunc(m.configMaps, func(m *corev1.ConfigMap) bool { return m.Name == from.ConfigMapRef.Name })
 		if i < 0 {
 			t.Fatalf("%s: there is no ConfigMap %s", one.Name, from.ConfigMapRef.Name)
 		}
-		for k, v := range c.configMaps[i].Data {
+		for k, v := range m.configMaps[i].Data {
 			env[k] = v
 		}
 	}
@@ -108,16 +108,16 @@ func example(t *testing.T) *corev1.Secret {
 func TestReferences(t *testing.T) {
 	t.Parallel()
 	secret := example(t)
-	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
-		for _, p := range c.pods {
-			if a := p.template.Spec.ServiceAccountName; !slices.ContainsFunc(c.accounts, func(s *corev1.ServiceAccount) bool { return s.Name == a }) {
+	eachRendering(t, func(t *testing.T, _ rendering, m *manifests) {
+		for _, p := range m.pods {
+			if a := p.template.Spec.ServiceAccountName; !slices.ContainsFunc(m.accounts, func(s *corev1.ServiceAccount) bool { return s.Name == a }) {
 				t.Errorf("%s: there is no ServiceAccount %q", p.name, a)
 			}
 			mounted := map[string]bool{}
 			volumes := map[string]corev1.Volume{}
 			for _, v := range p.template.Spec.Volumes {
 				volumes[v.Name] = v
-				c.checkVolume(t, secret, p, v)
+				m.checkVolume(t, secret, p, v)
 			}
 			for _, one := range containers(p) {
 				for _, m := range one.VolumeMounts {
@@ -132,7 +132,7 @@ func TestReferences(t *testing.T) {
 						t.Errorf("%s/%s gets the secrets", p.name, one.Name)
 					}
 				}
-				c.checkFiles(t, one, volumes)
+				m.checkFiles(t, one, volumes)
 			}
 			for name := range volumes {
 				if !mounted[name] {
@@ -140,12 +140,12 @@ func TestReferences(t *testing.T) {
 				}
 			}
 		}
-		c.checkSelectors(t)
+		m.checkSelectors(t)
 	})
 }
 
-func (c *cluster) checkVolume(t *testing.T, secret *corev1.Secret, p pod, v corev1.Volume) {
-	if v.PersistentVolumeClaim != nil && !slices.ContainsFunc(c.claims, func(x *corev1.PersistentVolumeClaim) bool { return x.Name == v.PersistentVolumeClaim.ClaimName }) {
+func (m *manifests) checkVolume(t *testing.T, secret *corev1.Secret, p pod, v corev1.Volume) {
+	if v.PersistentVolumeClaim != nil && !slices.ContainsFunc(m.claims, func(x *corev1.PersistentVolumeClaim) bool { return x.Name == v.PersistentVolumeClaim.ClaimName }) {
 		t.Errorf("%s: there is no PersistentVolumeClaim %s", p.name, v.PersistentVolumeClaim.ClaimName)
 	}
 	if v.Projected == nil {
@@ -168,8 +168,8 @@ func (c *cluster) checkVolume(t *testing.T, secret *corev1.Secret, p pod, v core
 }
 
 // checkFiles looks for the file that each setting with _FILE names.
-func (c *cluster) checkFiles(t *testing.T, one corev1.Container, volumes map[string]corev1.Volume) {
-	for name, value := range c.environment(t, one) {
+func (m *manifests) checkFiles(t *testing.T, one corev1.Container, volumes map[string]corev1.Volume) {
+	for name, value := range m.environment(t, one) {
 		if !strings.HasPrefix(name, "LARKSIDE_") || !strings.HasSuffix(name, "_FILE") {
 			continue
 		}
@@ -197,14 +197,14 @@ func secretKey(one corev1.Container, volumes map[string]corev1.Volume, file stri
 }
 
 // matching are the pods that a selector selects.
-func (c *cluster) matching(t *testing.T, selector *metav1.LabelSelector) []pod {
+func (m *manifests) matching(t *testing.T, selector *metav1.LabelSelector) []pod {
 	t.Helper()
 	s, err := metav1.LabelSelectorAsSelector(selector)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var found []pod
-	for _, p := range c.pods {
+	for _, p := range m.pods {
 		if s.Matches(labels.Set(p.template.Labels)) {
 			found = append(found, p)
 		}
@@ -212,9 +212,9 @@ func (c *cluster) matching(t *testing.T, selector *metav1.LabelSelector) []pod {
 	return found
 }
 
-func (c *cluster) checkSelectors(t *testing.T) {
-	for _, s := range c.services {
-		pods := c.matching(t, &metav1.LabelSelector{MatchLabels: s.Spec.Selector})
+func (m *manifests) checkSelectors(t *testing.T) {
+	for _, s := range m.services {
+		pods := m.matching(t, &metav1.LabelSelector{MatchLabels: s.Spec.Selector})
 		if len(pods) == 0 {
 			t.Errorf("Service %s selects nothing", s.Name)
 		}
@@ -226,23 +226,23 @@ func (c *cluster) checkSelectors(t *testing.T) {
 			}
 		}
 	}
-	for _, b := range c.budgets {
-		for _, p := range c.matching(t, b.Spec.Selector) {
+	for _, b := range m.budgets {
+		for _, p := range m.matching(t, b.Spec.Selector) {
 			if p.replicas < 2 {
 				t.Errorf("PodDisruptionBudget %s: one replica could never be moved", b.Name)
 			}
 		}
-		if len(c.matching(t, b.Spec.Selector)) == 0 {
+		if len(m.matching(t, b.Spec.Selector)) == 0 {
 			t.Errorf("PodDisruptionBudget %s selects nothing", b.Name)
 		}
 	}
-	for _, p := range c.pods {
-		if p.replicas > 1 && len(c.budgets) == 0 {
+	for _, p := range m.pods {
+		if p.replicas > 1 && len(m.budgets) == 0 {
 			t.Errorf("%s has no PodDisruptionBudget", p.name)
 		}
 	}
-	for _, n := range c.policies {
-		pods := c.matching(t, &n.Spec.PodSelector)
+	for _, n := range m.policies {
+		pods := m.matching(t, &n.Spec.PodSelector)
 		if len(pods) == 0 {
 			t.Errorf("NetworkPolicy %s selects nothing", n.Name)
 		}
@@ -257,41 +257,41 @@ func (c *cluster) checkSelectors(t *testing.T) {
 			}
 		}
 	}
-	for _, p := range c.pods {
-		if !slices.ContainsFunc(c.policies, func(n *networkingv1.NetworkPolicy) bool {
-			return len(n.Spec.PolicyTypes) == 2 && slices.ContainsFunc(c.matching(t, &n.Spec.PodSelector), func(x pod) bool { return x.name == p.name })
+	for _, p := range m.pods {
+		if !slices.ContainsFunc(m.policies, func(n *networkingv1.NetworkPolicy) bool {
+			return len(n.Spec.PolicyTypes) == 2 && slices.ContainsFunc(m.matching(t, &n.Spec.PodSelector), func(x pod) bool { return x.name == p.name })
 		}) {
 			t.Errorf("%s: no NetworkPolicy closes it", p.name)
 		}
 	}
-	for _, m := range c.monitors {
-		pods := c.matching(t, &m.Spec.Selector)
+	for _, monitor := range m.monitors {
+		pods := m.matching(t, &monitor.Spec.Selector)
 		for _, p := range pods {
-			for _, e := range m.Spec.PodMetricsEndpoints {
+			for _, e := range monitor.Spec.PodMetricsEndpoints {
 				if portOf(p, intstr.FromString(e.Port)) == 0 || e.Path != "/metrics" {
-					t.Errorf("PodMonitor %s: %s has no %s%s", m.Metadata.Name, p.name, e.Port, e.Path)
+					t.Errorf("PodMonitor %s: %s has no %s%s", monitor.Metadata.Name, p.name, e.Port, e.Path)
 				}
 			}
 		}
 		if len(pods) == 0 {
-			t.Errorf("PodMonitor %s selects nothing", m.Metadata.Name)
+			t.Errorf("PodMonitor %s selects nothing", monitor.Metadata.Name)
 		}
 	}
-	for _, i := range c.ingresses {
+	for _, i := range m.ingresses {
 		for _, rule := range i.Spec.Rules {
 			for _, p := range rule.HTTP.Paths {
-				c.checkBackend(t, i.Name, p)
+				m.checkBackend(t, i.Name, p)
 			}
 		}
 	}
 }
 
 // checkBackend lets an Ingress lead to the consent listener's pages only.
-func (c *cluster) checkBackend(t *testing.T, ingress string, p networkingv1.HTTPIngressPath) {
+func (m *manifests) checkBackend(t *testing.T, ingress string, p networkingv1.HTTPIngressPath) {
 	if !strings.HasPrefix(p.Path, "/consent/") || p.PathType == nil || *p.PathType == networkingv1.PathTypeImplementationSpecific {
 		t.Errorf("Ingress %s: path %s is open to the world", ingress, p.Path)
 	}
-	ok := slices.ContainsFunc(c.services, func(s *corev1.Service) bool {
+	ok := slices.ContainsFunc(m.services, func(s *corev1.Service) bool {
 		return s.Name == p.Backend.Service.Name && slices.ContainsFunc(s.Spec.Ports, func(x corev1.ServicePort) bool {
 			return x.Name == p.Backend.Service.Port.Name && x.TargetPort.StrVal == "consent"
 		})
@@ -323,12 +323,12 @@ func TestNoSecretInClear(t *testing.T) {
 			t.Errorf("secret.example.yaml: %s has a value", key)
 		}
 	}
-	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
-		for _, s := range c.secrets {
+	eachRendering(t, func(t *testing.T, _ rendering, m *manifests) {
+		for _, s := range m.secrets {
 			t.Errorf("an apply would overwrite the Secret %s", s.Name)
 		}
-		for _, p := range c.pods {
-			for name, value := range c.environment(t, larkside(t, p)) {
+		for _, p := range m.pods {
+			for name, value := range m.environment(t, larkside(t, p)) {
 				if known[name].Secret || known[name].File != "" && !strings.HasPrefix(value, "sqlite:") {
 					t.Errorf("%s: %s=%s should be a file", p.name, name, value)
 				}
@@ -342,9 +342,9 @@ func TestNoSecretInClear(t *testing.T) {
 func TestGrace(t *testing.T) {
 	t.Parallel()
 	known := settings(t)
-	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
-		for _, p := range c.pods {
-			text := c.environment(t, larkside(t, p))["LARKSIDE_SHUTDOWN_GRACE"]
+	eachRendering(t, func(t *testing.T, _ rendering, m *manifests) {
+		for _, p := range m.pods {
+			text := m.environment(t, larkside(t, p))["LARKSIDE_SHUTDOWN_GRACE"]
 			if text == "" {
 				text = known["LARKSIDE_SHUTDOWN_GRACE"].Default
 			}

@@ -43,7 +43,7 @@ var renderings = []rendering{
 }
 
 // eachRendering runs f on everything that people apply.
-func eachRendering(t *testing.T, f func(t *testing.T, r rendering, c *cluster)) {
+func eachRendering(t *testing.T, f func(t *testing.T, r rendering, m *manifests)) {
 	for _, r := range renderings {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
@@ -52,8 +52,8 @@ func eachRendering(t *testing.T, f func(t *testing.T, r rendering, c *cluster)) 
 	}
 }
 
-// cluster is what a cluster has after the apply, of each kind.
-type cluster struct {
+// manifests are what a cluster has after the apply, of each kind.
+type manifests struct {
 	pods       []pod
 	configMaps []*corev1.ConfigMap
 	secrets    []*corev1.Secret
@@ -89,7 +89,7 @@ type podMonitor struct {
 }
 
 // render does what "kubectl apply -k" does before it sends.
-func render(t *testing.T, r rendering) *cluster {
+func render(t *testing.T, r rendering) *manifests {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(kubernetes)); err != nil {
@@ -119,7 +119,7 @@ func render(t *testing.T, r rendering) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{}
+	m := &manifests{}
 	for _, resource := range resources.Resources() {
 		text, err := resource.AsYAML()
 		if err != nil {
@@ -129,38 +129,38 @@ func render(t *testing.T, r rendering) *cluster {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
-		c.add(t, object)
+		m.add(t, object)
 	}
-	return c
+	return m
 }
 
-func (c *cluster) add(t *testing.T, object any) {
+func (m *manifests) add(t *testing.T, object any) {
 	switch o := object.(type) {
 	case *appsv1.Deployment:
 		if s, err := metav1.LabelSelectorAsSelector(o.Spec.Selector); err != nil || s.Empty() || !s.Matches(labelsOf(o.Spec.Template.Labels)) {
 			t.Errorf("Deployment %s does not select its own pods: %v", o.Name, err)
 		}
-		c.pods = append(c.pods, pod{o.Name, o.Spec.Template, *o.Spec.Replicas})
+		m.pods = append(m.pods, pod{o.Name, o.Spec.Template, *o.Spec.Replicas})
 	case *batchv1.Job:
-		c.pods = append(c.pods, pod{o.Name, o.Spec.Template, 1})
+		m.pods = append(m.pods, pod{o.Name, o.Spec.Template, 1})
 	case *corev1.ConfigMap:
-		c.configMaps = append(c.configMaps, o)
+		m.configMaps = append(m.configMaps, o)
 	case *corev1.Secret:
-		c.secrets = append(c.secrets, o)
+		m.secrets = append(m.secrets, o)
 	case *corev1.ServiceAccount:
-		c.accounts = append(c.accounts, o)
+		m.accounts = append(m.accounts, o)
 	case *corev1.PersistentVolumeClaim:
-		c.claims = append(c.claims, o)
+		m.claims = append(m.claims, o)
 	case *corev1.Service:
-		c.services = append(c.services, o)
+		m.services = append(m.services, o)
 	case *networkingv1.Ingress:
-		c.ingresses = append(c.ingresses, o)
+		m.ingresses = append(m.ingresses, o)
 	case *networkingv1.NetworkPolicy:
-		c.policies = append(c.policies, o)
+		m.policies = append(m.policies, o)
 	case *policyv1.PodDisruptionBudget:
-		c.budgets = append(c.budgets, o)
+		m.budgets = append(m.budgets, o)
 	case *podMonitor:
-		c.monitors = append(c.monitors, o)
+		m.monitors = append(m.monitors, o)
 	case *corev1.Namespace:
 	default:
 		t.Errorf("the test does not know what to do with a %T", object)

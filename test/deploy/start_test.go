@@ -38,7 +38,7 @@ var intstrProxy = intstr.FromString("proxy")
 // options are those with which the real binary gets a container's environment:
 // as it stands, but for the port numbers, the files' places and what people
 // have to fill in.
-func options(t *testing.T, c *cluster, p pod, secret map[string]string) process.Options {
+func options(t *testing.T, m *manifests, p pod, secret map[string]string) process.Options {
 	t.Helper()
 	one := larkside(t, p)
 	volumes := map[string]corev1.Volume{}
@@ -48,7 +48,7 @@ func options(t *testing.T, c *cluster, p pod, secret map[string]string) process.
 	// What the harness sets by default is not set, but the process needs ports.
 	o := process.Options{Env: map[string]string{"APP_ID": "", "APP_SECRET": "", "DATABASE_URL": ""}}
 	dir := dbtest.TempDir(t)
-	for name, value := range c.environment(t, one) {
+	for name, value := range m.environment(t, one) {
 		short, ours := strings.CutPrefix(name, "LARKSIDE_")
 		switch {
 		case !ours:
@@ -84,21 +84,21 @@ func options(t *testing.T, c *cluster, p pod, secret map[string]string) process.
 func TestStart(t *testing.T) {
 	t.Parallel()
 	known := settings(t)
-	eachRendering(t, func(t *testing.T, r rendering, c *cluster) {
+	eachRendering(t, func(t *testing.T, r rendering, m *manifests) {
 		databaseURL := ""
 		if r.postgres {
 			databaseURL = process.Postgres(t).URL
 		}
-		for _, p := range c.pods {
+		for _, p := range m.pods {
 			t.Run(p.name, func(t *testing.T) {
-				o := options(t, c, p, values(databaseURL))
+				o := options(t, m, p, values(databaseURL))
 				o.Lark = larktest.Start(t, nil)
 				o.Env["APP_ID"] = larktest.AppID
 				running := process.Start(t, o)
-				checkPorts(t, c, p, known)
+				checkPorts(t, m, p, known)
 				checkProbes(t, p, running)
 				checkConsent(t, p, running)
-				checkCalls(t, c, p, running)
+				checkCalls(t, m, p, running)
 				if status := running.Stop(); status != 0 {
 					t.Errorf("exit status %d", status)
 				}
@@ -112,9 +112,9 @@ func TestStart(t *testing.T) {
 func TestPlaceholdersAreRefused(t *testing.T) {
 	t.Parallel()
 	empty := example(t).StringData
-	eachRendering(t, func(t *testing.T, _ rendering, c *cluster) {
-		for _, p := range c.pods {
-			o := options(t, c, p, empty)
+	eachRendering(t, func(t *testing.T, _ rendering, m *manifests) {
+		for _, p := range m.pods {
+			o := options(t, m, p, empty)
 			result := process.Run(t, o)
 			if result.Status != 2 {
 				t.Errorf("%s: exit status %d\n%s", p.name, result.Status, result.Stderr)
@@ -135,9 +135,9 @@ func TestPlaceholdersAreRefused(t *testing.T) {
 }
 
 // checkPorts compares the ports that a container says it has with the settings.
-func checkPorts(t *testing.T, c *cluster, p pod, known map[string]setting) {
+func checkPorts(t *testing.T, m *manifests, p pod, known map[string]setting) {
 	one := larkside(t, p)
-	env := c.environment(t, one)
+	env := m.environment(t, one)
 	for name, port := range listeners {
 		address := cmp.Or(env["LARKSIDE_"+name], known["LARKSIDE_"+name].Default)
 		i := slices.IndexFunc(one.Ports, func(x corev1.ContainerPort) bool { return x.Name == port })
@@ -225,7 +225,7 @@ func checkConsent(t *testing.T, p pod, running *process.Process) {
 
 // checkCalls calls as an app would: beside a sidecar without a key, through the
 // gateway's Service under each of its names with one.
-func checkCalls(t *testing.T, c *cluster, p pod, running *process.Process) {
+func checkCalls(t *testing.T, m *manifests, p pod, running *process.Process) {
 	const path = "/open-apis/apaas/v1/larktest/echo"
 	if portOf(p, intstrProxy) == 0 {
 		if a := running.Get(t, path, larktest.Alice); a.Name() != "authorization_required" {
@@ -233,7 +233,7 @@ func checkCalls(t *testing.T, c *cluster, p pod, running *process.Process) {
 		}
 		return
 	}
-	for _, s := range c.services {
+	for _, s := range m.services {
 		if s.Spec.Ports[0].TargetPort != intstrProxy {
 			continue
 		}

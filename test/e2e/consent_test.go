@@ -6,12 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/cookiejar"
-	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
 	"regexp"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,15 +37,15 @@ func TestCallCardClickCall(t *testing.T) {
 		a := p.Get(t, records, alice)
 		is(t, a, 401, "authorization_required")
 		link := a.Envelope.Error.AuthorizeURL
-		if m := theCard(t, lark, alice); len(m.Links()) != 1 || m.Links()[0] != link {
+		if m := process.Card(t, lark, alice); len(m.Links()) != 1 || m.Links()[0] != link {
 			t.Errorf("links on the card: %q, in the answer: %s", m.Links(), link)
 		}
-		approve(t, lark, link, alice)
-		cardSays(t, lark, alice, "Authorized")
+		process.Approve(t, lark, link, alice)
+		process.AwaitCard(t, lark, alice, "Authorized")
 		for _, id := range []string{alice, user.UnionID, user.UserID} {
 			isDataOf(t, p.Get(t, records, id), alice)
 		}
-		noViolations(t, lark)
+		larktest.NoViolations(t, lark)
 	})
 }
 
@@ -81,7 +78,7 @@ func TestOneCard(t *testing.T) {
 	if len(links) != 1 {
 		t.Errorf("links: %v", links)
 	}
-	theCard(t, lark, alice)
+	process.Card(t, lark, alice)
 	for _, p := range replicas {
 		if a := p.Get(t, records, alice); a.Envelope.Error.Card != "already_sent" || !links[a.Envelope.Error.AuthorizeURL] {
 			t.Errorf("asked again: %s", a.Body)
@@ -100,7 +97,7 @@ func TestOneCardWhileConsenting(t *testing.T) {
 	done := make(chan error)
 	for i := range users {
 		openID := fmt.Sprintf("ou_%032d", i)
-		approve(t, lark, p.Get(t, records, openID).Envelope.Error.AuthorizeURL, openID)
+		process.Approve(t, lark, p.Link(t, records, openID), openID)
 		for range callers {
 			r := p.Request(t, "GET", records, openID, "")
 			go func() { done <- untilAnswered(r) }()
@@ -112,7 +109,7 @@ func TestOneCardWhileConsenting(t *testing.T) {
 		}
 	}
 	for i := range users {
-		cardSays(t, lark, fmt.Sprintf("ou_%032d", i), "Authorized")
+		process.AwaitCard(t, lark, fmt.Sprintf("ou_%032d", i), "Authorized")
 	}
 }
 
@@ -139,15 +136,15 @@ func TestKilledBeforeApproval(t *testing.T) {
 	process.Each(t, func(t *testing.T, db *dbtest.DB) {
 		lark := newLark(t, nil)
 		p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"SCOPES": scopes}})
-		link := p.Get(t, records, alice).Envelope.Error.AuthorizeURL
-		theCard(t, lark, alice)
+		link := p.Link(t, records, alice)
+		process.Card(t, lark, alice)
 		p.Kill()
-		approve(t, lark, link, alice)
+		process.Approve(t, lark, link, alice)
 		p.Restart()
-		cardSays(t, lark, alice, "Authorized")
+		process.AwaitCard(t, lark, alice, "Authorized")
 		isDataOf(t, p.Get(t, records, alice), alice)
-		theCard(t, lark, alice)
-		noViolations(t, lark)
+		process.Card(t, lark, alice)
+		larktest.NoViolations(t, lark)
 	})
 }
 
@@ -155,7 +152,7 @@ func TestKilledBeforeApproval(t *testing.T) {
 func TestUsersAreIsolated(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice, bob)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice, bob)
 	is(t, p.Get(t, records, carol), 401, "authorization_required")
 	results := make(chan error)
 	const each = 100
@@ -175,7 +172,7 @@ func TestUsersAreIsolated(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	noViolations(t, lark)
+	larktest.NoViolations(t, lark)
 }
 
 // Who approves somebody else's link authorizes nothing: the tokens are revoked.
@@ -183,9 +180,9 @@ func TestWrongUserApproves(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
 	p := process.Start(t, process.Options{Lark: lark})
-	approve(t, lark, p.Get(t, records, alice).Envelope.Error.AuthorizeURL, bob)
-	cardSays(t, lark, alice, "account")
-	await(t, lark, "bob's tokens are revoked", func() bool {
+	process.Approve(t, lark, p.Link(t, records, alice), bob)
+	process.AwaitCard(t, lark, alice, "account")
+	process.Await(t, lark, "bob's tokens are revoked", func() bool {
 		for _, token := range lark.Ledger(bob) {
 			if !token.Revoked {
 				return false
@@ -204,10 +201,10 @@ func TestDeclined(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
 	p := process.Start(t, process.Options{Lark: lark})
-	if err := lark.Decline(p.Get(t, records, alice).Envelope.Error.AuthorizeURL, alice); err != nil {
+	if err := lark.Decline(p.Link(t, records, alice), alice); err != nil {
 		t.Fatal(err)
 	}
-	cardSays(t, lark, alice, "eclined")
+	process.AwaitCard(t, lark, alice, "eclined")
 	a := p.Get(t, records, alice)
 	if is(t, a, 401, "authorization_required"); a.Envelope.Error.Reason != "declined" {
 		t.Errorf("reason %q", a.Envelope.Error.Reason)
@@ -235,8 +232,8 @@ func TestPreferWait(t *testing.T) {
 			}
 			waiting <- a
 		}()
-		await(t, lark, "the card", func() bool { return len(lark.Messages(alice)) > 0 })
-		approve(t, lark, theCard(t, lark, alice).Links()[0], alice)
+		process.Await(t, lark, "the card", func() bool { return len(lark.Messages(alice)) > 0 })
+		process.Approve(t, lark, process.Card(t, lark, alice).Links()[0], alice)
 		a := <-waiting
 		if a == nil {
 			return
@@ -253,7 +250,7 @@ func TestMissingScope(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
 	p := process.Start(t, process.Options{Lark: lark, Env: map[string]string{"SCOPES": "app_engine:workspace.table:read"}})
-	approve(t, lark, p.Get(t, tables, alice).Envelope.Error.AuthorizeURL, alice)
+	process.Approve(t, lark, p.Link(t, tables, alice), alice)
 	process.Eventually(t, "a session", func() bool { return p.Get(t, tables, alice).Status == 200 })
 	a := p.Get(t, records, alice)
 	link := a.Header.Get("X-Larkside-Authorize-Url")
@@ -269,42 +266,21 @@ func TestMissingScope(t *testing.T) {
 	if s := strings.Join(asked, " "); !strings.Contains(s, "record:read") || strings.Contains(s, "table:read") {
 		t.Errorf("asked for %q", s)
 	}
-	approve(t, lark, link, alice)
+	process.Approve(t, lark, link, alice)
 	process.Eventually(t, "the scope", func() bool { return p.Get(t, records, alice).Status == 200 })
 	isDataOf(t, p.Get(t, tables, alice), alice) // what was granted before stays
-}
-
-// ingress is what stands in front of the consent listener: an address that is
-// known before the process is.
-func ingress(t *testing.T) (public string, to *atomic.Pointer[url.URL]) {
-	to = new(atomic.Pointer[url.URL])
-	server := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to.Load()) }})
-	t.Cleanup(server.Close)
-	return server.URL, to
 }
 
 // The redirect flow, clicked through as a browser does.
 func TestRedirectFlow(t *testing.T) {
 	t.Parallel()
 	process.Each(t, func(t *testing.T, db *dbtest.DB) {
-		public, to := ingress(t)
-		lark := newLark(t, nil)
-		err := lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RedirectURIs = []string{public + "/consent/callback"} })
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{
-			"SCOPES": scopes, "CONSENT_LISTEN": "127.0.0.1:0", "PUBLIC_URL": public,
-		}})
-		base, err := url.Parse(p.ConsentURL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		to.Store(base)
+		lark, ingress := newLark(t, nil), process.NewBalancer(t)
+		p := process.Start(t, process.Options{Lark: lark, DB: db, Ingress: ingress, Env: map[string]string{"SCOPES": scopes}})
 
-		link := p.Get(t, records, alice).Envelope.Error.AuthorizeURL
-		if !strings.HasPrefix(link, public+"/consent/start?") || theCard(t, lark, alice).Links()[0] != link {
-			t.Fatalf("the link is %s, on the card %q", link, theCard(t, lark, alice).Links())
+		link := p.Link(t, records, alice)
+		if !strings.HasPrefix(link, ingress.URL+"/consent/start?") || process.Card(t, lark, alice).Links()[0] != link {
+			t.Fatalf("the link is %s, on the card %q", link, process.Card(t, lark, alice).Links())
 		}
 		b := newBrowser(t)
 		authorize := b.get(link)
@@ -312,12 +288,12 @@ func TestRedirectFlow(t *testing.T) {
 			t.Fatalf("%s at %s", authorize.Status, authorize.Request.URL)
 		}
 		done := b.post(authorize.Request.URL.String(), url.Values{"account": {alice}, "decision": {"approve"}})
-		if done.StatusCode != 200 || !strings.HasPrefix(done.Request.URL.String(), public+"/consent/callback?") {
+		if done.StatusCode != 200 || !strings.HasPrefix(done.Request.URL.String(), ingress.URL+"/consent/callback?") {
 			t.Fatalf("%s at %s: %s", done.Status, done.Request.URL, b.body)
 		}
 		strict(t, done.Header)
 		isDataOf(t, p.Get(t, records, alice), alice)
-		cardSays(t, lark, alice, "Authorized")
+		process.AwaitCard(t, lark, alice, "Authorized")
 		// The browser's back button and reload, and the link once more.
 		for _, again := range []string{done.Request.URL.String(), link} {
 			if r := b.get(again); r.StatusCode != 200 {
@@ -329,13 +305,13 @@ func TestRedirectFlow(t *testing.T) {
 			t.Errorf("in another browser: %s", r.Status)
 		}
 		for path, want := range map[string]int{"/": 404, "/open-apis/apaas/v1/apps": 404, "/metrics": 404, "/consent/start?t=x": 400, "/consent/callback": 400} {
-			if r := b.get(public + path); r.StatusCode != want {
+			if r := b.get(ingress.URL + path); r.StatusCode != want {
 				t.Errorf("%s on the consent listener: %s", path, r.Status)
 			} else {
 				strict(t, r.Header)
 			}
 		}
-		noViolations(t, lark)
+		larktest.NoViolations(t, lark)
 	})
 }
 

@@ -168,7 +168,7 @@ func click(t *testing.T, lark *larktest.Platform) {
 	t.Helper()
 	for _, m := range slices.Backward(lark.Messages(alice)) {
 		if links := m.Links(); len(links) > 0 {
-			approve(t, lark, links[0], alice)
+			process.Approve(t, lark, links[0], alice)
 			return
 		}
 	}

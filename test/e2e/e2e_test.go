@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -36,54 +35,6 @@ func newLark(t *testing.T, change func(*larktest.Config)) *larktest.Platform {
 	return larktest.Start(t, c)
 }
 
-// consent brings a user through the device flow, as the card in the chat has
-// it, and returns when a call is answered.
-func consent(t *testing.T, lark *larktest.Platform, p *process.Process, openID string) {
-	t.Helper()
-	a := p.Get(t, records, openID)
-	if a.Status != 401 {
-		t.Fatalf("%d %s", a.Status, a.Body)
-	}
-	approve(t, lark, a.Envelope.Error.AuthorizeURL, openID)
-	process.Eventually(t, "a session for "+openID, func() bool { return p.Get(t, records, openID).Status == 200 })
-}
-
-func approve(t *testing.T, lark *larktest.Platform, link, openID string) {
-	t.Helper()
-	if err := lark.Approve(link, openID); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// await waits for the emulator to have seen something.
-func await(t *testing.T, lark *larktest.Platform, what string, done func() bool) {
-	t.Helper()
-	ctx, cancel := contextFor(t)
-	defer cancel()
-	if err := lark.Wait(ctx, done); err != nil {
-		t.Fatalf("waiting for %s: %v", what, err)
-	}
-}
-
-// theCard is the one message that a user has got.
-func theCard(t *testing.T, lark *larktest.Platform, openID string) larktest.Message {
-	t.Helper()
-	all := lark.Messages(openID)
-	if len(all) != 1 {
-		t.Fatalf("%d messages, want one", len(all))
-	}
-	return all[0]
-}
-
-// cardSays waits for a user's card to have been updated and to say so.
-func cardSays(t *testing.T, lark *larktest.Platform, openID, text string) {
-	t.Helper()
-	await(t, lark, "an updated card", func() bool { return len(theCard(t, lark, openID).Versions) > 1 })
-	if m := theCard(t, lark, openID); !strings.Contains(m.Content(), text) || len(m.Links()) > 0 {
-		t.Errorf("the card is %s", m.Content())
-	}
-}
-
 // is judges an answer that is one of larkside's own errors, with what they all
 // have.
 func is(t *testing.T, a *process.Answer, status int, name string) {
@@ -108,13 +59,5 @@ func isDataOf(t *testing.T, a *process.Answer, openID string) {
 	t.Helper()
 	if a.Status != 200 || a.Owner() != openID {
 		t.Errorf("want data of %s, got %d of %q: %s", openID, a.Status, a.Owner(), a.Body)
-	}
-}
-
-// noViolations: nothing that a client of Lark may never do.
-func noViolations(t *testing.T, lark *larktest.Platform) {
-	t.Helper()
-	for _, v := range lark.Violations() {
-		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
 	}
 }

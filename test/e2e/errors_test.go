@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"net"
 	"strings"
 	"syscall"
@@ -12,10 +11,6 @@ import (
 	"larkside/test/larktest"
 	"larkside/test/process"
 )
-
-func contextFor(t *testing.T) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(t.Context(), process.Patience)
-}
 
 // Each row of the contract's table is answered by the real listener, and no row
 // is forgotten here.
@@ -53,18 +48,6 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// seeded is a process of its own in whose database the users have sessions of
-// a minute's age.
-func seeded(t *testing.T, lark *larktest.Platform, o process.Options, openIDs ...string) *process.Process {
-	t.Helper()
-	if o.DB == nil {
-		o.DB = process.SQLite(t)
-	}
-	process.Seed(t, o.DB, lark, time.Minute, openIDs...)
-	o.Lark = lark
-	return process.Start(t, o)
-}
-
 // nothingSent: no API call reached Lark.
 func nothingSent(t *testing.T, lark *larktest.Platform) {
 	t.Helper()
@@ -75,7 +58,7 @@ func nothingSent(t *testing.T, lark *larktest.Platform) {
 
 func invalidUserID(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	for sentence, ids := range map[string][]string{
 		"differing repeats":   {alice, bob},
 		"an empty one":        {""},
@@ -98,7 +81,7 @@ func invalidUserID(t *testing.T) {
 
 func userIDRequired(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	for _, authorization := range []string{"", "Bearer larkside", "Bearer t-larkside", "Bearer u-larkside", "Bearer None"} {
 		r := p.Request(t, "GET", records, "", "")
 		if authorization != "" {
@@ -111,7 +94,7 @@ func userIDRequired(t *testing.T) {
 
 func ambiguousPath(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	for _, path := range []string{
 		"/open-apis/apaas/../im/v1/messages", "/open-apis/apaas/%2e%2e/im/v1/messages", "/open-apis/apaas/%252e%252e/im/v1/messages",
 		"//open-apis/apaas/v1/apps", "/open-apis//apaas/v1/apps", "/open-apis/apaas/./v1/apps", "/open-apis/apaas%2f..%2fim",
@@ -130,7 +113,7 @@ func ambiguousPath(t *testing.T) {
 }
 
 func unknownApp(t *testing.T) {
-	p := seeded(t, newLark(t, nil), process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: newLark(t, nil)}, alice)
 	is(t, p.Get(t, records, alice, "X-Lark-App-Id", "cli_someone_elses"), 400, "unknown_app")
 	isDataOf(t, p.Get(t, records, alice, "X-Lark-App-Id", larktest.AppID), alice)
 }
@@ -158,7 +141,7 @@ func authorizationRequired(t *testing.T) {
 
 func callerUnauthenticated(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{Env: map[string]string{"CALLER_KEYS": "app:key-of-the-app,other:key-of-the-other"}}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{"CALLER_KEYS": "app:key-of-the-app,other:key-of-the-other"}}, alice)
 	is(t, p.Get(t, records, alice), 401, "caller_unauthenticated")
 	is(t, p.Get(t, records, alice, "X-Larkside-Key", "key-of-nobody"), 401, "caller_unauthenticated")
 	nothingSent(t, lark)
@@ -170,7 +153,7 @@ func callerUnauthenticated(t *testing.T) {
 
 func callerNotAllowed(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{Env: map[string]string{
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{
 		"CALLER_KEYS": "app:key-of-the-app,other:key-of-the-other", "CALLER_LIMITS": "app:users=" + alice + ";paths=/open-apis/apaas/v1/workspaces/",
 	}}, alice, bob)
 	is(t, p.Get(t, records, bob, "X-Larkside-Key", "key-of-the-app"), 403, "caller_not_allowed")
@@ -182,7 +165,7 @@ func callerNotAllowed(t *testing.T) {
 
 func callerRateLimited(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{Env: map[string]string{
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{
 		"CALLER_KEYS": "app:key-of-the-app,other:key-of-the-other", "CALLER_LIMITS": "app:rate=3/1h",
 	}}, alice)
 	for range 3 {
@@ -201,7 +184,7 @@ func callerRateLimited(t *testing.T) {
 func pathNotAllowed(t *testing.T) {
 	lark := newLark(t, nil)
 	// What must never be an inject path isn't, whatever the setting says.
-	p := seeded(t, lark, process.Options{Env: map[string]string{"INJECT_PATHS": "/open-apis/apaas/,/open-apis/authen/,/open-apis/auth/,/oauth/"}}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{"INJECT_PATHS": "/open-apis/apaas/,/open-apis/authen/,/open-apis/auth/,/oauth/"}}, alice)
 	for _, path := range []string{
 		"/open-apis/im/v1/messages", "/open-apis/apaasx/v1/apps", "/open-apis/APAAS/v1/apps", "/", "/-/larkside/", "/-/larkside/nothing",
 		"/open-apis/authen/v2/oauth/token", "/oauth/v3/token",
@@ -214,7 +197,7 @@ func pathNotAllowed(t *testing.T) {
 
 func hostNotAllowed(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	is(t, p.Get(t, records, alice, "Host", "evil.example"), 403, "host_not_allowed")
 	is(t, p.Get(t, records, alice, "Origin", "https://evil.example"), 403, "host_not_allowed")
 	is(t, p.Get(t, records, alice, "Sec-Fetch-Site", "cross-site"), 403, "host_not_allowed")
@@ -239,7 +222,7 @@ func userDisabled(t *testing.T) {
 
 func methodNotAllowed(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	for _, line := range []string{"TRACE " + records, "CONNECT evil.example:443"} {
 		a := p.Raw(t, line, alice)
 		if is(t, a, 405, "method_not_allowed"); a.Header.Get("Allow") == "" {
@@ -260,7 +243,7 @@ func refusing(t *testing.T) string {
 }
 
 func upstreamUnreachable(t *testing.T) {
-	p := seeded(t, newLark(t, nil), process.Options{Env: map[string]string{"OPEN_URL": "http://" + refusing(t)}}, alice)
+	p := process.Seeded(t, process.Options{Lark: newLark(t, nil), Env: map[string]string{"OPEN_URL": "http://" + refusing(t)}}, alice)
 	is(t, p.Get(t, records, alice), 502, "upstream_unreachable")
 }
 
@@ -284,7 +267,7 @@ func storeUnavailable(t *testing.T) {
 	}
 	way.Open(t)
 	process.Eventually(t, "the database is back", func() bool { return p.Get(t, records, bob).Status == 200 })
-	noViolations(t, lark)
+	larktest.NoViolations(t, lark)
 }
 
 func refreshUnavailable(t *testing.T) {
@@ -329,7 +312,7 @@ func appMisconfigured(t *testing.T) {
 
 func draining(t *testing.T) {
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	held := lark.Fault(larktest.Fault{Endpoint: larktest.API, Hang: true})
 	running := make(chan *process.Answer, 1)
 	r := p.Request(t, "GET", records, alice, "")
@@ -340,11 +323,7 @@ func draining(t *testing.T) {
 		}
 		running <- a
 	}()
-	ctx, cancel := contextFor(t)
-	defer cancel()
-	if err := held.Await(ctx, 1); err != nil {
-		t.Fatal(err)
-	}
+	process.AwaitHit(t, held)
 	p.Signal(syscall.SIGTERM)
 	p.Log().AwaitText(t, "stopping")
 	is(t, p.Get(t, records, alice), 503, "draining")
@@ -358,6 +337,6 @@ func draining(t *testing.T) {
 }
 
 func upstreamTimeout(t *testing.T) {
-	p := seeded(t, newLark(t, nil), process.Options{Env: map[string]string{"UPSTREAM_TIMEOUT": "300ms"}}, alice)
+	p := process.Seeded(t, process.Options{Lark: newLark(t, nil), Env: map[string]string{"UPSTREAM_TIMEOUT": "300ms"}}, alice)
 	is(t, p.Get(t, helpers+"/slow?delay=1m", alice), 504, "upstream_timeout")
 }

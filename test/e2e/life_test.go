@@ -29,11 +29,7 @@ func held(t *testing.T, lark *larktest.Platform, p *process.Process) (fault *lar
 		a, _ := process.Try(r) // nil when it was cut
 		done <- a
 	}()
-	ctx, cancel := contextFor(t)
-	defer cancel()
-	if err := fault.Await(ctx, 1); err != nil {
-		t.Fatal(err)
-	}
+	process.AwaitHit(t, fault)
 	return fault, done
 }
 
@@ -42,7 +38,7 @@ func held(t *testing.T, lark *larktest.Platform, p *process.Process) (fault *lar
 func TestSIGTERMDrains(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	res, err := http.DefaultClient.Do(p.Request(t, "GET", helpers+"/sse?n=3&gate=drain", alice, ""))
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +81,7 @@ func TestSIGTERMDrains(t *testing.T) {
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	_, answer := held(t, lark, p)
 	p.Signal(syscall.SIGTERM)
 	p.Log().AwaitText(t, "stopping")
@@ -103,7 +99,7 @@ func TestSecondSignal(t *testing.T) {
 func TestShutdownGrace(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{Env: map[string]string{"SHUTDOWN_GRACE": "500ms"}}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{"SHUTDOWN_GRACE": "500ms"}}, alice)
 	_, answer := held(t, lark, p)
 	began := time.Now()
 	if status := p.Stop(); status != 1 {
@@ -292,7 +288,7 @@ func TestUnixSockets(t *testing.T) {
 	lark := newLark(t, nil)
 	dir := dbtest.TempDir(t)
 	socket := filepath.Join(dir, "p.sock")
-	p := seeded(t, lark, process.Options{Env: map[string]string{"LISTEN": "unix:" + socket}}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{"LISTEN": "unix:" + socket}}, alice)
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}
@@ -392,7 +388,7 @@ func TestReplicasStartTogether(t *testing.T) {
 	for _, p := range all {
 		p.AwaitReady()
 	}
-	consent(t, lark, all[0], alice)
+	all[0].Consent(t, records, alice)
 	for i, p := range all {
 		if a := p.Get(t, records, alice); a.Status != 200 {
 			t.Errorf("replica %d: %s", i, fmt.Sprint(a.Status, a.Body))

@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"net/http"
-	"net/http/cookiejar"
-	"net/http/httptest"
+	"maps"
 	"net/url"
 	"strings"
 	"testing"
@@ -20,50 +18,21 @@ import (
 // emulator knows.
 func withRedirect(t *testing.T, lark *larktest.Platform, env map[string]string) *process.Process {
 	t.Helper()
-	front := httptest.NewUnstartedServer(nil)
-	public := "http://" + front.Listener.Addr().String()
-	front.Listener.Close()
-	lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RedirectURIs = []string{public + "/consent/callback"} })
-	all := map[string]string{"PUBLIC_URL": public, "CONSENT_LISTEN": strings.TrimPrefix(public, "http://"), "SCOPES": scopes}
-	for name, value := range env {
-		all[name] = value
-	}
-	return process.Start(t, process.Options{Lark: lark, Env: all})
+	all := map[string]string{"SCOPES": scopes}
+	maps.Copy(all, env)
+	return process.Start(t, process.Options{Lark: lark, Ingress: process.NewBalancer(t), Env: all})
 }
 
 // browse opens a consent link as openID's browser does, agrees on Lark's page,
 // and returns the status of the page at the end.
 func browse(t *testing.T, lark *larktest.Platform, link, openID string) int {
 	t.Helper()
-	jar, err := cookiejar.New(nil)
+	b := newBrowser(t)
+	back, err := lark.Consent(b.get(link).Request.URL.String(), openID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	browser := &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	defer browser.CloseIdleConnections()
-	res, err := browser.Get(link)
-	if err != nil {
-		t.Fatal(err)
-	}
-	res.Body.Close()
-	back, err := lark.Consent(res.Header.Get("Location"), openID)
-	if err != nil {
-		t.Fatalf("%d %q: %v", res.StatusCode, res.Header.Get("Location"), err)
-	}
-	res, err = browser.Get(back)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	return res.StatusCode
-}
-
-// linkFor is the consent link of a call.
-func linkFor(t *testing.T, p *process.Process, openID string) string {
-	t.Helper()
-	a := p.Get(t, records, openID)
-	is(t, a, 401, "authorization_required")
-	return a.Envelope.Error.AuthorizeURL
+	return b.get(back).StatusCode
 }
 
 // By default a consent comes through in either flow, for either brand.
@@ -74,13 +43,13 @@ func TestConsentByDefault(t *testing.T) {
 			t.Parallel()
 			lark := newLark(t, nil)
 			p := withRedirect(t, lark, map[string]string{"BRAND": brand})
-			if status := browse(t, lark, linkFor(t, p, alice), alice); status != 200 {
+			if status := browse(t, lark, p.Link(t, records, alice), alice); status != 200 {
 				t.Errorf("the page at the end: %d", status)
 			}
 			isDataOf(t, p.Get(t, records, alice), alice)
 			device := process.Start(t, process.Options{Lark: lark, Env: map[string]string{"BRAND": brand, "SCOPES": scopes}})
-			consent(t, lark, device, bob)
-			noViolations(t, lark)
+			device.Consent(t, records, bob)
+			larktest.NoViolations(t, lark)
 		})
 	}
 }
@@ -93,7 +62,7 @@ func TestTokenEndpointThatRefuses(t *testing.T) {
 		t.Parallel()
 		lark := newLark(t, nil)
 		p := withRedirect(t, lark, map[string]string{"TOKEN_URL": lark.URL + "/oauth/v3/token"})
-		link := linkFor(t, p, alice)
+		link := p.Link(t, records, alice)
 		if status := browse(t, lark, link, alice); status == 200 {
 			t.Error("v3 took a challenge")
 		}
@@ -101,7 +70,7 @@ func TestTokenEndpointThatRefuses(t *testing.T) {
 			t.Errorf("the second try: %d", status)
 		}
 		isDataOf(t, p.Get(t, records, alice), alice)
-		if status := browse(t, lark, linkFor(t, p, bob), bob); status != 200 {
+		if status := browse(t, lark, p.Link(t, records, bob), bob); status != 200 {
 			t.Errorf("the next user: %d", status)
 		}
 		if n := len(warnings(p, "token endpoint")); n != 1 {
@@ -113,8 +82,8 @@ func TestTokenEndpointThatRefuses(t *testing.T) {
 		lark := newLark(t, nil)
 		lark.Switch(func(s *larktest.Switches) { s.V2RefusesDevicePolls, s.V3TakesDevicePolls = true, true })
 		p := process.Start(t, process.Options{Lark: lark, Env: map[string]string{"SCOPES": scopes}})
-		consent(t, lark, p, alice)
-		consent(t, lark, p, bob)
+		p.Consent(t, records, alice)
+		p.Consent(t, records, bob)
 		if n := len(warnings(p, "token endpoint")); n != 1 {
 			t.Errorf("%d warnings", n)
 		}
@@ -124,7 +93,7 @@ func TestTokenEndpointThatRefuses(t *testing.T) {
 		lark := newLark(t, nil)
 		lark.Switch(func(s *larktest.Switches) { s.V2JSONOnly = true })
 		p := process.Start(t, process.Options{Lark: lark, Env: map[string]string{"SCOPES": scopes}})
-		consent(t, lark, p, alice)
+		p.Consent(t, records, alice)
 	})
 }
 
@@ -146,7 +115,7 @@ func TestMissingScopeIsAskedForOnce(t *testing.T) {
 		a.UserScopes = []string{"app_engine:workspace.table:write"}
 	})
 	p := process.Start(t, process.Options{Lark: lark, Env: map[string]string{"SCOPES": "offline_access"}})
-	approve(t, lark, linkFor(t, p, alice), alice)
+	process.Approve(t, lark, p.Link(t, records, alice), alice)
 	var a *process.Answer
 	process.Eventually(t, "Lark's word about scopes", func() bool {
 		a = p.Get(t, tables, alice)
@@ -162,7 +131,7 @@ func TestMissingScopeIsAskedForOnce(t *testing.T) {
 		s.RouteScopes = map[string][]string{"GET " + tables: {"app_engine:workspace.table:write", "app_engine:workspace.table.record:write"}}
 	})
 	lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.UserScopes = []string{"app_engine:workspace.table.record:write"} })
-	approve(t, lark, link, alice)
+	process.Approve(t, lark, link, alice)
 	process.Eventually(t, "the end of the consent", func() bool {
 		m := lark.Messages(alice)
 		return len(m) == 2 && strings.Contains(m[1].Content(), "Authorized")
@@ -172,7 +141,7 @@ func TestMissingScopeIsAskedForOnce(t *testing.T) {
 		return a.Header.Get("X-Larkside-Authorize-Url") != ""
 	})
 	lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.UserScopes = nil })
-	approve(t, lark, a.Header.Get("X-Larkside-Authorize-Url"), alice)
+	process.Approve(t, lark, a.Header.Get("X-Larkside-Authorize-Url"), alice)
 	process.Eventually(t, "the end of the asking", func() bool {
 		a = p.Get(t, tables, alice)
 		return a.Header.Get("X-Larkside-Authorize-Url") == ""
@@ -193,14 +162,14 @@ func TestMissingScopeIsAskedForOnce(t *testing.T) {
 func TestRefusedScopesAreOneConsents(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, bob)
+	p := process.Seeded(t, process.Options{Lark: lark}, bob)
 	lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Code: 20027})
 	a := p.Get(t, records, alice)
 	if is(t, a, 401, "authorization_required"); a.Envelope.Error.AuthorizeURL != "" || a.Envelope.Error.Card != "failed" {
 		t.Errorf("%s", a.Body)
 	}
 	isDataOf(t, p.Get(t, records, bob), bob)
-	if link := linkFor(t, p, carol); link == "" {
+	if link := p.Link(t, records, carol); link == "" {
 		t.Error("nobody is asked any more")
 	}
 	line := p.Log().Await(t, "what to do", func(l process.Line) bool { return l.Text("reason") == "scope_not_enabled" })
@@ -235,8 +204,8 @@ func TestCardNamesTheApp(t *testing.T) {
 		lark := newLark(t, nil)
 		lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Name = "Orders" })
 		p := process.Start(t, process.Options{Lark: lark, Env: map[string]string{"BRAND": brand}})
-		link := linkFor(t, p, alice)
-		m := theCard(t, lark, alice)
+		link := p.Link(t, records, alice)
+		m := process.Card(t, lark, alice)
 		if !strings.Contains(m.Content(), "Orders") || strings.Contains(m.Content(), "This app") {
 			t.Errorf("%s: %s", brand, m.Content())
 		}

@@ -187,10 +187,10 @@ func notified(t *testing.T, db *dbtest.DB) (all func() string) {
 }
 
 func hideSecrets(t *testing.T, db *dbtest.DB, flow string) {
-	public, to := ingress(t)
+	ingress := process.NewBalancer(t)
 	x := newTap(t, larktest.Config{
 		DeviceInterval: time.Second,
-		Apps:           []larktest.App{{ID: larktest.AppID, Secret: larktest.AppSecret, RedirectURIs: []string{public + "/consent/callback"}}},
+		Apps:           []larktest.App{{ID: larktest.AppID, Secret: larktest.AppSecret, RedirectURIs: []string{ingress.URL + "/consent/callback"}}},
 	})
 	lark := x.lark
 	process.Seed(t, db, lark, 3*time.Hour, bob) // to be renewed
@@ -201,7 +201,7 @@ func hideSecrets(t *testing.T, db *dbtest.DB, flow string) {
 		"TENANT_PATHS": "/open-apis/contact/", "CONSENT_FLOW": flow,
 	}
 	if flow == "redirect" {
-		env["PUBLIC_URL"], env["CONSENT_LISTEN"] = public, "127.0.0.1:0"
+		env["PUBLIC_URL"], env["CONSENT_LISTEN"] = ingress.URL, "127.0.0.1:0"
 		env["EVENTS"], env["EVENT_TOKEN"], env["EVENT_ENCRYPT_KEY"] = "http", canaryToken, canaryEncrypt
 	}
 	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: env, Environ: []string{"OTEL_TRACES_EXPORTER=console", "OTEL_BSP_SCHEDULE_DELAY=50"}})
@@ -212,9 +212,7 @@ func hideSecrets(t *testing.T, db *dbtest.DB, flow string) {
 	x.add("proxy password", canaryProxy)
 	x.add("event token", canaryToken)
 	x.add("event encrypt key", canaryEncrypt)
-	if base, err := url.Parse(p.ConsentURL); err == nil {
-		to.Store(base)
-	}
+	ingress.Set(t, p.ConsentURL)
 
 	seen := map[string]string{} // by where
 	call := func(path, openID string, header ...string) *process.Answer {
@@ -238,7 +236,7 @@ func hideSecrets(t *testing.T, db *dbtest.DB, flow string) {
 		b.post(at, url.Values{"account": {alice}, "decision": {"approve"}})
 		seen["consent page"] = b.body
 	} else {
-		approve(t, lark, link, alice)
+		process.Approve(t, lark, link, alice)
 	}
 	process.Eventually(t, "a session", func() bool { return call(records, alice).Status == 200 })
 	call(records, carol) // stays pending

@@ -59,7 +59,7 @@ func TestOneRefreshForAll(t *testing.T) {
 		if n := answered(lark, alice); n != 1 {
 			t.Errorf("%d refreshes, want 1", n)
 		}
-		noViolations(t, lark)
+		larktest.NoViolations(t, lark)
 	})
 }
 
@@ -75,7 +75,7 @@ func TestRenewedInTime(t *testing.T) {
 		isDataOf(t, p.Get(t, records, alice), alice)
 		return answered(lark, alice) >= 3
 	})
-	noViolations(t, lark)
+	larktest.NoViolations(t, lark)
 }
 
 // What has been stored is there after kill -9: nobody is asked again.
@@ -84,15 +84,15 @@ func TestRestartKeepsSessions(t *testing.T) {
 	process.Each(t, func(t *testing.T, db *dbtest.DB) {
 		lark := newLark(t, nil)
 		p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"SCOPES": scopes}})
-		consent(t, lark, p, alice)
+		p.Consent(t, records, alice)
 		issued := len(lark.Ledger(alice))
 		p.Restart()
 		isDataOf(t, p.Get(t, records, alice), alice)
-		theCard(t, lark, alice)
+		process.Card(t, lark, alice)
 		if n := len(lark.Ledger(alice)); n != issued {
 			t.Errorf("%d tokens issued before the restart, %d after", issued, n)
 		}
-		noViolations(t, lark)
+		larktest.NoViolations(t, lark)
 	})
 }
 
@@ -101,7 +101,7 @@ func TestRestartKeepsSessions(t *testing.T) {
 func TestRefusedToken(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice, bob, carol)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice, bob, carol)
 	for _, openID := range []string{alice, bob} {
 		if err := lark.Revoke(openID, larktest.AccessToken); err != nil {
 			t.Fatal(err)
@@ -118,7 +118,7 @@ func TestRefusedToken(t *testing.T) {
 	if is(t, a, 401, "authorization_required"); a.Envelope.Error.AuthorizeURL == "" || a.Envelope.Error.Reason == "no_session" {
 		t.Errorf("%s", a.Body)
 	}
-	theCard(t, lark, bob) // by the end of the session or by the call, whichever came first
+	process.Card(t, lark, bob) // by the end of the session or by the call, whichever came first
 	// A body beyond REPLAY_BUFFER can't be sent again; the token is renewed all
 	// the same.
 	if err := lark.Revoke(carol, larktest.AccessToken); err != nil {
@@ -135,7 +135,7 @@ func TestRefusedToken(t *testing.T) {
 func TestTenantOnlyAPI(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	a := p.Get(t, "/open-apis/apaas/v1/applications/package_x/roles/admin/member", alice)
 	if a.Envelope.Code != 99991668 || a.Name() != "" || a.Header.Get("X-Larkside-Hint") == "" {
 		t.Errorf("%d %v %s", a.Status, a.Header, a.Body)
@@ -150,7 +150,7 @@ func TestTenantOnlyAPI(t *testing.T) {
 func TestWithoutUser(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	own, err := lark.Grant(larktest.AppID, bob)
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +191,7 @@ func TestTenantTokenCall(t *testing.T) {
 	if calls := lark.Calls(larktest.To(larktest.TenantEndpoint)); len(calls) != 1 || calls[0].AppID != larktest.AppID {
 		t.Errorf("calls: %v", calls)
 	}
-	noViolations(t, lark)
+	larktest.NoViolations(t, lark)
 }
 
 // On tenant paths a request that names nobody gets the app's own token, and only
@@ -199,7 +199,7 @@ func TestTenantTokenCall(t *testing.T) {
 func TestTenantPaths(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{Env: map[string]string{"TENANT_PATHS": "/open-apis/contact/,/open-apis/apaas/v1/larktest/"}}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{"TENANT_PATHS": "/open-apis/contact/,/open-apis/apaas/v1/larktest/"}}, alice)
 	for _, header := range [][]string{nil, {"Authorization", "Bearer t-larkside"}} {
 		a := p.Get(t, "/open-apis/contact/v3/departments/0", "", header...)
 		if a.Status != 200 || a.Envelope.Data.Owner.Token != "tenant_access_token" || a.Envelope.Data.Owner.AppID != larktest.AppID {
@@ -208,14 +208,14 @@ func TestTenantPaths(t *testing.T) {
 	}
 	isDataOf(t, p.Get(t, echo, alice), alice) // a user goes before
 	is(t, p.Get(t, records, ""), 400, "user_id_required")
-	noViolations(t, lark)
+	larktest.NoViolations(t, lark)
 }
 
 // What the app and the browser send of themselves does not reach Lark.
 func TestWhatLarkGets(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := seeded(t, lark, process.Options{}, alice)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
 	r := p.Request(t, "DELETE", echo+"/x?q=%2F&empty", alice, `{"a body":"on DELETE"}`,
 		"Cookie", "a=b", "Baggage", "k=v", "X-Lark-App-Id", larktest.AppID, "X-Larkside-Anything", "x",
 		"Connection", "Authorization, X-Kept", "X-Kept", "y", "X-Own", "z", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
@@ -232,7 +232,7 @@ func TestWhatLarkGets(t *testing.T) {
 			t.Errorf("%s is missing: %s", kept, a.Body)
 		}
 	}
-	noViolations(t, lark)
+	larktest.NoViolations(t, lark)
 }
 
 // Revoked by an operator, a session ends on every replica within a second, and
@@ -260,7 +260,7 @@ func TestRevokedByOperator(t *testing.T) {
 		if a := other.Get(t, records, alice); a.Envelope.Error.Reason != "revoked" {
 			t.Errorf("%s", a.Body)
 		}
-		await(t, lark, "revocation at Lark", func() bool {
+		process.Await(t, lark, "revocation at Lark", func() bool {
 			for _, token := range lark.Ledger(alice) {
 				if !token.Revoked {
 					return false
@@ -315,7 +315,7 @@ func TestOddAnswers(t *testing.T) {
 			if n := len(lark.Messages("")); n > 0 {
 				t.Errorf("%d cards", n)
 			}
-			noViolations(t, lark)
+			larktest.NoViolations(t, lark)
 		})
 	}
 }
@@ -352,5 +352,5 @@ func TestAbsurdLifetimes(t *testing.T) {
 			})
 		}
 	}
-	noViolations(t, lark)
+	larktest.NoViolations(t, lark)
 }

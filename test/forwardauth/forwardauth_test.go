@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
 )
@@ -46,156 +45,148 @@ var meshes = []struct {
 	{"ext_authz", startExtAuthz, false},
 }
 
-// stage is one mesh with all that is around it. Alice and Bob have authorized.
-type stage struct {
+// mesh is one of them, started, with larkside beside it and Lark behind it.
+type mesh struct {
 	t        *testing.T
-	lark     *larktest.Platform
 	front    *front
 	larkside *process.Process
-	mesh     string
+	addr     string
 	names    bool
 }
 
-func newStage(t *testing.T) *stage {
+// newMesh has no mesh yet between its larkside, to which Alice and Bob have
+// consented, and its front.
+func newMesh(t *testing.T) *mesh {
 	t.Helper()
-	s := &stage{t: t, lark: larktest.Start(t, &larktest.Config{DeviceInterval: time.Second})}
-	s.front = newFront(t, s.lark)
-	db := process.SQLite(t)
-	process.Seed(t, db, s.lark, 0, alice, bob)
-	s.larkside = process.Start(t, s.options(db))
-	return s
+	p := process.Seeded(t, process.Options{
+		Lark: larktest.Start(t, &larktest.Config{DeviceInterval: time.Second}),
+		Env: map[string]string{
+			"CALLER_KEYS": "app:" + callerKey,
+			"SCOPES":      "app_engine:workspace.table:read app_engine:workspace.table.record:read",
+			// Envoy asks with the Host that the app has sent.
+			"ALLOW_HOSTS": "127.0.0.1,open.feishu.cn",
+		},
+	}, alice, bob)
+	return &mesh{t: t, front: newFront(t, p.Lark), larkside: p}
 }
-
-func (s *stage) options(db *dbtest.DB) process.Options {
-	return process.Options{Lark: s.lark, DB: db, Env: map[string]string{
-		"CALLER_KEYS": "app:" + callerKey,
-		"SCOPES":      "app_engine:workspace.table:read app_engine:workspace.table.record:read",
-		// Envoy asks with the Host that the app has sent.
-		"ALLOW_HOSTS": "127.0.0.1,open.feishu.cn",
-	}}
-}
-
-func (s *stage) larksideAddr() string { return strings.TrimPrefix(s.larkside.URL, "http://") }
 
 // call sends one request for a user, or none, through the mesh, with the
 // caller's key.
-func (s *stage) call(line, openID string, header ...string) *process.Answer {
-	s.t.Helper()
-	return s.post(line, openID, "", header...)
+func (m *mesh) call(line, openID string, header ...string) *process.Answer {
+	m.t.Helper()
+	return m.post(line, openID, "", header...)
 }
 
-func (s *stage) post(line, openID, body string, header ...string) *process.Answer {
-	s.t.Helper()
+func (m *mesh) post(line, openID, body string, header ...string) *process.Answer {
+	m.t.Helper()
 	lines := append([]string{"X-Larkside-Key: " + callerKey}, header...)
 	if openID != "" {
 		lines = append(lines, "X-Lark-User-Id: "+openID)
 	}
-	return send(s.t, s.mesh, line, body, lines...)
+	return process.Send(m.t, m.addr, line, body, lines...)
 }
 
 // refused is a call of which nothing may reach Lark, and no token the app.
-func (s *stage) refused(line, openID string, header ...string) *process.Answer {
-	s.t.Helper()
-	s.front.reset()
-	a := s.call(line, openID, header...)
+func (m *mesh) refused(line, openID string, header ...string) *process.Answer {
+	m.t.Helper()
+	m.front.reset()
+	a := m.call(line, openID, header...)
 	if a.Status < 400 {
-		s.t.Errorf("%d: %s", a.Status, a.Body)
+		m.t.Errorf("%d: %s", a.Status, a.Body)
 	}
 	if got := a.Header["Authorization"]; got != nil {
-		s.t.Error("a token came with the refusal")
+		m.t.Error("a token came with the refusal")
 	}
-	for _, r := range s.front.requests() {
-		s.t.Errorf("%s %s has reached Lark", r.method, r.target)
+	for _, r := range m.front.requests() {
+		m.t.Errorf("%s %s has reached Lark", r.method, r.target)
 	}
 	return a
 }
 
 // served is a call that has to be answered with a user's own data.
-func (s *stage) served(openID, line, body string, header ...string) received {
-	s.t.Helper()
-	s.front.reset()
-	a := s.post(line, openID, body, header...)
+func (m *mesh) served(openID, line, body string, header ...string) received {
+	m.t.Helper()
+	m.front.reset()
+	a := m.post(line, openID, body, header...)
 	if a.Status != 200 || a.Owner() != openID {
-		s.t.Fatalf("%s %q: want an answer to %s, got %d to %q: %s", line, header, openID, a.Status, a.Owner(), a.Body)
+		m.t.Fatalf("%s %q: want an answer to %s, got %d to %q: %s", line, header, openID, a.Status, a.Owner(), a.Body)
 	}
-	if got := a.Header["X-Larkside-Hint"]; s.names && got != nil {
-		s.t.Errorf("Lark's answer says %q in larkside's name", got)
+	if got := a.Header["X-Larkside-Hint"]; m.names && got != nil {
+		m.t.Errorf("Lark's answer says %q in larkside's name", got)
 	}
-	all := s.front.requests()
+	all := m.front.requests()
 	if len(all) != 1 {
-		s.t.Fatalf("Lark got %d requests", len(all))
+		m.t.Fatalf("Lark got %d requests", len(all))
 	}
-	all[0].proper(s.t)
+	all[0].proper(m.t)
 	return all[0]
 }
 
 func TestForwardAuth(t *testing.T) {
-	for _, mesh := range meshes {
-		t.Run(mesh.name, func(t *testing.T) {
-			s := newStage(t)
-			s.mesh, s.names = mesh.start(t, s.larksideAddr(), s.front), mesh.names
+	for _, kind := range meshes {
+		t.Run(kind.name, func(t *testing.T) {
+			m := newMesh(t)
+			m.addr, m.names = kind.start(t, process.Host(m.larkside.URL), m.front), kind.names
 			for _, test := range []struct {
 				name string
-				run  func(*stage)
+				run  func(*mesh)
 			}{
-				{"main job", (*stage).mainJob}, {"targets", (*stage).targets}, {"users apart", (*stage).usersApart},
-				{"consent", (*stage).consent}, {"refusals", (*stage).refusals}, {"attacks", (*stage).attacks},
-				{"own token", (*stage).ownToken}, {"streams", (*stage).streams},
-				{"larkside gone", (*stage).gone},
+				{"main job", (*mesh).mainJob}, {"targets", (*mesh).targets}, {"users apart", (*mesh).usersApart},
+				{"consent", (*mesh).consent}, {"refusals", (*mesh).refusals}, {"attacks", (*mesh).attacks},
+				{"own token", (*mesh).ownToken}, {"streams", (*mesh).streams},
+				{"larkside gone", (*mesh).gone},
 			} {
 				t.Run(test.name, func(t *testing.T) {
-					sub := *s
+					sub := *m
 					sub.t = t
 					test.run(&sub)
 				})
 			}
-			for _, v := range s.lark.Violations() {
-				t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
-			}
+			larktest.NoViolations(t, m.larkside.Lark)
 		})
 	}
 }
 
-func (s *stage) mainJob() {
-	r := s.served(alice, "GET "+echo, "")
+func (m *mesh) mainJob() {
+	r := m.served(alice, "GET "+echo, "")
 	if r.method != "GET" || r.target != echo {
-		s.t.Errorf("Lark got %s %s", r.method, r.target)
+		m.t.Errorf("Lark got %s %s", r.method, r.target)
 	}
 	for _, size := range []int{1, 100 << 10, 3 << 20} {
-		r := s.served(bob, "POST "+echo, strings.Repeat("x", size), "Content-Type: application/json; charset=utf-8")
+		r := m.served(bob, "POST "+echo, strings.Repeat("x", size), "Content-Type: application/json; charset=utf-8")
 		if r.method != "POST" || r.size != int64(size) || r.header.Get("Content-Type") != "application/json; charset=utf-8" {
-			s.t.Errorf("%s with %d bytes of %q, want %d", r.method, r.size, r.header.Get("Content-Type"), size)
+			m.t.Errorf("%s with %d bytes of %q, want %d", r.method, r.size, r.header.Get("Content-Type"), size)
 		}
 	}
 	for _, method := range []string{"PUT", "PATCH", "DELETE"} {
-		if r := s.served(alice, method+" "+echo, "{}"); r.method != method {
-			s.t.Errorf("%s became %s", method, r.method)
+		if r := m.served(alice, method+" "+echo, "{}"); r.method != method {
+			m.t.Errorf("%s became %s", method, r.method)
 		}
 	}
 }
 
 // The bytes that were judged are the bytes that are sent.
-func (s *stage) targets() {
+func (m *mesh) targets() {
 	for _, target := range []string{
 		echo + "/a%2Fb", echo + "?a=b%20c&d=//e/../f&g=%2e%2e", echo + "/%E4%BD%A0?%zz", echo + "/a+b;c=d,e", echo + "/%41%7e",
 	} {
-		if r := s.served(alice, "GET "+target, ""); r.target != target {
-			s.t.Errorf("%s became %s", target, r.target)
+		if r := m.served(alice, "GET "+target, ""); r.target != target {
+			m.t.Errorf("%s became %s", target, r.target)
 		}
 	}
-	if r := s.served(alice, "GET http://open.feishu.cn"+echo, "", "Host: open.feishu.cn"); r.target != echo {
-		s.t.Errorf("the absolute form became %s", r.target)
+	if r := m.served(alice, "GET http://open.feishu.cn"+echo, "", "Host: open.feishu.cn"); r.target != echo {
+		m.t.Errorf("the absolute form became %s", r.target)
 	}
 }
 
-func (s *stage) usersApart() {
+func (m *mesh) usersApart() {
 	var group sync.WaitGroup
 	for i := range 60 {
 		openID := []string{alice, bob}[i%2]
 		group.Go(func() {
-			r := process.NewRequest(s.t, "GET", "http://"+s.mesh+echo, openID, "", "X-Larkside-Key", callerKey, larktest.ExpectUserHeader, openID)
+			r := process.NewRequest(m.t, "GET", "http://"+m.addr+echo, openID, "", "X-Larkside-Key", callerKey, larktest.ExpectUserHeader, openID)
 			if a, err := process.Try(r); err != nil || a.Status != 200 || a.Owner() != openID {
-				s.t.Errorf("%s: %+v, %v", openID, a, err)
+				m.t.Errorf("%s: %+v, %v", openID, a, err)
 			}
 		})
 	}
@@ -204,39 +195,39 @@ func (s *stage) usersApart() {
 
 // A user who has not authorized: the app gets what larkside says, the user
 // authorizes, the next call goes through.
-func (s *stage) consent() {
-	a := s.refused("GET "+records, carol)
+func (m *mesh) consent() {
+	a := m.refused("GET "+records, carol)
 	e := a.Envelope.Error
 	if a.Status != 401 || a.Name() != "authorization_required" || e.Type != a.Name() || e.Reason != "no_session" {
-		s.t.Fatalf("%d %q %s", a.Status, a.Name(), a.Body)
+		m.t.Fatalf("%d %q %s", a.Status, a.Name(), a.Body)
 	}
 	if e.AuthorizeURL == "" || a.Header.Get("X-Larkside-Authorize-Url") != e.AuthorizeURL || e.ExpiresIn <= 0 {
-		s.t.Errorf("no link: %v %s", a.Header, a.Body)
+		m.t.Errorf("no link: %v %s", a.Header, a.Body)
 	}
 	// With a body, and with another method, the same.
-	if b := s.post("POST "+records, carol, strings.Repeat("x", 1<<20)); b.Status != 401 || b.Envelope.Error.AuthorizeURL != e.AuthorizeURL {
-		s.t.Errorf("POST: %d %s", b.Status, b.Body)
+	if b := m.post("POST "+records, carol, strings.Repeat("x", 1<<20)); b.Status != 401 || b.Envelope.Error.AuthorizeURL != e.AuthorizeURL {
+		m.t.Errorf("POST: %d %s", b.Status, b.Body)
 	}
-	s.same(a, "GET", records, "X-Lark-User-Id", carol)
-	if err := s.lark.Approve(e.AuthorizeURL, carol); err != nil {
-		s.t.Fatal(err)
+	m.same(a, "GET", records, "X-Lark-User-Id", carol)
+	if err := m.larkside.Lark.Approve(e.AuthorizeURL, carol); err != nil {
+		m.t.Fatal(err)
 	}
-	process.Eventually(s.t, "a session", func() bool { return s.call("GET "+records, carol).Status == 200 })
-	s.served(carol, "GET "+echo, "")
+	process.Eventually(m.t, "a session", func() bool { return m.call("GET "+records, carol).Status == 200 })
+	m.served(carol, "GET "+echo, "")
 }
 
 // same checks that a refusal is what larkside itself says, but for what counts
 // down, whether the card is new, and which request it was.
-func (s *stage) same(a *process.Answer, method, target string, header ...string) {
-	s.t.Helper()
-	r := s.larkside.Request(s.t, method, target, "", "", append(header, "X-Larkside-Key", callerKey)...)
-	want := process.Do(s.t, r)
-	if a.Status != want.Status || plain(s.t, a.Body) != plain(s.t, want.Body) {
-		s.t.Errorf("%s %s: %d %s\nlarkside says %d %s", method, target, a.Status, a.Body, want.Status, want.Body)
+func (m *mesh) same(a *process.Answer, method, target string, header ...string) {
+	m.t.Helper()
+	r := m.larkside.Request(m.t, method, target, "", "", append(header, "X-Larkside-Key", callerKey)...)
+	want := process.Do(m.t, r)
+	if a.Status != want.Status || plain(m.t, a.Body) != plain(m.t, want.Body) {
+		m.t.Errorf("%s %s: %d %s\nlarkside says %d %s", method, target, a.Status, a.Body, want.Status, want.Body)
 	}
 	for _, name := range []string{"Content-Type", "Cache-Control", "Www-Authenticate", "X-Larkside-Error", "X-Larkside-Authorize-Url", "Retry-After"} {
 		if !slices.Equal(a.Header[name], want.Header[name]) {
-			s.t.Errorf("%s %s: %s: %q, larkside says %q", method, target, name, a.Header[name], want.Header[name])
+			m.t.Errorf("%s %s: %s: %q, larkside says %q", method, target, name, a.Header[name], want.Header[name])
 		}
 	}
 }
@@ -256,7 +247,7 @@ func plain(t *testing.T, body string) string {
 }
 
 // What larkside refuses does not reach Lark, and the app is told why.
-func (s *stage) refusals() {
+func (m *mesh) refusals() {
 	for _, c := range []struct {
 		line, user string
 		header     []string
@@ -286,22 +277,22 @@ func (s *stage) refusals() {
 		{"GET " + echo, alice, []string{"Origin: https://evil.example"}, 403, "host_not_allowed"},
 		{"GET " + echo, alice, []string{"Sec-Fetch-Site: cross-site"}, 403, "host_not_allowed"},
 	} {
-		a := s.refused(c.line, c.user, c.header...)
+		a := m.refused(c.line, c.user, c.header...)
 		if c.status != 0 && a.Status != c.status || c.name != "" && (a.Name() != c.name || a.Envelope.Error.Type != c.name) {
-			s.t.Errorf("%s %q: want %d %s, got %d %s %s", c.line, c.header, c.status, c.name, a.Status, a.Name(), a.Body)
+			m.t.Errorf("%s %q: want %d %s, got %d %s %s", c.line, c.header, c.status, c.name, a.Status, a.Name(), a.Body)
 		}
 	}
-	s.front.reset()
-	a := send(s.t, s.mesh, "GET "+echo, "", "X-Lark-User-Id: "+alice)
-	if a.Status != 401 || a.Name() != "caller_unauthenticated" || len(s.front.requests()) > 0 {
-		s.t.Errorf("without a key: %d %s, %d requests at Lark", a.Status, a.Body, len(s.front.requests()))
+	m.front.reset()
+	a := process.Send(m.t, m.addr, "GET "+echo, "", "X-Lark-User-Id: "+alice)
+	if a.Status != 401 || a.Name() != "caller_unauthenticated" || len(m.front.requests()) > 0 {
+		m.t.Errorf("without a key: %d %s, %d requests at Lark", a.Status, a.Body, len(m.front.requests()))
 	}
-	s.same(s.refused("GET "+outside, alice), "GET", outside, "X-Lark-User-Id", alice)
+	m.same(m.refused("GET "+outside, alice), "GET", outside, "X-Lark-User-Id", alice)
 }
 
 // Headers with which an app, or whoever speaks for it, would like to tell the
 // mesh or larkside another story.
-func (s *stage) attacks() {
+func (m *mesh) attacks() {
 	const forwardedURI, originalURI = "X-Forwarded-Uri: ", "X-Original-URI: "
 	for _, header := range [][]string{
 		{forwardedURI + echo}, {originalURI + echo}, {forwardedURI + echo, originalURI + echo},
@@ -310,11 +301,11 @@ func (s *stage) attacks() {
 		{forwardedURI + echo, "Connection: X-Forwarded-Uri, X-Original-URI, X-Forwarded-Method"},
 		{"Authorization: Bearer x", forwardedURI + echo},
 	} {
-		if a := s.refused("GET "+outside, alice, header...); a.Status != 403 && a.Status != 400 {
-			s.t.Errorf("%q: %d %s", header, a.Status, a.Body)
+		if a := m.refused("GET "+outside, alice, header...); a.Status != 403 && a.Status != 400 {
+			m.t.Errorf("%q: %d %s", header, a.Status, a.Body)
 		}
 	}
-	s.refused("TRACE "+echo, alice, "X-Forwarded-Method: GET", "X-Original-Method: GET")
+	m.refused("TRACE "+echo, alice, "X-Forwarded-Method: GET", "X-Original-Method: GET")
 
 	for _, header := range [][]string{
 		{forwardedURI + outside}, {originalURI + outside}, {"X-Forwarded-Method: TRACE", "X-Original-Method: TRACE"},
@@ -327,9 +318,9 @@ func (s *stage) attacks() {
 		{"Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"},
 		{"Proxy-Authorization: Basic eDp5"},
 	} {
-		r := s.served(alice, "GET "+echo, "", header...)
+		r := m.served(alice, "GET "+echo, "", header...)
 		if r.target != echo || r.method != "GET" {
-			s.t.Errorf("%q: Lark got %s %s", header, r.method, r.target)
+			m.t.Errorf("%q: Lark got %s %s", header, r.method, r.target)
 		}
 	}
 	// Some refuse these, some repair them; none passes them on.
@@ -337,84 +328,84 @@ func (s *stage) attacks() {
 		{"X_Lark_User_Id: " + bob}, {"X-Lark_User-Id: " + bob}, {"X_LARK_USER_ID: " + bob}, {"X_Larkside_Key: 1"}, {"X-Lark-User-Id : " + bob},
 		{"Authorization: Bearer another", "Authorization: Bearer third"}, {"Authorization : Bearer another"},
 	} {
-		s.front.reset()
-		a := s.call("GET "+echo, alice, header...)
-		for _, r := range s.front.requests() {
-			r.proper(s.t)
+		m.front.reset()
+		a := m.call("GET "+echo, alice, header...)
+		for _, r := range m.front.requests() {
+			r.proper(m.t)
 		}
 		if a.Status < 400 && a.Owner() != alice {
-			s.t.Errorf("%q made it %s", header, a.Owner())
+			m.t.Errorf("%q made it %s", header, a.Owner())
 		}
 	}
 	// Whatever becomes of a trailer, the token in the header is Alice's.
-	s.front.reset()
-	a := s.post("POST "+echo, alice, "2\r\n{}\r\n0\r\nAuthorization: Bearer another\r\nX-Lark-User-Id: "+bob+"\r\n\r\n",
+	m.front.reset()
+	a := m.post("POST "+echo, alice, "2\r\n{}\r\n0\r\nAuthorization: Bearer another\r\nX-Lark-User-Id: "+bob+"\r\n\r\n",
 		"Transfer-Encoding: chunked", "Trailer: Authorization, X-Lark-User-Id")
 	if a.Status != 200 || a.Owner() != alice {
-		s.t.Errorf("with a trailer: %d %s", a.Status, a.Body)
+		m.t.Errorf("with a trailer: %d %s", a.Status, a.Body)
 	}
-	for _, r := range s.front.requests() {
-		r.proper(s.t)
+	for _, r := range m.front.requests() {
+		r.proper(m.t)
 		for name, values := range r.trailer { // Caddy announces the names
 			if len(values) > 0 {
-				s.t.Errorf("Lark got the trailer %s: %q", name, values)
+				m.t.Errorf("Lark got the trailer %s: %q", name, values)
 			}
 		}
 	}
 }
 
 // An app that brings a token of its own, and names nobody, goes on with it.
-func (s *stage) ownToken() {
-	tokens, err := s.lark.Grant(larktest.AppID, bob)
+func (m *mesh) ownToken() {
+	tokens, err := m.larkside.Lark.Grant(larktest.AppID, bob)
 	if err != nil {
-		s.t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	s.front.reset()
-	a := s.call("GET "+echo, "", "Authorization: Bearer "+tokens.AccessToken)
+	m.front.reset()
+	a := m.call("GET "+echo, "", "Authorization: Bearer "+tokens.AccessToken)
 	if a.Status != 200 || a.Owner() != bob {
-		s.t.Errorf("%d %s", a.Status, a.Body)
+		m.t.Errorf("%d %s", a.Status, a.Body)
 	}
 	// A placeholder counts as none. On the path where it is not an error it
 	// must not reach Lark as if it were a token.
-	s.refused("GET "+echo, "", "Authorization: Bearer larkside")
-	s.front.reset()
-	s.post("POST /open-apis/auth/v3/tenant_access_token/internal", "", `{"app_id":"x","app_secret":"y"}`, "Authorization: Bearer larkside")
-	for _, r := range s.front.requests() {
+	m.refused("GET "+echo, "", "Authorization: Bearer larkside")
+	m.front.reset()
+	m.post("POST /open-apis/auth/v3/tenant_access_token/internal", "", `{"app_id":"x","app_secret":"y"}`, "Authorization: Bearer larkside")
+	for _, r := range m.front.requests() {
 		if r.header["Authorization"] != nil {
-			s.t.Errorf("Lark got %q", r.header["Authorization"])
+			m.t.Errorf("Lark got %q", r.header["Authorization"])
 		}
 	}
 }
 
 // Events come as they are sent.
-func (s *stage) streams() {
+func (m *mesh) streams() {
 	gate := "forwardauth"
-	r := process.NewRequest(s.t, "GET", "http://"+s.mesh+helpers+"/sse?n=2&gate="+gate, alice, "", "X-Larkside-Key", callerKey)
+	r := process.NewRequest(m.t, "GET", "http://"+m.addr+helpers+"/sse?n=2&gate="+gate, alice, "", "X-Larkside-Key", callerKey)
 	stop := make(chan struct{})
 	timer := time.AfterFunc(process.Patience, func() { close(stop) })
 	defer timer.Stop()
 	emitted := make(chan bool, 1)
-	go func() { emitted <- s.lark.Emit(gate, stop) }()
+	go func() { emitted <- m.larkside.Lark.Emit(gate, stop) }()
 	res, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
-		s.t.Fatal(err)
+		m.t.Fatal(err)
 	}
 	defer res.Body.Close()
 	if !<-emitted {
-		s.t.Fatal("nobody asks for events")
+		m.t.Fatal("nobody asks for events")
 	}
 	buffer := make([]byte, 4096)
 	n, err := res.Body.Read(buffer) // the second event waits for its turn
 	if got := string(buffer[:n]); err != nil || !strings.Contains(got, alice) {
-		s.t.Errorf("read %q, %v", got, err)
+		m.t.Errorf("read %q, %v", got, err)
 	}
-	s.lark.Emit(gate, stop)
+	m.larkside.Lark.Emit(gate, stop)
 }
 
-// Without larkside nothing goes to Lark. It is the last test of a stage.
-func (s *stage) gone() {
-	s.larkside.Stop()
-	if a := s.refused("GET "+echo, alice); a.Status < 500 && a.Status != 403 {
-		s.t.Errorf("%d %s", a.Status, a.Body)
+// Without larkside nothing goes to Lark. It is the last test of a mesh.
+func (m *mesh) gone() {
+	m.larkside.Stop()
+	if a := m.refused("GET "+echo, alice); a.Status < 500 && a.Status != 403 {
+		m.t.Errorf("%d %s", a.Status, a.Body)
 	}
 }

@@ -1,16 +1,13 @@
 package forwardauth
 
 import (
-	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -24,7 +21,6 @@ import (
 	"time"
 
 	"larkside/test/larktest"
-	"larkside/test/process"
 )
 
 // larkHost is the one that the shipped files name.
@@ -151,46 +147,6 @@ func (r received) proper(t *testing.T) {
 			}
 		}
 	}
-}
-
-// send writes a request byte by byte as it is and reads the answer. line has no
-// version, header lines are "Name: value"; a Host and a Content-Length are added
-// unless they are there.
-func send(t *testing.T, addr, line, body string, header ...string) *process.Answer {
-	t.Helper()
-	conn, err := net.DialTimeout("tcp", addr, process.Patience)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(process.Patience))
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s HTTP/1.1\r\n", line)
-	all := "\r\n" + strings.ToLower(strings.Join(header, "\r\n"))
-	if !strings.Contains(all, "\r\nhost:") {
-		fmt.Fprintf(&b, "Host: %s\r\n", addr)
-	}
-	if body != "" && !strings.Contains(all, "\r\ntransfer-encoding:") {
-		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
-	}
-	for _, h := range header {
-		b.WriteString(h + "\r\n")
-	}
-	b.WriteString("\r\n" + body)
-	go io.WriteString(conn, b.String()) // who refuses may not read it all
-	method, _, _ := strings.Cut(line, " ")
-	res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
-	if err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
-	defer res.Body.Close()
-	content, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
-	a := &process.Answer{Status: res.StatusCode, Header: res.Header, Body: string(content)}
-	json.Unmarshal(content, &a.Envelope)
-	return a
 }
 
 // shipped is a file of deploy/forward-auth with what an operator would change

@@ -308,8 +308,8 @@ func TestNginxBetweenTwoQuestions(t *testing.T) {
 				w.Header().Set("Authorization", "Bearer u-secret")
 			}))
 			t.Cleanup(larkside.Close)
-			mesh := startNginx(t, strings.TrimPrefix(larkside.URL, "http://"), lark)
-			a := send(t, mesh, "GET "+echo, "", "X-Lark-User-Id: "+alice, "Prefer: wait=1")
+			mesh := startNginx(t, process.Host(larkside.URL), lark)
+			a := process.Send(t, mesh, "GET "+echo, "", "X-Lark-User-Id: "+alice, "Prefer: wait=1")
 			if a.Status != first || a.Body != "" || a.Header["Authorization"] != nil || len(lark.requests()) > 0 {
 				t.Errorf("%d %q %v", a.Status, a.Body, a.Header)
 			}
@@ -327,8 +327,8 @@ func TestCertificate(t *testing.T) {
 		t.Run(mesh.name, func(t *testing.T) {
 			t.Parallel()
 			impostor, lark := newFront(t, nil), newFront(t, nil)
-			addr := mesh.start(t, strings.TrimPrefix(larkside.URL, "http://"), &front{addr: impostor.addr, roots: lark.roots, pool: lark.pool})
-			a := send(t, addr, "GET "+echo, "", "X-Lark-User-Id: "+alice)
+			addr := mesh.start(t, process.Host(larkside.URL), &front{addr: impostor.addr, roots: lark.roots, pool: lark.pool})
+			a := process.Send(t, addr, "GET "+echo, "", "X-Lark-User-Id: "+alice)
 			if a.Status != 502 || len(impostor.requests()) > 0 {
 				t.Errorf("%d %s", a.Status, a.Body)
 			}

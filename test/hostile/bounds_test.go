@@ -17,13 +17,13 @@ import (
 // memory does not grow with them.
 func TestMadeUpUsers(t *testing.T) {
 	t.Parallel()
-	w := begin(t, nil)
+	p, front := begin(t, nil)
 	const ids = 1000
 	ask := func(from, to int) {
 		var group sync.WaitGroup
 		slots := make(chan bool, 40)
 		for i := from; i < to; i++ {
-			r := w.Request(t, "GET", echo, fmt.Sprintf("ou_%032x", i), "")
+			r := p.Request(t, "GET", echo, fmt.Sprintf("ou_%032x", i), "")
 			slots <- true
 			group.Go(func() {
 				defer func() { <-slots }()
@@ -36,13 +36,13 @@ func TestMadeUpUsers(t *testing.T) {
 		group.Wait()
 	}
 	ask(0, 200)
-	begun := peak(t, w.PID())
+	begun := peak(t, p.PID())
 	ask(200, ids)
 	ask(200, ids) // again
-	if now := peak(t, w.PID()); now > begun+headroom()/2 {
+	if now := peak(t, p.PID()); now > begun+headroom()/2 {
 		t.Errorf("memory went from %d MiB to %d MiB", begun, now)
 	}
-	db := w.db.SQL(t)
+	db := p.DB.SQL(t)
 	for query, most := range map[string]int{
 		"SELECT count(*) FROM sessions":                         2, // alice and bob
 		"SELECT count(*) FROM consents WHERE state = 'pending'": 0,
@@ -56,13 +56,13 @@ func TestMadeUpUsers(t *testing.T) {
 			t.Errorf("%s: %d, want at most %d", query, n, most)
 		}
 	}
-	if n := len(w.lark.Messages("")); n > 0 {
+	if n := len(p.Lark.Messages("")); n > 0 {
 		t.Errorf("%d cards", n)
 	}
-	if n := len(w.lark.Calls(larktest.To(larktest.DeviceEndpoint))); n > ids {
+	if n := len(p.Lark.Calls(larktest.To(larktest.DeviceEndpoint))); n > ids {
 		t.Errorf("Lark was asked %d times about %d ids", n, ids)
 	}
-	w.unharmed("made up users")
+	front.unharmed(t, p, "made up users")
 }
 
 // S37: a user who has revoked, and one who has left, are served by no replica
@@ -107,9 +107,7 @@ func TestRevokedOnAnotherReplica(t *testing.T) {
 	if n := len(f.lark.Messages(bob)); n > 0 {
 		t.Errorf("%d cards to somebody who has left", n)
 	}
-	for _, v := range f.lark.Violations(larktest.Replayed, larktest.WrongUser, larktest.UnknownToken) {
-		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
-	}
+	larktest.NoViolations(t, f.lark, larktest.Replayed, larktest.WrongUser, larktest.UnknownToken)
 }
 
 // S39: the environment's proxies get nothing; the one of the setting does.

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
 )
@@ -101,56 +100,26 @@ func (f *front) taken() []arrived {
 	return calls
 }
 
-// world is one larkside and what is around it.
-type world struct {
-	*process.Process
-	t     *testing.T
-	front *front
-	lark  *larktest.Platform
-	db    *dbtest.DB
-}
-
-// begin starts a larkside in whose database alice and bob have sessions.
-func begin(t *testing.T, env map[string]string, environ ...string) *world {
+// begin starts a larkside behind a front, in whose database alice and bob have
+// sessions.
+func begin(t *testing.T, env map[string]string, environ ...string) (*process.Process, *front) {
 	t.Helper()
 	f := newFront(t, larktest.Config{DeviceInterval: time.Second, TokenPerSecond: -1, TokenPerMinute: -1})
-	w := &world{t: t, front: f, lark: f.lark, db: process.SQLite(t)}
-	process.Seed(t, w.db, w.lark, time.Minute, alice, bob)
-	w.Process = process.Start(t, process.Options{Lark: w.lark, DB: w.db, Env: env, Environ: environ})
-	return w
+	return process.Seeded(t, process.Options{Lark: f.lark, Env: env, Environ: environ}, alice, bob), f
 }
-
-func host(url string) string { return strings.TrimPrefix(url, "http://") }
 
 // send writes text to a listener, as it is but for {host}, and returns what
 // comes back until the connection ends; Connection: close is the text's to say.
-func (w *world) send(url, text string) string {
-	w.t.Helper()
-	conn := w.dial(url)
+func send(t *testing.T, url, text string) string {
+	t.Helper()
+	conn := process.Dial(t, url)
 	defer conn.Close()
-	io.WriteString(conn, strings.ReplaceAll(text, "{host}", host(url)))
+	io.WriteString(conn, strings.ReplaceAll(text, "{host}", process.Host(url)))
 	answer, err := io.ReadAll(conn)
 	if e, ok := err.(net.Error); ok && e.Timeout() {
-		w.t.Errorf("%.200q: the connection does not end; so far %.200q", text, answer)
+		t.Errorf("%.200q: the connection does not end; so far %.200q", text, answer)
 	}
 	return string(answer)
-}
-
-// dial opens a connection that ends with the test.
-func (w *world) dial(url string) net.Conn {
-	w.t.Helper()
-	return dialTo(w.t, url)
-}
-
-func dialTo(t *testing.T, url string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", host(url))
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.SetDeadline(time.Now().Add(process.Patience))
-	t.Cleanup(func() { conn.Close() })
-	return conn
 }
 
 // status is that of an answer as it came, 0 for none.
@@ -159,48 +128,48 @@ func status(answer string) (n int) {
 	return n
 }
 
-// unharmed: what comes next, on any connection of the pool, is right.
-func (w *world) unharmed(after string) {
-	w.t.Helper()
-	w.front.taken()
+// unharmed: what comes next, on any connection of p's pool, is right.
+func (f *front) unharmed(t *testing.T, p *process.Process, after string) {
+	t.Helper()
+	f.taken()
 	var group sync.WaitGroup
 	for i := range 8 {
 		id := []string{alice, bob}[i%2]
-		r := w.Request(w.t, "POST", echo, id, id, larktest.ExpectUserHeader, id)
+		r := p.Request(t, "POST", echo, id, id, larktest.ExpectUserHeader, id)
 		group.Go(func() {
 			a, err := process.Try(r)
 			if err != nil || a.Status != 200 || a.Owner() != id {
-				w.t.Errorf("after %.200q a request of %s: %+v, %v", after, id, a, err)
+				t.Errorf("after %.200q a request of %s: %+v, %v", after, id, a, err)
 			}
 		})
 	}
 	group.Wait()
-	for _, v := range w.lark.Violations(larktest.WrongUser, larktest.LeakedHeader, larktest.UnknownToken) {
-		w.t.Errorf("after %.200q: %s %s %s", after, v.Kind, v.OpenID, v.Detail)
+	for _, v := range f.lark.Violations(larktest.WrongUser, larktest.LeakedHeader, larktest.UnknownToken) {
+		t.Errorf("after %.200q: %s %s %s", after, v.Kind, v.OpenID, v.Detail)
 	}
-	w.front.taken()
+	f.taken()
 }
 
 // ofAlice judges what came to Lark: with her token, once, and nothing that
 // belongs to the hop.
-func (w *world) ofAlice(what string, calls []arrived) {
-	w.t.Helper()
-	want := w.tokenOf(alice)
+func (f *front) ofAlice(t *testing.T, p *process.Process, what string, calls []arrived) {
+	t.Helper()
+	want := f.tokenOf(t, p, alice)
 	for _, c := range calls {
 		if auth := c.header["Authorization"]; len(auth) != 1 || auth[0] != want {
-			w.t.Errorf("%.200q: Lark got %d Authorization headers, or not hers", what, len(auth))
+			t.Errorf("%.200q: Lark got %d Authorization headers, or not hers", what, len(auth))
 		}
 		if len(c.trailer) > 0 {
-			w.t.Errorf("%.200q: Lark got trailers %v", what, c.trailer)
+			t.Errorf("%.200q: Lark got trailers %v", what, c.trailer)
 		}
-		if c.host != host(w.front.URL) {
-			w.t.Errorf("%.200q: Lark was called %q", what, c.host)
+		if c.host != process.Host(f.URL) {
+			t.Errorf("%.200q: Lark was called %q", what, c.host)
 		}
 		for name := range c.header {
 			folded := strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 			for _, ours := range []string{"x-lark-user-id", "x-lark-app-id", "x-larkside", "cookie", "baggage", "x-forwarded", "forwarded", "connection", "te", "upgrade", "proxy-"} {
 				if strings.HasPrefix(folded, ours) && folded != "x-larktest-expect-user" {
-					w.t.Errorf("%.200q: Lark got %s", what, name)
+					t.Errorf("%.200q: Lark got %s", what, name)
 				}
 			}
 		}
@@ -208,17 +177,17 @@ func (w *world) ofAlice(what string, calls []arrived) {
 }
 
 // tokenOf is what a user's requests carry, learnt from one.
-func (w *world) tokenOf(openID string) string {
-	w.t.Helper()
-	w.front.mu.Lock()
-	before := len(w.front.seen)
-	w.front.mu.Unlock()
-	if a := w.Get(w.t, echo, openID); a.Status != 200 || a.Owner() != openID {
-		w.t.Fatalf("%d %s", a.Status, a.Body)
+func (f *front) tokenOf(t *testing.T, p *process.Process, openID string) string {
+	t.Helper()
+	f.mu.Lock()
+	before := len(f.seen)
+	f.mu.Unlock()
+	if a := p.Get(t, echo, openID); a.Status != 200 || a.Owner() != openID {
+		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	w.front.mu.Lock()
-	defer w.front.mu.Unlock()
-	token := w.front.seen[before].header.Get("Authorization")
-	w.front.seen = w.front.seen[:before]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	token := f.seen[before].header.Get("Authorization")
+	f.seen = f.seen[:before]
 	return token
 }

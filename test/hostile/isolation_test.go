@@ -2,10 +2,8 @@ package hostile
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -120,7 +118,7 @@ func isolate(t *testing.T, db *dbtest.DB) {
 		})
 	}
 	group.Wait()
-	noneWrong(t, lark)
+	larktest.NoViolations(t, lark)
 	t.Logf("%d answers, %d callers hung up, %d told to come back, %d refreshes, in %s", answered.Load(), hungUp.Load(), unavailable.Load(),
 		lark.Summary().Redemptions[larktest.Answered], time.Since(began).Round(time.Second))
 	// Unicode twins are nobody.
@@ -136,13 +134,6 @@ func isolate(t *testing.T, db *dbtest.DB) {
 	}
 }
 
-func noneWrong(t *testing.T, lark *larktest.Platform) {
-	t.Helper()
-	for _, v := range lark.Violations() {
-		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
-	}
-}
-
 // seedBoth stores a session for each user in each app, under the same open_id.
 // Lark's open_ids differ by app, and so do the owners that the emulator names.
 func seedBoth(t *testing.T, db *dbtest.DB, lark *larktest.Platform, users []larktest.User) {
@@ -155,16 +146,9 @@ func seedBoth(t *testing.T, db *dbtest.DB, lark *larktest.Platform, users []lark
 	at := time.Now().Add(-time.Minute)
 	for _, u := range users {
 		for _, app := range []string{larktest.AppID, secondApp} {
-			tokens, err := lark.Grant(app, lark.OpenIDIn(app, u.OpenID))
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = open.Sessions.Put(t.Context(), session.Session{
-				Key: session.Key{AppID: app, OpenID: u.OpenID}, UnionID: u.UnionID, UserID: u.UserID,
-				AccessToken: session.NewSecret(tokens.AccessToken), RefreshToken: session.NewSecret(tokens.RefreshToken),
-				TokenType: "Bearer", TokenURL: lark.URL + "/open-apis/authen/v2/oauth/token", Scope: tokens.Scope,
-				IssuedAt: at, ExpiresAt: at.Add(tokens.ExpiresIn), RefreshExpiresAt: at.Add(tokens.RefreshExpiresIn), GrantedAt: at, SyncedAt: at,
-			})
+			s := dbtest.Session(t, lark, session.Key{AppID: app, OpenID: lark.OpenIDIn(app, u.OpenID)}, at)
+			s.OpenID = u.OpenID
+			_, err := open.Sessions.Put(t.Context(), s)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -177,9 +161,5 @@ func try(client *http.Client, r *http.Request) (*process.Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	a := &process.Answer{Status: res.StatusCode, Header: res.Header, Body: string(body)}
-	json.Unmarshal(body, &a.Envelope)
-	return a, err
+	return process.Read(res)
 }

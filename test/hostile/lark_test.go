@@ -125,7 +125,7 @@ func peak(t *testing.T, pid int) int {
 
 // headroom is by how much memory may grow, in MiB: a fraction of what was sent.
 func headroom() int {
-	if raceEnabled {
+	if process.RaceEnabled {
 		return 500
 	}
 	return 120
@@ -182,8 +182,8 @@ func TestLarkAttacks(t *testing.T) {
 
 		// Upstream of the proxy, where answers are passed on.
 		stop := f.attack("/open-apis/apaas/v1/attack", attack)
-		conn := dialTo(t, p.URL)
-		fmt.Fprintf(conn, "GET /open-apis/apaas/v1/attack HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n", host(p.URL), alice)
+		conn := process.Dial(t, p.URL)
+		fmt.Fprintf(conn, "GET /open-apis/apaas/v1/attack HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n", process.Host(p.URL), alice)
 		head := make([]byte, 12)
 		if _, err := io.ReadFull(conn, head); err != nil || status(string(head)+" ") == 0 {
 			t.Errorf("%s from upstream: %q, %v", name, head, err)
@@ -200,9 +200,7 @@ func TestLarkAttacks(t *testing.T) {
 		process.Eventually(t, "a renewal of "+id, func() bool { return p.Get(t, echo, id).Status == 200 })
 	}
 	process.Eventually(t, "bob's renewal", func() bool { return p.Get(t, echo, bob).Status == 200 })
-	for _, v := range lark.Violations() {
-		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
-	}
+	larktest.NoViolations(t, lark)
 	if n := len(lark.Messages(bob)); n > 0 {
 		t.Errorf("bob got %d cards for a failure that passed", n)
 	}

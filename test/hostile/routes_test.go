@@ -20,7 +20,7 @@ const (
 // without a key, with a wrong one, and with the right one.
 func TestRoutes(t *testing.T) {
 	t.Parallel()
-	w := begin(t, map[string]string{
+	p, front := begin(t, map[string]string{
 		"CALLER_KEYS": "app:" + callerKey, "ADMIN_KEY": adminKey, "CONSENT_LISTEN": "127.0.0.1:0", "PUBLIC_URL": "http://localhost:1",
 		"TENANT_PATHS": "/open-apis/contact/", "EVENTS": "http", "EVENT_TOKEN": "event-token", "EVENT_ENCRYPT_KEY": "event-encrypt-key",
 	})
@@ -41,14 +41,14 @@ func TestRoutes(t *testing.T) {
 				"X-Larkside-Key: " + callerKey + "\r\nHost: evil.example\r\n", "X-Larkside-Key: " + callerKey + "\r\nOrigin: https://evil.example\r\n",
 			} {
 				for _, method := range []string{"GET", "POST", "HEAD", "OPTIONS"} {
-					answer := w.send(w.URL, request(method, path, key+user))
+					answer := send(t, p.URL, request(method, path, key+user))
 					if s := status(answer); s != 401 && s != 429 && s != 400 && s != 403 || s == 403 && !strings.Contains(answer, "host_not_allowed") {
 						t.Errorf("%s %s with %q: %.200q", method, path, key, answer)
 					}
 				}
 			}
 		}
-		if calls := w.front.taken(); len(calls) > 0 {
+		if calls := front.taken(); len(calls) > 0 {
 			t.Errorf("Lark got %d requests; the first: %+v", len(calls), calls[0])
 		}
 		right := "X-Larkside-Key: " + callerKey + "\r\n"
@@ -56,24 +56,24 @@ func TestRoutes(t *testing.T) {
 			"/", "/healthz", "/readyz", "/metrics", "/quitquitquit", "/admin", "/debug/pprof/", "/api/v1/sessions", "/consent/start", "/consent/events", "/-/larkside/", "/-/larkside/x",
 			"/-/larkside/authz/-/larkside/authz" + echo,
 		} {
-			if answer := w.send(w.URL, request("POST", path, right+user)); status(answer) != 403 {
+			if answer := send(t, p.URL, request("POST", path, right+user)); status(answer) != 403 {
 				t.Errorf("%s with the right key: %.200q", path, answer)
 			}
 		}
-		if n := len(w.front.taken()); n > 0 {
+		if n := len(front.taken()); n > 0 {
 			t.Errorf("Lark got %d requests", n)
 		}
-		if answer := w.send(w.URL, request("GET", echo, right+user)); status(answer) != 200 || strings.Contains(answer, callerKey) {
+		if answer := send(t, p.URL, request("GET", echo, right+user)); status(answer) != 200 || strings.Contains(answer, callerKey) {
 			t.Errorf("with the right key: %.300q", answer)
 		}
-		for _, c := range w.front.taken() {
+		for _, c := range front.taken() {
 			for name := range c.header {
 				if strings.Contains(strings.ToLower(name), "larkside") {
 					t.Errorf("Lark got %s", name)
 				}
 			}
 		}
-		if answer := w.send(w.URL, request("GET", "/-/larkside/authz"+echo, right+user)); status(answer) != 200 || !strings.Contains(answer, "Authorization: Bearer ") {
+		if answer := send(t, p.URL, request("GET", "/-/larkside/authz"+echo, right+user)); status(answer) != 200 || !strings.Contains(answer, "Authorization: Bearer ") {
 			t.Errorf("authz with the right key: %.300q", answer)
 		}
 	})
@@ -90,7 +90,7 @@ func TestRoutes(t *testing.T) {
 					"", "Authorization: Bearer wrong\r\n", "Authorization: Bearer\r\n", "Authorization: Basic " + adminKey + "\r\n", "Authorization: Bearer " + callerKey + "\r\n",
 					"X-Larkside-Key: " + adminKey + "\r\n", "Cookie: key=" + adminKey + "\r\n", "User-Agent: kube-probe/1.30\r\n", "Authorization: Bearer " + adminKey + "x\r\n",
 				} {
-					answer := w.send(w.AdminURL, request(r.method, path, key))
+					answer := send(t, p.AdminURL, request(r.method, path, key))
 					// A redirect to the clean path says nothing; a form without
 					// the console's own token is refused before its key is.
 					if s := status(answer); s != 401 && s != 403 && s != 404 && s != 400 && s != 429 && s/100 != 3 || strings.Contains(answer, "open_id") {
@@ -103,23 +103,23 @@ func TestRoutes(t *testing.T) {
 				if strings.HasPrefix(header, "Host") {
 					text = strings.Replace(text, "Host: {host}\r\n", "", 1)
 				}
-				if answer := w.send(w.AdminURL, text); status(answer) != 403 {
+				if answer := send(t, p.AdminURL, text); status(answer) != 403 {
 					t.Errorf("%s %s with %q: %.300q", r.method, r.path, header, answer)
 				}
 			}
 		}
 		for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
-			answer := w.send(w.AdminURL, request("GET", path, ""))
+			answer := send(t, p.AdminURL, request("GET", path, ""))
 			if status(answer) != 200 || strings.Contains(answer, alice) {
 				t.Errorf("%s without a key: %.300q", path, answer)
 			}
 		}
 		for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/vars", echo, "/-/larkside/authz" + echo} {
-			if answer := w.send(w.AdminURL, request("GET", path, user+"Authorization: Bearer "+adminKey+"\r\n")); status(answer) == 200 && !strings.Contains(answer, "text/html") {
+			if answer := send(t, p.AdminURL, request("GET", path, user+"Authorization: Bearer "+adminKey+"\r\n")); status(answer) == 200 && !strings.Contains(answer, "text/html") {
 				t.Errorf("%s on the admin listener: %.300q", path, answer)
 			}
 		}
-		if a := w.Admin(t, "GET", session, "Authorization", "Bearer "+adminKey); a.Status != 200 || !strings.Contains(a.Body, `"active"`) {
+		if a := p.Admin(t, "GET", session, "Authorization", "Bearer "+adminKey); a.Status != 200 || !strings.Contains(a.Body, `"active"`) {
 			t.Errorf("the session: %d %s", a.Status, a.Body)
 		}
 	})
@@ -130,31 +130,31 @@ func TestRoutes(t *testing.T) {
 			"/consent/../api/v1/sessions", "//consent/start", "/consent/callback/x", "/CONSENT/start", "/debug/pprof/",
 		} {
 			for _, key := range []string{"", "X-Larkside-Key: " + callerKey + "\r\nAuthorization: Bearer " + adminKey + "\r\n" + user} {
-				if answer := w.send(w.ConsentURL, request("GET", path, key)); status(answer) != 404 || !strings.Contains(answer, "Content-Security-Policy") {
+				if answer := send(t, p.ConsentURL, request("GET", path, key)); status(answer) != 404 || !strings.Contains(answer, "Content-Security-Policy") {
 					t.Errorf("%s: %.300q", path, answer)
 				}
 			}
 		}
 		for _, query := range []string{"", "?t=", "?t=x", "?t=" + strings.Repeat("a", 43), "?t=" + strings.Repeat("a", 43) + "&t=b", "?state=<script>", "?state=" + strings.Repeat("a", 43) + "&code=<script>alert(1)</script>", "?" + strings.Repeat("a=b&", 10_001)} {
 			for _, path := range []string{"/consent/start", "/consent/callback"} {
-				answer := w.send(w.ConsentURL, request("GET", path+query, ""))
+				answer := send(t, p.ConsentURL, request("GET", path+query, ""))
 				if status(answer) != 400 || strings.Contains(answer, "<script>") || strings.Contains(answer, "Location:") || !strings.Contains(answer, "Referrer-Policy: no-referrer") {
 					t.Errorf("%s%.100s: %.300q", path, query, answer)
 				}
 			}
 		}
 		for _, body := range []string{"", "{}", `{"challenge":"x","token":"event-token","type":"url_verification"}`, `{"encrypt":"AAAA"}`, strings.Repeat("x", 2<<20)} {
-			a := process.Do(t, process.NewRequest(t, "POST", w.ConsentURL+"/consent/events", "", body, "Content-Type", "application/json"))
+			a := process.Do(t, process.NewRequest(t, "POST", p.ConsentURL+"/consent/events", "", body, "Content-Type", "application/json"))
 			if a.Status/100 != 4 {
 				t.Errorf("an unsigned event of %d bytes: %d %s", len(body), a.Status, a.Body)
 			}
 		}
-		if n := len(w.front.taken()); n > 0 {
+		if n := len(front.taken()); n > 0 {
 			t.Errorf("Lark got %d requests", n)
 		}
 	})
 	select {
-	case <-w.Ended():
+	case <-p.Ended():
 		t.Fatal("the process has ended")
 	default:
 	}
@@ -192,9 +192,9 @@ func TestUnreadableSecrets(t *testing.T) {
 		t.Errorf("a command that fails: exit status %d, %s", r.Status, r.Stderr)
 	}
 	// A file that goes away, or is emptied, while larkside runs opens nothing.
-	w := begin(t, map[string]string{"CALLER_KEYS_FILE": key})
+	p, _ := begin(t, map[string]string{"CALLER_KEYS_FILE": key})
 	right := []string{"X-Larkside-Key", callerKey}
-	if a := w.Get(t, echo, alice, right...); a.Status != 200 {
+	if a := p.Get(t, echo, alice, right...); a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
 	for _, spoil := range []func() error{
@@ -202,20 +202,20 @@ func TestUnreadableSecrets(t *testing.T) {
 		func() error { return os.WriteFile(key, []byte("no colon"), 0o600) },
 		func() error { return os.Remove(key) },
 	} {
-		n := len(w.Log().Lines())
+		n := len(p.Log().Lines())
 		if err := spoil(); err != nil {
 			t.Fatal(err)
 		}
-		w.Signal(syscall.SIGHUP)
+		p.Signal(syscall.SIGHUP)
 		process.Eventually(t, "a word about the file", func() bool {
-			for _, line := range w.Log().Lines()[n:] {
+			for _, line := range p.Log().Lines()[n:] {
 				if strings.Contains(line.Raw, "CALLER_KEYS") {
 					return true
 				}
 			}
 			return false
 		})
-		if a := w.Get(t, echo, alice); a.Status != 401 {
+		if a := p.Get(t, echo, alice); a.Status != 401 {
 			t.Errorf("without a key: %d %s", a.Status, a.Body)
 		}
 	}

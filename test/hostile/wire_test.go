@@ -17,7 +17,7 @@ import (
 // token once, or nothing; and the next request is what it would have been.
 func TestSpellings(t *testing.T) {
 	t.Parallel()
-	w := begin(t, nil)
+	p, front := begin(t, nil)
 	const user = "X-Lark-User-Id: " + alice
 	get := func(lines ...string) string {
 		return "GET " + echo + " HTTP/1.1\r\nHost: {host}\r\n" + strings.Join(lines, "\r\n") + "\r\n\r\n"
@@ -106,8 +106,8 @@ func TestSpellings(t *testing.T) {
 		{"GET /healthz;x HTTP/1.1\r\nHost: {host}\r\n" + user + "\r\n" + closing + "\r\n\r\n", 403, 0},
 		{"GET " + echo + " HTTP/1.1\r\nHost: evil.example\r\n" + user + "\r\n" + closing + "\r\n\r\n", 403, 0},
 	} {
-		w.front.taken()
-		answer := w.send(w.URL, c.text)
+		front.taken()
+		answer := send(t, p.URL, c.text)
 		got := status(answer)
 		if c.status != 0 && got != c.status || c.status == 0 && got != 0 && got/100 != 4 && got != 501 && got != 505 {
 			t.Errorf("%.200q: answer %.200q", c.text, answer)
@@ -115,12 +115,12 @@ func TestSpellings(t *testing.T) {
 		if n := strings.Count(answer, "HTTP/1.1 "); n > 1 {
 			t.Errorf("%.200q: %d answers", c.text, n)
 		}
-		calls := w.front.taken()
+		calls := front.taken()
 		if c.forwarded >= 0 && len(calls) != c.forwarded {
 			t.Errorf("%.200q: Lark got %d requests", c.text, len(calls))
 		}
-		w.ofAlice(c.text, calls)
-		w.unharmed(c.text)
+		front.ofAlice(t, p, c.text, calls)
+		front.unharmed(t, p, c.text)
 	}
 }
 
@@ -128,7 +128,7 @@ func TestSpellings(t *testing.T) {
 // it byte by byte, however much it is.
 func TestQueries(t *testing.T) {
 	t.Parallel()
-	w := begin(t, nil)
+	p, front := begin(t, nil)
 	var many strings.Builder
 	for i := range 10_000 {
 		fmt.Fprintf(&many, "a%d&", i)
@@ -136,27 +136,27 @@ func TestQueries(t *testing.T) {
 	for _, query := range []string{
 		many.String() + "path=/open-apis/im/v1", "a;b=1&%zz&c=%", "user_id=" + bob + "&X-Lark-User-Id=" + bob, "?=?&&==", "x=/open-apis/../im",
 	} {
-		w.front.taken()
-		w.send(w.URL, "GET "+echo+"?"+query+" HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: "+alice+"\r\nConnection: close\r\n\r\n")
-		calls := w.front.taken()
+		front.taken()
+		send(t, p.URL, "GET "+echo+"?"+query+" HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: "+alice+"\r\nConnection: close\r\n\r\n")
+		calls := front.taken()
 		if len(calls) != 1 || calls[0].target != echo+"?"+query {
 			t.Errorf("%.100q: Lark got %.200v", query, calls)
 		}
-		w.ofAlice(query, calls)
+		front.ofAlice(t, p, query, calls)
 		// The same query does not make an allowed path of another.
-		answer := w.send(w.URL, "GET /open-apis/im/v1/chats?"+query+" HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: "+alice+"\r\nConnection: close\r\n\r\n")
-		if status(answer) != 403 || len(w.front.taken()) != 0 {
+		answer := send(t, p.URL, "GET /open-apis/im/v1/chats?"+query+" HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: "+alice+"\r\nConnection: close\r\n\r\n")
+		if status(answer) != 403 || len(front.taken()) != 0 {
 			t.Errorf("%.100q: answer %.200q", query, answer)
 		}
 	}
-	w.unharmed("queries")
+	front.unharmed(t, p, "queries")
 }
 
 // S30: a flood of requests that announce a body and are refused.
 func TestExpectFlood(t *testing.T) {
 	t.Parallel()
-	w := begin(t, nil)
-	stop := w.front.attack("/open-apis/apaas/v1/refuse", func(rw http.ResponseWriter, _ *http.Request) {
+	p, front := begin(t, nil)
+	stop := front.attack("/open-apis/apaas/v1/refuse", func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Connection", "close")
 		rw.WriteHeader(http.StatusExpectationFailed)
 	})
@@ -166,15 +166,15 @@ func TestExpectFlood(t *testing.T) {
 	done := make(chan string, flood)
 	for range flood {
 		slots <- true
-		conn := w.dial(w.URL)
+		conn := process.Dial(t, p.URL)
 		go func() {
 			defer func() { conn.Close(); <-slots }()
-			fmt.Fprintf(conn, "POST /open-apis/apaas/v1/refuse HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", host(w.URL), alice)
+			fmt.Fprintf(conn, "POST /open-apis/apaas/v1/refuse HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", process.Host(p.URL), alice)
 			line, _ := bufio.NewReader(conn).ReadString('\n')
 			done <- line
 		}()
 		if len(done)%100 == 50 {
-			w.unharmed("part of the flood")
+			front.unharmed(t, p, "part of the flood")
 		}
 	}
 	for range flood {
@@ -182,28 +182,28 @@ func TestExpectFlood(t *testing.T) {
 			t.Fatalf("answer %q", line)
 		}
 	}
-	w.unharmed("a flood of Expect")
+	front.unharmed(t, p, "a flood of Expect")
 }
 
 // S30: callers that leave in the middle of an answer, or of their own request.
 func TestAborted(t *testing.T) {
 	t.Parallel()
-	w := begin(t, nil)
+	p, front := begin(t, nil)
 	for i := range 60 {
-		conn := w.dial(w.URL)
+		conn := process.Dial(t, p.URL)
 		switch i % 3 {
 		case 0: // an answer of which nothing but the beginning is read
-			fmt.Fprintf(conn, "GET /open-apis/apaas/v1/larktest/bytes?n=10000000 HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\n\r\n", host(w.URL), alice)
+			fmt.Fprintf(conn, "GET /open-apis/apaas/v1/larktest/bytes?n=10000000 HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\n\r\n", process.Host(p.URL), alice)
 			io.ReadFull(conn, make([]byte, 100))
 		case 1: // a body that ends before its length
-			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\nContent-Length: 1000000\r\n\r\nabc", echo, host(w.URL), alice)
+			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\nContent-Length: 1000000\r\n\r\nabc", echo, process.Host(p.URL), alice)
 		case 2: // a second request begun behind the first
-			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\n\r\nGET %s HTTP/1.1\r\nX-Lark-User-Id: %s\r\n", echo, host(w.URL), alice, echo, bob)
+			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: %s\r\n\r\nGET %s HTTP/1.1\r\nX-Lark-User-Id: %s\r\n", echo, process.Host(p.URL), alice, echo, bob)
 			io.ReadFull(conn, make([]byte, 10))
 		}
 		conn.(*net.TCPConn).SetLinger(0) // a reset
 		conn.Close()
-		w.unharmed(fmt.Sprint("abort ", i))
+		front.unharmed(t, p, fmt.Sprint("abort ", i))
 	}
 }
 
@@ -214,24 +214,24 @@ func TestSlowClients(t *testing.T) {
 		t.Skip("waits for the real limits, half a minute")
 	}
 	t.Parallel()
-	w := begin(t, map[string]string{"CONSENT_LISTEN": "127.0.0.1:0", "PUBLIC_URL": "http://localhost:1", "EVENTS": "http", "EVENT_TOKEN": "event-token", "EVENT_ENCRYPT_KEY": "event-encrypt-key"})
+	p, front := begin(t, map[string]string{"CONSENT_LISTEN": "127.0.0.1:0", "PUBLIC_URL": "http://localhost:1", "EVENTS": "http", "EVENT_TOKEN": "event-token", "EVENT_ENCRYPT_KEY": "event-encrypt-key"})
 	for name, c := range map[string]struct {
 		url, text string
 		within    time.Duration
 	}{
-		"header, proxy":   {w.URL, "GET / HTTP/1.1\r\nHost: {host}\r\nX-", 10 * time.Second},
-		"header, admin":   {w.AdminURL, "GET / HTTP/1.1\r\nHost: {host}\r\nX-", 10 * time.Second},
-		"header, consent": {w.ConsentURL, "GET / HTTP/1.1\r\nHost: {host}\r\nX-", 10 * time.Second},
-		"nothing, proxy":  {w.URL, "", 10 * time.Second},
-		"body, proxy":     {w.URL, "POST " + echo + " HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: " + alice + "\r\nContent-Length: 10\r\n\r\nabc", 30 * time.Second},
-		"body, admin":     {w.AdminURL, "POST /api/v1/consents HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{", 30 * time.Second},
-		"body, consent":   {w.ConsentURL, "POST /consent/events HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{", 30 * time.Second},
+		"header, proxy":   {p.URL, "GET / HTTP/1.1\r\nHost: {host}\r\nX-", 10 * time.Second},
+		"header, admin":   {p.AdminURL, "GET / HTTP/1.1\r\nHost: {host}\r\nX-", 10 * time.Second},
+		"header, consent": {p.ConsentURL, "GET / HTTP/1.1\r\nHost: {host}\r\nX-", 10 * time.Second},
+		"nothing, proxy":  {p.URL, "", 10 * time.Second},
+		"body, proxy":     {p.URL, "POST " + echo + " HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: " + alice + "\r\nContent-Length: 10\r\n\r\nabc", 30 * time.Second},
+		"body, admin":     {p.AdminURL, "POST /api/v1/consents HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{", 30 * time.Second},
+		"body, consent":   {p.ConsentURL, "POST /consent/events HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{", 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			conn := w.dial(c.url)
+			conn := process.Dial(t, c.url)
 			conn.SetDeadline(time.Now().Add(c.within + process.Patience/2))
-			io.WriteString(conn, strings.ReplaceAll(c.text, "{host}", host(c.url)))
+			io.WriteString(conn, strings.ReplaceAll(c.text, "{host}", process.Host(c.url)))
 			if _, err := io.ReadAll(conn); err != nil {
 				if e, ok := err.(net.Error); ok && e.Timeout() {
 					t.Errorf("still open after %v", c.within+process.Patience/2)
@@ -241,7 +241,7 @@ func TestSlowClients(t *testing.T) {
 	}
 	t.Run("a silent stream", func(t *testing.T) {
 		t.Parallel()
-		stop := w.front.attack("/open-apis/apaas/v1/silent", func(rw http.ResponseWriter, r *http.Request) {
+		stop := front.attack("/open-apis/apaas/v1/silent", func(rw http.ResponseWriter, r *http.Request) {
 			rw.Header().Set("Content-Type", "text/event-stream")
 			io.WriteString(rw, "data: 1\n\n")
 			rw.(http.Flusher).Flush()
@@ -252,7 +252,7 @@ func TestSlowClients(t *testing.T) {
 			}
 		})
 		defer stop()
-		a := w.Get(t, "/open-apis/apaas/v1/silent", alice)
+		a := p.Get(t, "/open-apis/apaas/v1/silent", alice)
 		if a.Body != "data: 1\n\ndata: 2\n\n" {
 			t.Errorf("got %q", a.Body)
 		}

@@ -27,3 +27,12 @@ func Start(t testing.TB, config *Config) *Platform {
 	})
 	return p
 }
+
+// NoViolations fails the test for what a client of Lark may never do; without
+// kinds for all of it.
+func NoViolations(t testing.TB, p *Platform, kinds ...ViolationKind) {
+	t.Helper()
+	for _, v := range p.Violations(kinds...) {
+		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
+	}
+}

@@ -95,9 +95,7 @@ func TestDiskFull(t *testing.T) {
 	if a := p.Get(t, call, larktest.Bob); a.Status != 200 {
 		t.Errorf("after a restart: %d %s", a.Status, a.Body)
 	}
-	for _, v := range lark.Violations() {
-		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
-	}
+	larktest.NoViolations(t, lark)
 	if n := len(lark.Messages(larktest.Bob)); n != 0 {
 		t.Errorf("Bob got %d cards", n)
 	}

@@ -2,10 +2,6 @@ package lifecycle
 
 import (
 	"fmt"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,52 +10,6 @@ import (
 	"larkside/test/larktest"
 	"larkside/test/process"
 )
-
-// service spreads requests over replicas as a Kubernetes Service does: a
-// replica that is leaving gets no new ones.
-type service struct {
-	mu       sync.RWMutex
-	backends []*backend
-	next     atomic.Int64
-}
-
-type backend struct {
-	httputil.ReverseProxy
-	busy sync.WaitGroup // requests that were given to it
-}
-
-func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.RLock()
-	b := s.backends[int(s.next.Add(1))%len(s.backends)]
-	b.busy.Add(1)
-	s.mu.RUnlock()
-	defer b.busy.Done()
-	b.ServeHTTP(w, r)
-}
-
-// set returns when what was given to the replicas before has been answered, for
-// which a pod has its preStop: one told to stop closes its idle connections, on
-// which a request may be on its way.
-func (s *service) set(t *testing.T, replicas ...*process.Process) {
-	t.Helper()
-	var backends []*backend
-	for _, p := range replicas {
-		u, err := url.Parse(p.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := new(backend)
-		b.Rewrite = func(r *httputil.ProxyRequest) { r.SetURL(u); r.Out.Host = u.Host }
-		backends = append(backends, b)
-	}
-	s.mu.Lock()
-	before := s.backends
-	s.backends = backends
-	s.mu.Unlock()
-	for _, b := range before {
-		b.busy.Wait()
-	}
-}
 
 // Three replicas are replaced one after the other while requests, and with them
 // renewals, go on: not one request fails, and no refresh token is sent twice.
@@ -81,10 +31,8 @@ func TestRollingRestart(t *testing.T) {
 		}})
 	}
 	replicas := []*process.Process{start(), start(), start()}
-	var front service
-	front.set(t, replicas...)
-	server := httptest.NewServer(&front)
-	t.Cleanup(server.Close)
+	service := process.NewBalancer(t)
+	service.Set(t, replicas[0].URL, replicas[1].URL, replicas[2].URL)
 
 	var answered atomic.Int64
 	stop := make(chan struct{})
@@ -98,7 +46,7 @@ func TestRollingRestart(t *testing.T) {
 				default:
 				}
 				openID := ids[i%users]
-				r := process.NewRequest(t, "GET", server.URL+call, openID, "")
+				r := process.NewRequest(t, "GET", service.URL+call, openID, "")
 				a, err := process.Try(r)
 				if err != nil || a.Status != 200 || a.Owner() != openID {
 					t.Errorf("a request failed: %v %+v", err, a)
@@ -120,22 +68,20 @@ func TestRollingRestart(t *testing.T) {
 	}
 	more(200)
 	for i := range replicas {
-		rest := append(append([]*process.Process{}, replicas[:i]...), replicas[i+1:]...)
+		after, last := replicas[(i+1)%3].URL, replicas[(i+2)%3].URL
 		// As a pod is deleted: taken off the Service, told to stop (a preStop
 		// sleep stands between the two), and gone when it has finished.
-		front.set(t, rest...)
+		service.Set(t, after, last)
 		if status := replicas[i].Stop(); status != 0 {
 			t.Errorf("exit status %d", status)
 		}
 		more(50)
 		replicas[i] = start()
-		front.set(t, replicas...)
+		service.Set(t, after, last, replicas[i].URL)
 		more(200)
 	}
 	close(stop)
 	load.Wait()
-	for _, v := range lark.Violations() {
-		t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
-	}
+	larktest.NoViolations(t, lark)
 	t.Logf("%d requests, %d renewals, three replicas replaced", answered.Load(), renewals())
 }

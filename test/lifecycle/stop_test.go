@@ -23,9 +23,7 @@ func TestStopWhileRenewing(t *testing.T) {
 		if a := p.Get(t, call, larktest.Alice); a.Status != 200 || a.Owner() != larktest.Alice {
 			t.Fatalf("%d %s", a.Status, a.Body)
 		}
-		if err := late.Await(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
+		process.AwaitHit(t, late)
 		p.Signal(syscall.SIGTERM)
 		p.Log().AwaitText(t, "stopping")
 		timer := time.AfterFunc(500*time.Millisecond, late.Release)
@@ -42,8 +40,6 @@ func TestStopWhileRenewing(t *testing.T) {
 		if a := p.Get(t, call, larktest.Alice); a.Status != 200 || a.Owner() != larktest.Alice {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}
-		for _, v := range lark.Violations() {
-			t.Errorf("violation: %s %s %s", v.Kind, v.OpenID, v.Detail)
-		}
+		larktest.NoViolations(t, lark)
 	})
 }

@@ -48,7 +48,7 @@ func compile() (string, error) {
 	built.dir = dir
 	path := filepath.Join(dir, "larkside")
 	args := []string{"build", "-o", path}
-	if raceEnabled {
+	if RaceEnabled {
 		args = append(args, "-race")
 	}
 	root, err := Root()

@@ -80,10 +80,11 @@ func Try(r *http.Request) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return read(res)
+	return Read(res)
 }
 
-func read(res *http.Response) (*Answer, error) {
+// Read reads an answer to its end.
+func Read(res *http.Response) (*Answer, error) {
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	a := &Answer{Status: res.StatusCode, Header: res.Header, Body: string(body)}
@@ -131,32 +132,74 @@ func (p *Process) Admin(t testing.TB, method, path string, header ...string) *An
 	return Do(t, NewRequest(t, method, p.AdminURL+path, "", "", header...))
 }
 
+// Metric is the lines of /metrics that begin with name.
+func (p *Process) Metric(t testing.TB, name string) string {
+	t.Helper()
+	var b strings.Builder
+	for line := range strings.Lines(p.Admin(t, http.MethodGet, "/metrics").Body) {
+		if strings.HasPrefix(line, name) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
 // Raw sends a request line that no client would, and the headers given, as
-// NAME, value. Connection: close is added.
+// "NAME: value". Connection: close is added.
 func (p *Process) Raw(t testing.TB, line, openID string, header ...string) *Answer {
 	t.Helper()
-	host := strings.TrimPrefix(p.URL, "http://")
-	conn, err := net.DialTimeout("tcp", host, Patience)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(Patience))
-	fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n", line, host)
+	header = append(header, "Connection: close")
 	if openID != "" {
-		fmt.Fprintf(conn, "X-Lark-User-Id: %s\r\n", openID)
+		header = append(header, "X-Lark-User-Id: "+openID)
 	}
-	for i := 0; i+1 < len(header); i += 2 {
-		fmt.Fprintf(conn, "%s: %s\r\n", header[i], header[i+1])
+	return Send(t, p.URL, line, "", header...)
+}
+
+// Send writes a request byte by byte as it is and reads the answer. line has no
+// version, header are "NAME: value"; a Host and a Content-Length are added unless
+// they are there.
+func Send(t testing.TB, url, line, body string, header ...string) *Answer {
+	t.Helper()
+	conn := Dial(t, url)
+	defer conn.Close()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s HTTP/1.1\r\n", line)
+	all := "\r\n" + strings.ToLower(strings.Join(header, "\r\n"))
+	if !strings.Contains(all, "\r\nhost:") {
+		fmt.Fprintf(&b, "Host: %s\r\n", Host(url))
 	}
-	fmt.Fprint(conn, "\r\n")
-	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if body != "" && !strings.Contains(all, "\r\ntransfer-encoding:") {
+		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
+	}
+	for _, h := range header {
+		b.WriteString(h + "\r\n")
+	}
+	b.WriteString("\r\n" + body)
+	go io.WriteString(conn, b.String()) // who refuses may not read it all
+	method, _, _ := strings.Cut(line, " ")
+	res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
-	a, err := read(res)
+	a, err := Read(res)
 	if err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
 	return a
 }
+
+// Dial opens a connection to a URL of a listener. It ends with the test, and
+// what is done on it fails after [Patience].
+func Dial(t testing.TB, url string) net.Conn {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", Host(url), Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetDeadline(time.Now().Add(Patience))
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// Host is the HOST:PORT of a listener's URL.
+func Host(url string) string { return strings.TrimPrefix(url, "http://") }

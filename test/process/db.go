@@ -45,28 +45,5 @@ func Seed(t testing.TB, db *dbtest.DB, lark *larktest.Platform, age time.Duratio
 		t.Fatal(err)
 	}
 	defer open.Close()
-	for _, id := range openIDs {
-		if _, err := open.Sessions.Put(t.Context(), granted(t, lark, id, time.Now().Add(-age))); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func granted(t testing.TB, lark *larktest.Platform, openID string, at time.Time) session.Session {
-	t.Helper()
-	tokens, err := lark.Grant(larktest.AppID, openID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	user, err := lark.User(openID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return session.Session{
-		Key: session.Key{AppID: larktest.AppID, OpenID: openID}, UnionID: user.UnionID, UserID: user.UserID,
-		AccessToken: session.NewSecret(tokens.AccessToken), RefreshToken: session.NewSecret(tokens.RefreshToken),
-		TokenType: "Bearer", TokenURL: lark.URL + "/open-apis/authen/v2/oauth/token", Scope: tokens.Scope,
-		IssuedAt: at, ExpiresAt: at.Add(tokens.ExpiresIn), RefreshExpiresAt: at.Add(tokens.RefreshExpiresIn),
-		GrantedAt: at, SyncedAt: at,
-	}
+	dbtest.Seed(t, open, lark, time.Now().Add(-age), openIDs...)
 }

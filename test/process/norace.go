@@ -2,4 +2,4 @@
 
 package process
 
-const raceEnabled = false
+const RaceEnabled = false

@@ -4,14 +4,15 @@
 //	func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 //
 //	func TestCall(t *testing.T) {
-//		lark := larktest.Start(t, nil)
-//		p := process.Start(t, process.Options{Lark: lark})
+//		p := process.Seeded(t, process.Options{}, larktest.Alice)
 //		a := p.Get(t, "/open-apis/apaas/v1/apps", larktest.Alice)
+//		larktest.NoViolations(t, p.Lark)
 //	}
 //
 // Each process ends with its test. Whatever a test is about, its log is looked
 // through then for tokens, the app's secret, panics and data races: see
-// [Process.Log].
+// [Process.Log]. Package inprocess is for tests of Larkside's parts, without a
+// process.
 package process
 
 import (
@@ -59,6 +60,10 @@ type Options struct {
 	// Unready makes Start return when the listeners are open, without waiting
 	// for the database: for a process that is not to become ready yet.
 	Unready bool
+	// Ingress stands in front of the consent listener, where the emulator's
+	// default app has its callback, and leads to the process that was started
+	// last.
+	Ingress *Balancer
 }
 
 // environ is the process's environment, sorted.
@@ -76,6 +81,9 @@ func (o Options) environ(t testing.TB) []string {
 		env["DATABASE_URL"], env["ENCRYPTION_KEYS"] = o.DB.URL, Keys
 	} else {
 		env["DATABASE_URL"] = "sqlite:" + dbtest.TempDir(t) + "/larkside.db"
+	}
+	if o.Ingress != nil {
+		env["CONSENT_LISTEN"], env["PUBLIC_URL"] = "127.0.0.1:0", o.Ingress.URL
 	}
 	maps.Copy(env, o.Env)
 	all := []string{"PATH=" + os.Getenv("PATH")}
@@ -103,6 +111,10 @@ type Process struct {
 	// trailing slash; ConsentURL is empty when it is off, and so is any that is
 	// a Unix socket. Restart changes them.
 	URL, AdminURL, ConsentURL string
+	// Lark, DB and Ingress are those of its Options.
+	Lark    *larktest.Platform
+	DB      *dbtest.DB
+	Ingress *Balancer
 
 	t       testing.TB
 	args    []string
@@ -124,16 +136,46 @@ func Start(t testing.TB, o Options) *Process {
 	p := prepare(t, o)
 	p.launch()
 	t.Cleanup(p.finish)
+	p.await()
+	return p
+}
+
+// Seeded is Start for users who have consented a minute ago. Without an emulator
+// and a database o gets an emulator with its defaults and SQLite.
+func Seeded(t testing.TB, o Options, openIDs ...string) *Process {
+	t.Helper()
+	if o.Lark == nil {
+		o.Lark = larktest.Start(t, nil)
+	}
+	if o.DB == nil {
+		o.DB = SQLite(t)
+	}
+	Seed(t, o.DB, o.Lark, time.Minute, openIDs...)
+	return Start(t, o)
+}
+
+// await returns when the process serves.
+func (p *Process) await() {
+	p.t.Helper()
 	p.awaitListeners()
+	if p.Ingress != nil {
+		p.Ingress.Set(p.t, p.ConsentURL)
+	}
 	if !p.unready {
 		p.AwaitReady()
 	}
-	return p
 }
 
 func prepare(t testing.TB, o Options) *Process {
 	t.Helper()
+	if o.Ingress != nil {
+		err := o.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RedirectURIs = []string{o.Ingress.URL + "/consent/callback"} })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	return &Process{
+		Lark: o.Lark, DB: o.DB, Ingress: o.Ingress,
 		t: t, args: o.Args, environ: o.environ(t), unready: o.Unready, dir: dbtest.TempDir(t),
 		log: newLog(o.AppSecret, larktest.AppSecret, strings.TrimPrefix(Keys, "test:")),
 	}
@@ -258,10 +300,7 @@ func (p *Process) Restart() {
 	p.check()
 	p.log = newLog(p.log.secrets...)
 	p.launch()
-	p.awaitListeners()
-	if !p.unready {
-		p.AwaitReady()
-	}
+	p.await()
 }
 
 // finish is the test's end: the process is asked to stop, then killed.
@@ -346,7 +385,7 @@ func (o *output) String() string {
 
 // Eventually calls ok a few times in each tenth of a second until it reports
 // true. The test fails with what when that takes longer than [Patience]. Where
-// the emulator sees the change, its Wait is better.
+// the emulator sees the change, [Await] is better.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)

@@ -2,4 +2,5 @@
 
 package process
 
-const raceEnabled = true
+// RaceEnabled is whether the test and the binary have the race detector.
+const RaceEnabled = true

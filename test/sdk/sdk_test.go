@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"testing"
-	"time"
 
 	lark "github.com/larksuite/oapi-sdk-go/v3"
 	larkcore "github.com/larksuite/oapi-sdk-go/v3/core"
@@ -48,10 +47,7 @@ type client struct {
 // The SDK lists the tables of two users, each their own, with no secret and no
 // token in the app.
 func TestTwoUsers(t *testing.T) {
-	platform := larktest.Start(t, nil)
-	db := process.SQLite(t)
-	process.Seed(t, db, platform, time.Minute, larktest.Alice, larktest.Bob)
-	p := process.Start(t, process.Options{Lark: platform, DB: db})
+	p := process.Seeded(t, process.Options{}, larktest.Alice, larktest.Bob)
 	for name, c := range clients(p.URL) {
 		t.Run(name, func(t *testing.T) {
 			for _, openID := range []string{larktest.Alice, larktest.Bob} {
@@ -70,12 +66,10 @@ func TestTwoUsers(t *testing.T) {
 			}
 		})
 	}
-	if n := len(platform.Calls(larktest.To(larktest.TenantEndpoint))); n > 0 {
+	if n := len(p.Lark.Calls(larktest.To(larktest.TenantEndpoint))); n > 0 {
 		t.Errorf("%d calls for a tenant token reached Lark", n)
 	}
-	if v := platform.Violations(); len(v) > 0 {
-		t.Errorf("violations: %v", v)
-	}
+	larktest.NoViolations(t, p.Lark)
 }
 
 // A user without session is reported as the SDK reports Lark's own errors, with
@@ -121,7 +115,5 @@ func TestTenantPath(t *testing.T) {
 			t.Errorf("%s came with %q", c.Path, c.TokenKind)
 		}
 	}
-	if v := platform.Violations(); len(v) > 0 {
-		t.Errorf("violations: %v", v)
-	}
+	larktest.NoViolations(t, platform)
 }
