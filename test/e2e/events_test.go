@@ -19,12 +19,12 @@ func TestLongConnection(t *testing.T) {
 		process.Seed(t, db, lark, time.Minute, alice, carol)
 		p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"EVENTS": "websocket"}})
 		connected := func() {
-			await(t, lark, "a long connection", func() bool { return len(lark.LongConnections(larktest.AppID)) == 1 })
+			process.Await(t, lark, "a long connection", func() bool { return len(lark.LongConnections(larktest.AppID)) == 1 })
 		}
 		connected()
 
 		is(t, p.Get(t, records, bob), 401, "authorization_required")
-		card := theCard(t, lark, bob)
+		card := process.Card(t, lark, bob)
 		reply, err := lark.Click(t.Context(), card.ID, len(card.Buttons())-1)
 		if err != nil || reply.Status != 200 || !strings.Contains(string(reply.Body), `"card"`) {
 			t.Fatalf("%d %s, %v", reply.Status, reply.Body, err)
@@ -53,6 +53,6 @@ func TestLongConnection(t *testing.T) {
 		p.Log().AwaitText(t, "the long connection for events is down; connecting again")
 		connected()
 		revoke(carol, 1)
-		noViolations(t, lark)
+		larktest.NoViolations(t, lark)
 	})
 }
