@@ -950,7 +950,7 @@ func TestSweepStopsAtTheLimit(t *testing.T) {
 		k := w.consented(larktest.Alice)
 		ctx, stop := context.WithCancel(t.Context())
 		go w.source.Run(ctx)
-		time.Sleep(10 * 24 * time.Hour)
+		time.Sleep(3 * 24 * time.Hour)
 		stop()
 		time.Sleep(time.Hour)
 		if row := w.Row(k); row.State != session.ConsentRequired || row.Reason != session.RefreshTokenExpired {

@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("seeds", 40, "how many seeds TestSimulation runs")
+	simSeeds = flag.Int("seeds", 0, "how many seeds TestSimulation runs; 0: 40, or 8 with -race or -short")
 	simSeed  = flag.Uint64("seed", 0, "run this one seed of TestSimulation")
 )
 
@@ -47,13 +47,28 @@ func TestSimulation(t *testing.T) {
 		return
 	}
 	n := *simSeeds
-	if testing.Short() {
-		n = min(n, 20)
+	switch {
+	case n > 0:
+	case testing.Short() || raceDetector:
+		n = 8
+	default:
+		n = 40
 	}
+	var failed atomic.Bool
 	for seed := uint64(1); seed <= uint64(n); seed++ {
-		if !t.Run(fmt.Sprint(seed), func(t *testing.T) { simulate(t, seed) }) {
-			t.Fatalf("replay with: go test ./refresh -run TestSimulation -seed %d", seed)
-		}
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			if failed.Load() {
+				t.Skip("another seed has failed")
+			}
+			defer func() {
+				if t.Failed() {
+					failed.Store(true)
+					t.Logf("replay with: go test ./refresh -run TestSimulation -seed %d", seed)
+				}
+			}()
+			simulate(t, seed)
+		})
 	}
 }
 

@@ -29,10 +29,14 @@ func Main(m *testing.M) (status int) {
 	return m.Run()
 }
 
-// Binary is the path of the real larkside, compiled on first use, with the race
-// detector if the test has it.
+// Binary is the path of the real larkside: that of LARKSIDE_TEST_BINARY, which
+// test/run sets so that it is built once for all tests, else compiled on first
+// use, with the race detector if the test has it.
 func Binary(t testing.TB) string {
 	t.Helper()
+	if path := os.Getenv("LARKSIDE_TEST_BINARY"); path != "" {
+		return path
+	}
 	built.once.Do(func() { built.path, built.err = compile() })
 	if built.err != nil {
 		t.Fatal(built.err)
