@@ -63,7 +63,7 @@ func newLongConnection(ws *websocket.Conn, events *eventHandlers, address *url.U
 	return l
 }
 
-var errNoFrame = errors.New("Lark sent what is not a frame")
+var errNoFrame = errors.New("a message from Lark is not a frame")
 
 // serve reads until the connection ends or something breaks a bound, which ends
 // it: behind that no frame can be trusted.
@@ -108,9 +108,9 @@ func (l *longConnection) read(ctx context.Context) (websocket.MessageType, []byt
 	case err == nil:
 		return kind, message, nil
 	case status != -1: // the reason beside it is somebody's text
-		err = fmt.Errorf("Lark closed it with status %d", status)
+		err = fmt.Errorf("closed by Lark with status %d", status)
 	case errors.Is(err, websocket.ErrMessageTooBig):
-		err = fmt.Errorf("Lark sent a message over %d bytes", maxMessage)
+		err = fmt.Errorf("a message from Lark is over %d bytes", maxMessage)
 	case errors.Is(err, context.DeadlineExceeded):
 		err = fmt.Errorf("nothing came for %s", patience)
 	default:

@@ -32,7 +32,7 @@ type unfinishedEvent struct {
 	size    int
 }
 
-var errParts = errors.New("Lark sent parts of an event that don't belong together")
+var errParts = errors.New("the parts of an event from Lark don't belong together")
 
 // add returns the event when payload, part seq of sum, completes it, and nil
 // when parts are missing. An error means that a bound is broken. Nothing is
@@ -45,13 +45,13 @@ func (p *eventParts) add(id string, sum, seq int, payload []byte, now time.Time)
 	e := p.unfinished[id]
 	switch {
 	case sum > maxParts:
-		return nil, fmt.Errorf("Lark sent an event in %d parts, the most are %d", sum, maxParts)
+		return nil, fmt.Errorf("an event from Lark has %d parts, over %d", sum, maxParts)
 	case seq < 0 || seq >= sum, id == "", len(id) > maxEventID, e != nil && len(e.parts) != sum:
 		return nil, errParts
 	case e == nil && len(p.unfinished) >= maxUnfinished:
-		return nil, fmt.Errorf("Lark sent parts of more than %d events", maxUnfinished)
+		return nil, fmt.Errorf("parts of more than %d events are waiting for the rest", maxUnfinished)
 	case p.size+len(payload) > maxMessage:
-		return nil, fmt.Errorf("Lark sent parts of events with over %d bytes", maxMessage)
+		return nil, fmt.Errorf("the parts of events that are waiting for the rest are over %d bytes", maxMessage)
 	}
 	if e == nil {
 		if p.unfinished == nil {
