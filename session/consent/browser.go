@@ -55,16 +55,16 @@ func (f *Flow) Handler() http.Handler {
 		case f.isEvents(r):
 			f.serveEvent(w, r)
 		case r.URL.Path != startPath && r.URL.Path != callbackPath:
-			f.pages.show(w, r, notFoundPage)
+			f.show(w, r, notFoundPage)
 		case r.Method == http.MethodHead, isPrefetch(r):
 			w.WriteHeader(http.StatusNoContent) // a link preview must change nothing
 		case r.Method != http.MethodGet:
 			w.Header().Set("Allow", "GET, HEAD")
-			f.pages.show(w, r, methodPage)
+			f.show(w, r, methodPage)
 		case r.URL.Path == startPath:
 			f.serveStart(w, r)
 		default:
-			f.pages.show(w, r, f.callback(r))
+			f.show(w, r, f.callback(r))
 		}
 	})
 }
@@ -81,7 +81,7 @@ func isPrefetch(r *http.Request) bool {
 func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 	p, refused := f.startable(r)
 	if p == nil {
-		f.pages.show(w, r, refused)
+		f.show(w, r, refused)
 		return
 	}
 	cookie := f.browserSecret(r)
@@ -95,11 +95,11 @@ func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 	err := f.consents.SetBrowser(r.Context(), p, session.Hash(state), browser, verifier)
 	switch {
 	case errors.Is(err, session.ErrConflict):
-		f.pages.show(w, r, replayedPage)
+		f.show(w, r, replayedPage)
 		return
 	case err != nil:
 		f.logThrottled(r.Context(), "can't bind a consent to a browser", p.Key, err)
-		f.pages.show(w, r, unavailablePage)
+		f.show(w, r, unavailablePage)
 		return
 	}
 	http.SetCookie(w, &http.Cookie{
@@ -212,4 +212,12 @@ func (f *Flow) awaitEnd(ctx context.Context, p *session.Consent) (*session.Conse
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// show writes g with the name of the app that it is about.
+func (f *Flow) show(w http.ResponseWriter, r *http.Request, g page) {
+	if g.appID != "" {
+		g.app = f.apps.name(r.Context(), g.appID)
+	}
+	f.pages.show(w, r, g)
 }

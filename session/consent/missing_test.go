@@ -1,6 +1,8 @@
 package consent
 
 import (
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -226,3 +228,26 @@ func TestAppLink(t *testing.T) {
 }
 
 var _ Lark = (*lark.Client)(nil)
+
+// Pages about a consent name the app; what nobody knows is not said.
+func TestPageNamesTheApp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, b, _, back := w.atCallback(larktest.Alice)
+		if got := text(t, b.get(back)); !strings.Contains(got, `<p class="app">Tables</p>`) {
+			t.Errorf("the page says %s", got)
+		}
+		if got := text(t, b.get(public+startPath+"?t=nothing")); strings.Contains(got, "Tables") {
+			t.Errorf("the page of no consent says %s", got)
+		}
+	})
+}
+
+func text(t *testing.T, res *http.Response) string {
+	t.Helper()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}

@@ -21,6 +21,15 @@ type page struct {
 	status  int
 	message message
 	tone    tone
+	// appID is the app that asked, empty on a page that is about no consent. app is
+	// its name, empty when it can't be had.
+	appID, app string
+}
+
+// of returns g as a page about p.
+func (g page) of(p *session.Consent) page {
+	g.appID = p.AppID
+	return g
 }
 
 type tone struct{ class, mark string }
@@ -36,37 +45,37 @@ var (
 func overPage(p *session.Consent) page {
 	switch p.State {
 	case session.ConsentDone:
-		return page{http.StatusOK, texts.done, good}
+		return page{status: http.StatusOK, message: texts.done, tone: good}.of(p)
 	case session.ConsentDeclined:
-		return page{http.StatusOK, texts.declined, plain}
+		return page{status: http.StatusOK, message: texts.declined, tone: plain}.of(p)
 	case session.ConsentSuperseded:
-		return page{http.StatusGone, texts.superseded, plain}
+		return page{status: http.StatusGone, message: texts.superseded, tone: plain}.of(p)
 	case session.ConsentFailed:
-		return page{http.StatusGone, texts.failed, plain}
+		return page{status: http.StatusGone, message: texts.failed, tone: plain}.of(p)
 	}
-	return page{http.StatusGone, texts.expired, plain}
+	return page{status: http.StatusGone, message: texts.expired, tone: plain}.of(p)
 }
 
 // resultPage returns the page for the browser whose callback ended the consent.
 func resultPage(p *session.Consent) page {
 	switch {
 	case p.State == session.ConsentFailed && p.Reason == reasonWrongAccount:
-		return page{http.StatusForbidden, texts.wrongAccount, bad}
+		return page{status: http.StatusForbidden, message: texts.wrongAccount, tone: bad}.of(p)
 	case p.State == session.ConsentFailed:
-		return page{http.StatusBadGateway, texts.failed, bad}
+		return page{status: http.StatusBadGateway, message: texts.failed, tone: bad}.of(p)
 	}
 	return overPage(p)
 }
 
 var (
-	malformedPage    = page{http.StatusBadRequest, texts.malformed, bad}
-	otherBrowserPage = page{http.StatusBadRequest, texts.otherBrowser, plain}
-	replayedPage     = page{http.StatusGone, texts.expired, plain}
-	refusedCodePage  = page{http.StatusGone, texts.malformed, plain}
-	larkFailedPage   = page{http.StatusBadGateway, texts.larkFailed, bad}
-	unavailablePage  = page{http.StatusServiceUnavailable, texts.unavailable, plain}
-	notFoundPage     = page{http.StatusNotFound, texts.notFound, plain}
-	methodPage       = page{http.StatusMethodNotAllowed, texts.method, plain}
+	malformedPage    = page{status: http.StatusBadRequest, message: texts.malformed, tone: bad}
+	otherBrowserPage = page{status: http.StatusBadRequest, message: texts.otherBrowser, tone: plain}
+	replayedPage     = page{status: http.StatusGone, message: texts.expired, tone: plain}
+	refusedCodePage  = page{status: http.StatusGone, message: texts.malformed, tone: plain}
+	larkFailedPage   = page{status: http.StatusBadGateway, message: texts.larkFailed, tone: bad}
+	unavailablePage  = page{status: http.StatusServiceUnavailable, message: texts.unavailable, tone: plain}
+	notFoundPage     = page{status: http.StatusNotFound, message: texts.notFound, tone: plain}
+	methodPage       = page{status: http.StatusMethodNotAllowed, message: texts.method, tone: plain}
 )
 
 //go:embed page.html
@@ -114,8 +123,8 @@ func newPages() (*pages, error) {
 
 func (p *pages) render(g page, lang language.Tag) ([]byte, error) {
 	var b bytes.Buffer
-	err := p.template.Execute(&b, struct{ Lang, Title, Text, Tone, Mark string }{
-		lang.String(), g.message.title.in(lang), g.message.page.in(lang), g.tone.class, g.tone.mark,
+	err := p.template.Execute(&b, struct{ Lang, App, Title, Text, Tone, Mark string }{
+		lang.String(), g.app, g.message.title.in(lang), g.message.page.in(lang), g.tone.class, g.tone.mark,
 	})
 	return b.Bytes(), err
 }

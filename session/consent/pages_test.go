@@ -54,7 +54,7 @@ func TestPageLanguages(t *testing.T) {
 // The policy allows the page's own style and nothing else.
 func TestPagePolicy(t *testing.T) {
 	p := newTestPages(t)
-	for _, g := range []page{{200, texts.done, good}, malformedPage, larkFailedPage} {
+	for _, g := range []page{{status: 200, message: texts.done, tone: good}, malformedPage, larkFailedPage} {
 		w := shown(p, g, "zh")
 		_, style, _ := strings.Cut(w.Body.String(), "<style>")
 		style, _, _ = strings.Cut(style, "</style>")
@@ -74,8 +74,8 @@ func TestPagePolicy(t *testing.T) {
 
 func TestPageGolden(t *testing.T) {
 	p := newTestPages(t)
-	golden(t, "page-done-zh.html", shown(p, page{200, texts.done, good}, "zh-CN").Body.Bytes())
-	golden(t, "page-wrong-account-en.html", shown(p, page{403, texts.wrongAccount, bad}, "en").Body.Bytes())
+	golden(t, "page-done-zh.html", shown(p, page{status: 200, message: texts.done, tone: good, app: "订单 <Orders>"}, "zh-CN").Body.Bytes())
+	golden(t, "page-wrong-account-en.html", shown(p, page{status: 403, message: texts.wrongAccount, tone: bad}, "en").Body.Bytes())
 }
 
 // Every text is there in every language.
