@@ -37,7 +37,7 @@ func (l *live) consent(ctx context.Context, which string, looks bool) (lark.Toke
 		if !errors.Is(err, errExpired) || try == consentTries {
 			return t, err
 		}
-		if err := l.insist(ctx, "The link has expired. Send another one?"); err != nil {
+		if err := l.mustAgree(ctx, "The link has expired. Send another one?"); err != nil {
 			return lark.Token{}, err
 		}
 	}

@@ -194,17 +194,17 @@ nothing is stored in the database, and all of them are revoked at the end.
 		question = ""
 	}
 	if question != "" {
-		if err := l.insist(ctx, question); err != nil {
+		if err := l.mustAgree(ctx, question); err != nil {
 			return err
 		}
 	}
 	if l.Events == "websocket" {
-		return l.insist(ctx, "Lark hands each event to one of the app's long connections. This opens one, so a running instance may miss events meanwhile. Go on?")
+		return l.mustAgree(ctx, "Lark hands each event to one of the app's long connections. This opens one, so a running instance may miss events meanwhile. Go on?")
 	}
 	return nil
 }
 
-func (l *live) insist(ctx context.Context, question string) error {
+func (l *live) mustAgree(ctx context.Context, question string) error {
 	yes, err := l.person.yes(ctx, question)
 	if err == nil && !yes {
 		err = errDeclined
