@@ -17,17 +17,18 @@ import (
 )
 
 const (
-	// maxMessage bounds a WebSocket message, and an event that comes in parts. A
-	// card click has 2 KB.
+	// maxMessage is the most bytes of a WebSocket message, and of all unfinished
+	// events together. A card click has 2 KB.
 	maxMessage = 1 << 20
-	// maxHandlers is how many events are handled at a time. Lark waits meanwhile.
+	// maxHandlers is how many events are handled at a time. When all are busy,
+	// nothing is read from the connection.
 	maxHandlers = 8
 	// eventTimeout is how long Lark waits for an answer.
 	eventTimeout = 3 * time.Second
 	writeTimeout = 10 * time.Second
 
-	// Lark says how often it wants pings; 2 minutes, as far as anybody has seen.
-	// leastPings and mostPings bound what it may say.
+	// Lark says how often it wants pings. usualPings is for an answer without
+	// that; leastPings and mostPings limit what it may say. [S] The SDK's 2 min.
 	usualPings = 2 * time.Minute
 	leastPings = 5 * time.Second
 	mostPings  = 5 * time.Minute
@@ -35,7 +36,8 @@ const (
 	pongPatience = 5 * time.Second
 )
 
-// clampPings turns Lark's seconds between pings into a pause; 0 is none said.
+// clampPings returns the pause between pings for the seconds that Lark wants. 0
+// means that Lark did not say.
 func clampPings(seconds float64) time.Duration {
 	if !(seconds > 0) {
 		return usualPings
@@ -43,12 +45,12 @@ func clampPings(seconds float64) time.Duration {
 	return time.Duration(min(max(seconds, leastPings.Seconds()), mostPings.Seconds()) * float64(time.Second))
 }
 
-// longConnection is one that is open.
+// longConnection is an open long connection.
 type longConnection struct {
 	ws      *websocket.Conn
 	events  *eventHandlers
-	service int32        // for pings; Lark's to choose
-	pings   atomic.Int64 // the pause between pings
+	service int32        // Lark names it in the address and expects it in pings
+	pings   atomic.Int64 // the pause between pings, a time.Duration
 	parts   eventParts
 }
 
@@ -65,8 +67,8 @@ func newLongConnection(ws *websocket.Conn, events *eventHandlers, address *url.U
 
 var errNoFrame = errors.New("a message from Lark is not a frame")
 
-// serve reads until the connection ends or something breaks a bound, which ends
-// it: behind that no frame can be trusted.
+// serve reads frames until the connection ends. It also returns if Lark sends
+// what is not a frame, or breaks a limit: then no later frame can be trusted.
 func (l *longConnection) serve(ctx context.Context) error {
 	connected, cancel := context.WithCancel(ctx)
 	var pinging sync.WaitGroup
@@ -79,7 +81,7 @@ func (l *longConnection) serve(ctx context.Context) error {
 			return err
 		}
 		if kind != websocket.MessageBinary {
-			continue // the SDK passes over it too
+			continue // as the SDK does
 		}
 		var f larkws.Frame
 		if f.Unmarshal(message) != nil {
@@ -96,8 +98,8 @@ func (l *longConnection) serve(ctx context.Context) error {
 	}
 }
 
-// read returns the next message. The whole of it has to come within the time in
-// which two pings are answered: a peer that is silent is not there any more.
+// read returns the next message. The whole message has to come within the time
+// of two pings. A peer that is silent for longer has lost the connection.
 func (l *longConnection) read(ctx context.Context) (websocket.MessageType, []byte, error) {
 	patience := 2*time.Duration(l.pings.Load()) + pongPatience
 	bounded, cancel := context.WithTimeout(ctx, patience)
@@ -107,7 +109,7 @@ func (l *longConnection) read(ctx context.Context) (websocket.MessageType, []byt
 	switch {
 	case err == nil:
 		return kind, message, nil
-	case status != -1: // the reason beside it is somebody's text
+	case status != -1: // the reason that comes with it may be any text
 		err = fmt.Errorf("closed by Lark with status %d", status)
 	case errors.Is(err, websocket.ErrMessageTooBig):
 		err = fmt.Errorf("a message from Lark is over %d bytes", maxMessage)
@@ -119,12 +121,12 @@ func (l *longConnection) read(ctx context.Context) (websocket.MessageType, []byt
 	return 0, nil, err
 }
 
-// keepPinging ends with ctx, or with the connection.
+// keepPinging sends pings until ctx or the connection ends.
 func (l *longConnection) keepPinging(ctx context.Context) error {
 	for {
 		pause := time.Duration(l.pings.Load())
 		if err := l.write(ctx, larkws.NewPingFrame(l.service)); err != nil {
-			return err // the reader sees it too
+			return err // the reader gets an error too
 		}
 		select {
 		case <-time.After(pause):
@@ -134,7 +136,7 @@ func (l *longConnection) keepPinging(ctx context.Context) error {
 	}
 }
 
-// write sends a frame. An error has ended the connection.
+// write sends a frame. After an error the connection is closed.
 func (l *longConnection) write(ctx context.Context, f *larkws.Frame) error {
 	message, err := f.Marshal()
 	if err != nil {
@@ -145,21 +147,21 @@ func (l *longConnection) write(ctx context.Context, f *larkws.Frame) error {
 	return l.ws.Write(ctx, websocket.MessageBinary, message)
 }
 
-// adoptConfig reads a pong, which may say how often pings are wanted.
+// adoptConfig reads a pong. It may say how often Lark wants pings.
 func (l *longConnection) adoptConfig(f larkws.Frame) {
 	if larkws.MessageType(larkws.Headers(f.Headers).GetString(larkws.HeaderType)) != larkws.MessageTypePong {
 		return
 	}
 	config, err := parseFields(f.Payload)
 	if err != nil {
-		return // most have none
+		return // it has no config
 	}
 	if seconds, ok := config.number("PingInterval"); ok {
 		l.pings.Store(int64(clampPings(seconds)))
 	}
 }
 
-// take has an event handled and answered, when all of it is there.
+// take starts the handling of an event once all its parts have come.
 func (l *longConnection) take(ctx context.Context, f larkws.Frame) error {
 	h := larkws.Headers(f.Headers)
 	payload, err := l.parts.add(h.GetString(larkws.HeaderMessageID), h.GetInt(larkws.HeaderSum), h.GetInt(larkws.HeaderSeq), f.Payload, time.Now())
@@ -167,7 +169,7 @@ func (l *longConnection) take(ctx context.Context, f larkws.Frame) error {
 		return err
 	}
 	if larkws.MessageType(h.GetString(larkws.HeaderType)) != larkws.MessageTypeEvent {
-		return nil // cards of the old kind, to which the SDK says nothing either
+		return nil // old card callbacks; the SDK does not answer them either
 	}
 	return l.events.start(ctx, payload, func(r larkws.Response, took time.Duration) error {
 		f.Headers = append(f.Headers, larkws.Header{Key: larkws.HeaderBizRt, Value: strconv.FormatInt(took.Milliseconds(), 10)})
@@ -176,12 +178,13 @@ func (l *longConnection) take(ctx context.Context, f larkws.Frame) error {
 			return err
 		}
 		f.Payload = body
-		return l.write(ctx, &f) // without an answer Lark sends it again
+		return l.write(ctx, &f) // if it fails, Lark sends the event again
 	})
 }
 
-// eventHandlers run a Listen's handle, some at a time. They outlive a connection
-// that breaks: a click that has begun is not done by halves.
+// eventHandlers calls the handle of one Listen, maxHandlers times at once at
+// most. A handle that runs goes on when the connection breaks, so that a click
+// is not left half done.
 type eventHandlers struct {
 	client  *Client
 	handle  func(context.Context, *Event) (any, error)
@@ -193,7 +196,8 @@ func newEventHandlers(c *Client, handle func(context.Context, *Event) (any, erro
 	return &eventHandlers{client: c, handle: handle, slots: make(chan struct{}, maxHandlers)}
 }
 
-// start handles an event beside the caller, once there is room.
+// start waits until fewer than maxHandlers events are handled, then handles this
+// one in the background.
 func (h *eventHandlers) start(ctx context.Context, payload []byte, answer func(larkws.Response, time.Duration) error) error {
 	select {
 	case h.slots <- struct{}{}:
@@ -216,8 +220,8 @@ func (h *eventHandlers) start(ctx context.Context, payload []byte, answer func(l
 	return nil
 }
 
-// respond has an event handled and returns the reply to a click as JSON. Its
-// error is for what is not ours, and for what handle could not do.
+// respond handles an event and returns the reply as JSON. Only a click has a
+// reply.
 func (h *eventHandlers) respond(ctx context.Context, payload []byte) ([]byte, error) {
 	e, reply, err := h.dispatch(ctx, payload)
 	if err != nil || e.Click == nil || reply == nil {

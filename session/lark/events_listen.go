@@ -23,12 +23,13 @@ import (
 )
 
 const (
-	// listenFirst and listenMost bound the pauses between connections, which
-	// double; one that held for listenHeld starts them over.
+	// listenFirst is the first pause between connections. Pauses double up to
+	// listenMost. After a connection that lasted for listenHeld they start
+	// over.
 	listenFirst = time.Second
 	listenMost  = time.Minute
 	listenHeld  = time.Minute
-	// openTimeout bounds each step on the way to an open connection.
+	// openTimeout bounds each step of opening a connection.
 	openTimeout = 10 * time.Second
 
 	opOpen    = "open the long connection"
@@ -36,26 +37,26 @@ const (
 )
 
 // Listen keeps a long connection to Lark open, on which the app's events come
-// in clear inside TLS, and hands each card click and revocation to handle, whose
-// reply is sent as JSON and whose context ends after 3 s. An error of handle's is
-// told to Lark, which sends the event again, perhaps to another of the app's
-// connections: it picks one for each event, at random. So are events of other
-// types refused, which leaves them to the app's own connection, if it has one.
-// handle may be called concurrently; a panic in it counts as an error.
+// unencrypted inside TLS. It passes each card click and revocation to handle and
+// sends its reply as JSON. handle may be called concurrently. Its context ends
+// after 3 s. If handle returns an error or panics, Lark sends the event again.
+// Lark picks one of the app's connections for each event, at random. Events of
+// other types are refused, so that Lark sends them to the app's own connection,
+// if it has one.
 //
-// Listen connects again, with growing pauses and the secret of the moment,
-// until ctx ends; then it returns ctx's cause when no handle is running any more.
-// larkside.events.connected is 1 while the connection stands.
+// Listen connects again until ctx ends, with growing pauses and the present
+// secret. Then it returns ctx's cause when no handle is running any more.
+// larkside.events.connected is 1 while the connection is open.
 //
 // The SDK's client is not used. It allocates as many parts as a frame claims,
 // reads messages and bootstrap answers of any length, starts a goroutine for
-// each message, and dials whatever host it is told to. None of that can be
-// bounded from outside. Its frames and constants are the protocol.
+// each message, and dials any host that Lark's answer names. A caller of the SDK
+// can't limit any of this. Only the SDK's frame type and constants are used.
 // Source: Lark "receive events through a long connection", 2026-03-12; [S] the
 // Go SDK's ws package, v3.12.0.
 func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event) (any, error)) error {
 	connected, err := otel.Meter("larkside/session/lark").Int64Gauge("larkside.events.connected",
-		metric.WithDescription("1 while the long connection for events stands."))
+		metric.WithDescription("1 while the long connection for events is open."))
 	if err != nil {
 		return fmt.Errorf("listening for events: %w", err)
 	}
@@ -85,8 +86,8 @@ func (c *Client) Listen(ctx context.Context, handle func(context.Context, *Event
 	}
 }
 
-// listenOnce is one connection from the bootstrap request to its end. Its error
-// is fit for the log.
+// listenOnce opens one connection and returns when it ends. Its error has no
+// secret and may be logged.
 func (c *Client) listenOnce(ctx context.Context, events *eventHandlers, state func(int64)) error {
 	address, pings, err := c.bootstrap(ctx)
 	if err != nil {
@@ -99,12 +100,12 @@ func (c *Client) listenOnce(ctx context.Context, events *eventHandlers, state fu
 	defer ws.CloseNow()
 	state(1)
 	defer state(0)
-	c.log.InfoContext(ctx, "the long connection for events stands", "app_id", c.appID)
+	c.log.InfoContext(ctx, "the long connection for events is open", "app_id", c.appID)
 	return newLongConnection(ws, events, address, pings).serve(ctx)
 }
 
-// bootstrap asks Lark where to connect. The address has a ticket in it: it works
-// once, and is nothing for a log.
+// bootstrap asks Lark where to connect, and how often pings are to be sent. The
+// address has a ticket, so it must not be logged.
 func (c *Client) bootstrap(ctx context.Context) (address *url.URL, pings time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -132,16 +133,15 @@ func (c *Client) bootstrap(ctx context.Context) (address *url.URL, pings time.Du
 	return address, clampPings(seconds), nil
 }
 
-// brandDomains are where Lark's own hosts are: open.feishu.cn answers with
+// brandDomains are the domains of Lark's own hosts. open.feishu.cn answers with
 // msg-frontier.feishu.cn, open.larksuite.com with msg-frontier-sg.larksuite.com.
 // Source: [P] logs of both SDKs in public repositories, 2026.
 var brandDomains = []string{".feishu.cn", ".larksuite.com"}
 
-// checkAddress parses the address that a bootstrap answer names, and refuses
-// all but a WebSocket inside TLS to Lark itself: to a host of the brand's domain
-// at its usual port, or, where OpenURL is of no brand (an emulator, a private
-// deployment), to the host and port of OpenURL. Only to an emulator on loopback
-// without TLS may the connection be without TLS too.
+// checkAddress parses the address that a bootstrap answer names. It accepts wss
+// only, to a host of the brand's domain at port 443. If OpenURL has neither
+// brand's domain (an emulator, a private deployment), it accepts only the host
+// and port of OpenURL. It accepts ws only if OpenURL is http on loopback.
 func (c *Client) checkAddress(named string, secret session.Secret) (*url.URL, error) {
 	address, err := url.Parse(named)
 	if err != nil { // url.Error quotes the ticket
@@ -192,8 +192,8 @@ func port(u *url.URL) string {
 	return "80"
 }
 
-// dial connects by the client's own transport, so with its roots, its proxy and
-// its limit on headers, and follows no redirect.
+// dial connects through the client's own transport, so the transport's roots,
+// proxy and limit on headers apply. It follows no redirect.
 func (c *Client) dial(ctx context.Context, address *url.URL) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -206,12 +206,12 @@ func (c *Client) dial(ctx context.Context, address *url.URL) (*websocket.Conn, e
 	case resp == nil:
 		return nil, &Error{Op: opConnect, Class: Retry, Outcome: NotSent, Err: opaqueCause(err, []session.Secret{c.secret()})}
 	}
-	// What else is in the answer is text of somebody's.
+	// err may quote headers of the answer, so it is not logged.
 	return nil, &Error{Op: opConnect, HTTPStatus: resp.StatusCode, Code: handshakeCode(resp.Header), Class: Retry, Outcome: Refused,
 		Err: errors.New("no WebSocket")}
 }
 
-// handshakeCode is Lark's reason for refusing a connection.
+// handshakeCode returns the code with which Lark refuses a connection, or 0.
 func handshakeCode(h http.Header) int {
 	for _, name := range []string{larkws.HeaderHandshakeAuthErrCode, larkws.HeaderHandshakeStatus} {
 		if code, err := strconv.Atoi(h.Get(name)); err == nil && code != 0 {

@@ -8,9 +8,8 @@ import (
 )
 
 const (
-	// maxParts is in how many frames an event may come, and maxUnfinished how
-	// many events may be unfinished at a time; together they have at most
-	// maxMessage bytes.
+	// maxParts is the most frames of one event. maxUnfinished is the most events
+	// of which parts are missing at the same time.
 	maxParts      = 64
 	maxUnfinished = 64
 	// partsPatience is how long the rest of an event is waited for.
@@ -18,8 +17,8 @@ const (
 	partsPatience = 5 * time.Second
 )
 
-// eventParts puts together the events that come in several frames. The zero
-// value is ready; it is for one goroutine.
+// eventParts joins events that come in several frames. The zero value is ready
+// to use, by one goroutine.
 type eventParts struct {
 	unfinished map[string]*unfinishedEvent // by message id
 	size       int                         // bytes of all parts
@@ -27,16 +26,16 @@ type eventParts struct {
 
 type unfinishedEvent struct {
 	began   time.Time
-	parts   [][]byte // nil for one that has not come
+	parts   [][]byte // nil: has not come yet
 	missing int
 	size    int
 }
 
 var errParts = errors.New("the parts of an event from Lark don't belong together")
 
-// add returns the event when payload, part seq of sum, completes it, and nil
-// when parts are missing. An error means that a bound is broken. Nothing is
-// allocated on the word of the frame but sum pointers, and sum is bounded.
+// add stores payload as part seq of sum. It returns the whole event if no part
+// is missing, else nil. It returns an error if a limit is broken or the parts
+// contradict each other. sum is checked before anything is allocated for it.
 func (p *eventParts) add(id string, sum, seq int, payload []byte, now time.Time) ([]byte, error) {
 	if sum <= 1 {
 		return payload, nil
@@ -77,7 +76,8 @@ func (p *eventParts) add(id string, sum, seq int, payload []byte, now time.Time)
 	return bytes.Join(e.parts, nil), nil
 }
 
-// forget removes events whose parts are late. Lark sends them again.
+// forget removes events that are unfinished for longer than partsPatience. Lark
+// sends them again.
 func (p *eventParts) forget(now time.Time) {
 	for id, e := range p.unfinished {
 		if now.Sub(e.began) > partsPatience {

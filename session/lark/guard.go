@@ -11,9 +11,9 @@ import (
 
 var errPanicked = errors.New("a panic; the log has more")
 
-// guard returns f's error. A panic in f, or in what it calls, is logged and
-// becomes [errPanicked]: f runs the code of libraries on what came from outside,
-// and no answer and no event is worth the process.
+// guard calls f and returns its error. If f panics, guard logs the panic and
+// returns errPanicked. f runs library code on data from the network, and such
+// data must not end the process.
 func (c *Client) guard(ctx context.Context, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

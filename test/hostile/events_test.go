@@ -66,7 +66,7 @@ func TestLongConnectionAttacks(t *testing.T) {
 			}
 			began, begun := time.Now(), peak(t, p.PID())
 			if tc.says == "" {
-				p.Log().AwaitText(t, "the long connection for events stands")
+				p.Log().AwaitText(t, "the long connection for events is open")
 				process.Eventually(t, "2 MB of events", func() bool {
 					c := lark.LongConnections("")
 					return len(c) == 1 && c[0].Answered > 2048
