@@ -183,7 +183,7 @@ func TestClosedPaths(t *testing.T) {
 	b := start(t, func(c *proxy.Config) { c.InjectPaths = []string{"/"} })
 	for _, path := range []string{
 		"/open-apis/authen/v2/oauth/token", "/open-apis/authen/v1/access_token", "/open-apis/authen/v1/refresh_access_token",
-		"/open-apis/authen/v1/oidc/access_token", "/open-apis/authen/v1/user_info/", "/oauth/v3/token", "/oauth", "/open-apis/auth",
+		"/open-apis/authen/v1/oidc/access_token", "/open-apis/authen/v1/user_info/", "/oauth/v3/token", "/oauth", "/anycross/trigger/callback/x", "/open-apis/auth",
 		"/open-apis/AUTHEN/v1/access_token", "/open-apis/authen;x=1/v1/access_token", "/open-apis/%61uthen/v1/access_token", "/OAuth/v1",
 	} {
 		b.get(path).isError(t, 403, "path_not_allowed")

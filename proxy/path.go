@@ -143,12 +143,13 @@ func matchAny(patterns []string, path string) int {
 	return -1
 }
 
-// closedPath reports whether no setting can open path to a user's token, since
-// tokens are issued and exchanged there. Other letter case, or a parameter after a
-// semicolon, doesn't change that: upstream might ignore them.
+// closedPath reports whether no setting can open path to a user's token: tokens are
+// issued and exchanged there, or it is not Lark's own (anycross serves the webhooks of
+// Lark's customers, who would get the token). Other letter case, or a parameter after
+// a semicolon, doesn't change that: upstream might ignore them.
 func closedPath(path string) bool {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	if segmentIs(first, "oauth") {
+	if segmentIs(first, "oauth") || segmentIs(first, "anycross") {
 		return true
 	}
 	second, _, _ := strings.Cut(rest, "/")

@@ -151,10 +151,10 @@ func warnings(s *Settings) []string {
 	return w
 }
 
-// neverInjected reports whether a path prefix lies in the part of Lark's API
-// that hands out tokens.
+// neverInjected reports whether a path prefix lies where no user token may go: where
+// Lark hands out tokens, and where its customers have webhooks.
 func neverInjected(path string) bool {
-	for _, guarded := range []string{"/open-apis/auth/", "/open-apis/authen/", "/oauth/"} {
+	for _, guarded := range []string{"/open-apis/auth/", "/open-apis/authen/", "/oauth/", "/anycross/"} {
 		if strings.HasPrefix(path+"/", guarded) && path != "/open-apis/authen/v1/user_info" {
 			return true
 		}
