@@ -147,9 +147,10 @@ type Config struct {
 	// called only for spans that are recorded. nil: users don't appear in spans.
 	UserAttr func(user session.Key) string
 
-	// Draining reports whether the process is about to stop. New requests are answered
-	// 503 then. It is called for each request. nil: never.
-	Draining func() bool
+	// Stopping is closed when the process is about to stop. From then on new requests
+	// are answered 503, and those that are held for a consent get their 401 at once.
+	// nil: never.
+	Stopping <-chan struct{}
 	// Log gets what an operator can act on. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -173,9 +174,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Draining == nil {
-		c.Draining = func() bool { return false }
 	}
 	if c.Transport == nil {
 		c.Transport = NewTransport(TransportConfig{ResponseHeaderTimeout: c.UpstreamTimeout})

@@ -135,18 +135,25 @@ func (p *proxy) mayWait(x *request) bool {
 }
 
 // pause waits until the user's session changes or d has passed. It reports false
-// when the request's wait is over.
+// when the request's wait is over, and when the process is about to stop.
 func (p *proxy) pause(x *request, d time.Duration) bool {
 	d = min(d, time.Until(x.wait.until))
-	if d <= 0 || x.Err() != nil {
+	if d <= 0 || x.Err() != nil || p.stopping() {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(x, d)
 	defer cancel()
+	go func() {
+		select {
+		case <-p.cfg.Stopping: // the request must be answered within the grace
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	err := p.cfg.Waiter.Wait(ctx, x.who.user)
 	if err != nil && ctx.Err() == nil {
 		p.complaints.Log(x, slog.LevelWarn, "waiting for a consent failed", "", "error", err)
 		<-ctx.Done()
 	}
-	return x.Err() == nil
+	return x.Err() == nil && !p.stopping()
 }

@@ -74,7 +74,7 @@ func (p *proxy) serve(x *request) error {
 	p.startIdentify(x)
 
 	// Who may speak.
-	if p.cfg.Draining() {
+	if p.stopping() {
 		return edge.Draining
 	}
 	if x.in.Method == http.MethodConnect || x.in.Method == http.MethodTrace {
@@ -116,6 +116,16 @@ func (p *proxy) serve(x *request) error {
 		}
 	}
 	return p.forward(x)
+}
+
+// stopping reports whether the process is about to stop.
+func (p *proxy) stopping() bool {
+	select {
+	case <-p.cfg.Stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 // fail answers err, if there is still somebody to answer.

@@ -661,12 +661,12 @@ func TestFailures(t *testing.T) {
 }
 
 func TestDraining(t *testing.T) {
-	var stopping atomic.Bool
-	b := start(t, func(c *proxy.Config) { c.Draining = stopping.Load })
+	stopping := make(chan struct{})
+	b := start(t, func(c *proxy.Config) { c.Stopping = stopping })
 	if a := b.get(table); a.StatusCode != 200 {
 		t.Fatal(a.StatusCode)
 	}
-	stopping.Store(true)
+	close(stopping)
 	a := b.get(table)
 	a.isError(t, 503, "draining")
 	if !a.Close || a.Header.Get("Retry-After") != "1" {

@@ -40,7 +40,7 @@ func (s *server) newProxy() (http.Handler, error) {
 			return "other"
 		},
 		UserAttr: func(k session.Key) string { return s.users.Show(k.OpenID) },
-		Draining: s.draining.Load, Log: s.log,
+		Stopping: s.stopping, Log: s.log,
 	})
 }
 

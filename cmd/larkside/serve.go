@@ -38,7 +38,7 @@ type server struct {
 	quit     context.CancelFunc
 
 	parts    atomic.Pointer[parts] // nil until the store is open
-	draining atomic.Bool
+	stopping chan struct{}         // closed when the stop begins
 	app      inFlight
 }
 
@@ -73,7 +73,7 @@ func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *
 		return err
 	}
 	s := &server{cfg: cfg, log: log, build: build, secrets: secrets, clients: clients, users: users,
-		metrics: metrics, history: history, quit: quit,
+		metrics: metrics, history: history, quit: quit, stopping: make(chan struct{}),
 		adminKey: edge.NewAdminKey(secrets.AdminKey.Get, log)}
 	s.console = s.newConsole(history, recent)
 	if s.app.next, err = s.newProxy(); err != nil {
@@ -153,7 +153,7 @@ func (s *server) begin(ctx context.Context, work *errgroup.Group, p *parts) {
 // the reverse order of their start. The admin listener goes last, so that probes
 // are answered to the end.
 func (s *server) stop(listeners []*listener, p *parts, stopBackground context.CancelFunc, work *errgroup.Group) error {
-	s.draining.Store(true)
+	close(s.stopping)
 	s.log.Info("stopping", "grace", s.cfg.ShutdownGrace.String())
 	grace, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
 	defer cancel()
@@ -201,9 +201,15 @@ var errStarting = &session.RetryError{Err: fmt.Errorf("starting: %w", session.Er
 // replica would have the same database.
 func (s *server) ready(context.Context) []admin.Check {
 	p := s.parts.Load()
+	serving := true
+	select {
+	case <-s.stopping:
+		serving = false
+	default:
+	}
 	checks := []admin.Check{
 		{Name: "started", OK: p != nil, Detail: ifNot(p != nil, "waiting for the database")},
-		{Name: "serving", OK: !s.draining.Load(), Detail: ifNot(!s.draining.Load(), "shutting down")},
+		{Name: "serving", OK: serving, Detail: ifNot(serving, "shutting down")},
 	}
 	if p == nil {
 		return checks

@@ -244,6 +244,32 @@ func TestPreferWait(t *testing.T) {
 	})
 }
 
+// A request that is held for a consent is answered when the process is told to
+// stop: it isn't cut at the end of the grace, and doesn't use it up.
+func TestPreferWaitAtTheStop(t *testing.T) {
+	t.Parallel()
+	lark := newLark(t, nil)
+	p := process.Start(t, process.Options{Lark: lark, Env: map[string]string{"SHUTDOWN_GRACE": "50s"}})
+	held := make(chan *process.Answer, 1)
+	r := p.Request(t, "GET", records, alice, "", "Prefer", "wait=60")
+	go func() {
+		a, err := process.Try(r)
+		if err != nil {
+			t.Error(err)
+		}
+		held <- a
+	}()
+	process.Eventually(t, "the request is held", func() bool {
+		return strings.HasSuffix(strings.TrimSpace(p.Metric(t, "larkside_requests_waiting")), " 1")
+	})
+	if status := p.Stop(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	if a := <-held; a != nil {
+		is(t, a, 401, "authorization_required")
+	}
+}
+
 // An answer that says that a scope is missing goes through, with the link to a
 // consent for that scope.
 func TestMissingScope(t *testing.T) {

@@ -6,6 +6,7 @@ package forwardauth
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -405,6 +406,22 @@ func (m *mesh) streams() {
 // Without larkside nothing goes to Lark. It is the last test of a mesh.
 func (m *mesh) gone() {
 	m.larkside.Stop()
+	// Its port stays taken, by nobody who answers: another test's server could get
+	// it else.
+	l, err := net.Listen("tcp", process.Host(m.larkside.URL))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
 	if a := m.refused("GET "+echo, alice); a.Status < 500 && a.Status != 403 {
 		m.t.Errorf("%d %s", a.Status, a.Body)
 	}
