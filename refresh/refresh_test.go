@@ -797,8 +797,8 @@ func TestMassExpiry(t *testing.T) {
 	strict := func(c *larktest.Config) { c.TokenPerSecond, c.TokenPerMinute = 50, 1000 }
 	inWorld(t, strict, func(c *Config) { c.Limits = rates }, func(t *testing.T, w *world) {
 		n := 5000
-		if raceDetector {
-			n = 1000 // test/run does all 5,000 without it
+		if raceDetector || testing.Short() {
+			n = 1000 // test/run does all 5,000 without them
 		}
 		keys := users(w, n)
 		sources := []*Source{w.source}
