@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 }
 
 func TestChaos(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes most of a minute")
+	}
 	if *seed == 0 {
 		*seed = rand.Uint64N(1 << 32)
 	}
