@@ -47,7 +47,8 @@ func settings(t *testing.T) map[string]setting {
 // in comments, which people copy.
 func TestSettingNames(t *testing.T) {
 	t.Parallel()
-	known := map[string]bool{}
+	// The tests' own variables stand in the page for who works on them.
+	known := map[string]bool{"LARKSIDE_TEST_POSTGRES": true, "LARKSIDE_TEST_PGBIN": true}
 	for _, s := range settings(t) {
 		known[s.Name] = true
 		if s.File != "" {
