@@ -370,6 +370,7 @@ func TestRevokedAtLark(t *testing.T) {
 				c.Refused = func(_ context.Context, _ session.Key, version int64) { refused <- version }
 			})
 			w.grant(f, alice)
+			w.AwaitCard(alice.OpenID, texts.done.title.en) // which might come after "revoked" else
 			if !c.alive {
 				if err := w.Lark.Revoke(larktest.Alice, c.kinds...); err != nil {
 					t.Fatal(err)
