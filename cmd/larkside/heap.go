@@ -10,7 +10,7 @@ import (
 
 // limitHeap lowers GOGC while much is cached, until ctx is done. One constant
 // fits no replica: 100, Go's default, takes 2.35 times the memory of 100,000
-// users' tokens, and 15, which takes 1.6, costs a small busy process a third
+// users' tokens, and 25, which takes 1.67, costs a small busy process a third
 // more CPU a request. GOGC of the operator wins; GOMEMLIMIT bounds the heap as
 // it always does.
 func limitHeap(ctx context.Context) {
