@@ -25,9 +25,10 @@ const maxSeries = 4096
 
 // metrics records requests and look-ups of tokens.
 type metrics struct {
-	latency  metric.Float64Histogram
-	lookups  metric.Int64Counter
-	byLookup map[session.Lookup][]metric.AddOption
+	latency metric.Float64Histogram
+	// lookups are read when metrics are collected. Adding to the SDK's counter in
+	// each request costs as much as all checks of a path. The map never changes.
+	lookups map[session.Lookup]*atomic.Int64
 
 	// series is replaced, and never changed, so that reading it takes no lock.
 	series atomic.Pointer[map[labels][]metric.RecordOption]
@@ -48,8 +49,22 @@ func newMetrics(places chan struct{}) (*metrics, error) {
 	latency, err1 := meter.Float64Histogram("http.server.request.duration",
 		metric.WithUnit("s"), metric.WithDescription("Duration of HTTP server requests."),
 		metric.WithExplicitBucketBoundaries(.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10))
-	lookups, err2 := meter.Int64Counter("larkside.token.lookups",
-		metric.WithUnit("{lookup}"), metric.WithDescription("Where the tokens of requests were found."))
+	lookups := make(map[session.Lookup]*atomic.Int64)
+	byLookup := make(map[session.Lookup]metric.ObserveOption)
+	for _, l := range []session.Lookup{session.FromCache, session.FromDatabase, session.Refreshed, session.Waited, session.Missing} {
+		lookups[l] = new(atomic.Int64)
+		byLookup[l] = metric.WithAttributeSet(attribute.NewSet(telemetry.Result.String(string(l))))
+	}
+	_, err2 := meter.Int64ObservableCounter("larkside.token.lookups",
+		metric.WithUnit("{lookup}"), metric.WithDescription("Where the tokens of requests were found."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			for l, count := range lookups {
+				if n := count.Load(); n > 0 {
+					o.Observe(n, byLookup[l])
+				}
+			}
+			return nil
+		}))
 	_, err3 := meter.Int64ObservableGauge("larkside.requests.waiting",
 		metric.WithUnit("{request}"), metric.WithDescription("Requests that are held until their user decides (Prefer: wait)."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
@@ -59,16 +74,15 @@ func newMetrics(places chan struct{}) (*metrics, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, fmt.Errorf("creating instruments: %w", err)
 	}
-	m := &metrics{latency: latency, lookups: lookups, byLookup: make(map[session.Lookup][]metric.AddOption)}
-	for _, l := range []session.Lookup{session.FromCache, session.FromDatabase, session.Refreshed, session.Waited, session.Missing} {
-		m.byLookup[l] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(telemetry.Result.String(string(l))))}
-	}
+	m := &metrics{latency: latency, lookups: lookups}
 	m.series.Store(new(map[labels][]metric.RecordOption))
 	return m, nil
 }
 
-func (m *metrics) countLookup(ctx context.Context, l session.Lookup) {
-	m.lookups.Add(ctx, 1, m.byLookup[l]...)
+func (m *metrics) countLookup(l session.Lookup) {
+	if n := m.lookups[l]; n != nil {
+		n.Add(1)
+	}
 }
 
 func (m *metrics) recordRequest(ctx context.Context, seconds float64, l labels) {

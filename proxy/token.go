@@ -16,7 +16,7 @@ import (
 func (p *proxy) findToken(x *request) error {
 	p.endIdentify(x, false)
 	access, lookup, err := p.lookUp(x)
-	p.metrics.countLookup(x, lookup)
+	p.metrics.countLookup(lookup)
 	x.result.lookup = lookup
 	if err != nil {
 		return err
