@@ -8,7 +8,7 @@ import (
 	"larkside/session"
 )
 
-// Contract 8.
+// A mesh is told which token to add, or gets the answer for the app.
 func TestForwardAuth(t *testing.T) {
 	const authz = "/-/larkside/authz"
 	user := "X-Lark-User-Id: ou_1"

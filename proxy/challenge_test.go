@@ -100,7 +100,8 @@ func (b *bed) hold(lines ...string) func() reply {
 	return func() reply { return b.read(bufio.NewReader(conn), "") }
 }
 
-// Contract 4.9.
+// A request that asks for it waits until its user has authorized, whatever body
+// it has.
 func TestWaitForConsent(t *testing.T) {
 	for name, body := range map[string]string{
 		"no body": "\r\n", "body": "Content-Length: 5\r\n\r\nhello", "chunked": "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",

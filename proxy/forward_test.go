@@ -100,7 +100,7 @@ func TestEveryMethodWithBody(t *testing.T) {
 	}
 }
 
-// Contract 4.4.
+// What a request without a user is sent with.
 func TestWithoutUser(t *testing.T) {
 	for _, c := range []struct {
 		name, path string
@@ -154,7 +154,8 @@ func TestOwnAuthorizationIsReplaced(t *testing.T) {
 	}
 }
 
-// Contract 4.4 and 4.5: an SDK with its token cache on.
+// An SDK whose token cache is on asks for its app's token first. It gets a
+// placeholder.
 func TestTokenCall(t *testing.T) {
 	const tenantCall, appCall = "/open-apis/auth/v3/tenant_access_token/internal", "/open-apis/auth/v3/app_access_token/internal"
 	b := start(t, nil)
@@ -178,7 +179,8 @@ func TestTokenCall(t *testing.T) {
 	}
 }
 
-// Contract 4.5.
+// The token endpoints and what else takes or brings credentials are closed to
+// users' tokens, whatever INJECT_PATHS says.
 func TestClosedPaths(t *testing.T) {
 	b := start(t, func(c *proxy.Config) { c.InjectPaths = []string{"/"} })
 	for _, path := range []string{
@@ -193,7 +195,7 @@ func TestClosedPaths(t *testing.T) {
 	sees(t, b.lark.one(t), user1)
 }
 
-// Contract 11.1, S17: many users at once, each with its own token.
+// Many users at once, each with its own token.
 func TestUsersKeptApart(t *testing.T) {
 	b := start(t, nil)
 	b.lark.answer(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header["Authorization"]) })

@@ -55,7 +55,7 @@ func TestConnectionTokens(t *testing.T) {
 	}
 }
 
-// What never reaches Lark (contract 4.3), and what does.
+// What never reaches Lark, and what does.
 func TestHeadersStayHere(t *testing.T) {
 	b := start(t, nil)
 	gone := []string{
@@ -171,7 +171,7 @@ func TestTrailersOfTheRequestStayHere(t *testing.T) {
 	}
 }
 
-// Contract 4.6: on every request, with a user or without.
+// An ambiguous path is refused on every request, with a user or without.
 func TestAmbiguousForEveryRequest(t *testing.T) {
 	b := start(t, nil)
 	for name, header := range map[string]string{
@@ -590,7 +590,7 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
-// Contract 6.
+// With CALLER_KEYS only those who bring one of them are served, on every path.
 func TestCallerKeys(t *testing.T) {
 	var keys atomic.Pointer[[]proxy.Caller]
 	keys.Store(&[]proxy.Caller{{Name: "web", Key: session.NewSecret("key-of-web")}, {Name: "job", Key: session.NewSecret("key-of-job")}, {Name: "none"}})

@@ -7,7 +7,7 @@ import (
 	"larkside/proxy"
 )
 
-// Contract 4.9: of Prefer only the wait item stays here. Lark's record APIs take
+// Of Prefer only the wait item stays here. Lark's record APIs take
 // the other items, and read what they take in a strict way.
 func TestPreferGoesOn(t *testing.T) {
 	for _, tc := range []struct {

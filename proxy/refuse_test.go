@@ -44,7 +44,7 @@ func (b *bed) refuses(version int64, status int, answer string) {
 	})
 }
 
-// Contract 4.8: one refresh, one replay, for each code that means it.
+// One refresh, one replay, for each code that means it.
 func TestRefusedTokenIsRenewed(t *testing.T) {
 	for name, c := range map[string]struct {
 		status int

@@ -330,8 +330,8 @@ func (l *lines) String() string {
 	return l.Buffer.String()
 }
 
-// Contract section 5: what an app was told, the log lines and the span of one
-// request have the same id. Answers of Lark's have none.
+// What an app was told, the log lines and the span of one request have the same
+// id. Answers of Lark's have none.
 func TestRequestIDs(t *testing.T) {
 	spans, _ := record(t)
 	var log lines

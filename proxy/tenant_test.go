@@ -71,8 +71,7 @@ func (b *bed) postAsTenant(body string) reply {
 	return b.raw("POST "+pathIM+" HTTP/1.1", fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body))
 }
 
-// Contract 4.8: a tenant token that Lark refuses is fetched anew, and the
-// request replayed once.
+// A tenant token that Lark refuses is fetched anew, and the request replayed once.
 func TestRefusedTenantTokenIsReplaced(t *testing.T) {
 	for name, c := range map[string]struct {
 		status int

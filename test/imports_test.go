@@ -1,3 +1,6 @@
+// Package test holds what no single package can: who may import whom, that the
+// documents say what the code does, and that secrets stay where they are. The
+// packages below it run the whole of Larkside.
 package test
 
 import (

@@ -159,7 +159,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		t.Errorf("DELETE /healthz: %+v", got)
 	}
 	if got.header.Get("Cache-Control") != "no-store" || got.json(t)["code"] == 0.0 {
-		t.Errorf("not the envelope of contract section 5: %+v", got)
+		t.Errorf("not the envelope of a failure: %+v", got)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 var isolationFor = flag.Duration("isolation", 5*time.Second, "how long TestIsolation goes on at least, for each database")
 
 // successorRest is how long the successor of a refused token is not renewed
-// again (contract 4.8), and a bit.
+// again, and a bit.
 const successorRest = 31 * time.Second
 
 const secondApp = larktest.AppID + "2"
