@@ -19,7 +19,8 @@ import (
 	"larkside/test/process"
 )
 
-var isolationFor = flag.Duration("isolation", 5*time.Second, "how long TestIsolation goes on at least, for each database")
+// It goes on until enough is counted, however long that takes.
+var isolationAnswers = flag.Int64("answers", 5_000, "how many answers TestIsolation wants at least, for each database")
 
 // successorRest is how long the successor of a refused token is not renewed
 // again, and a bit.
@@ -61,7 +62,7 @@ func isolate(t *testing.T, db *dbtest.DB) {
 	var group sync.WaitGroup
 	var answered, hungUp, unavailable atomic.Int64
 	enough := func() bool {
-		return time.Since(began) > *isolationFor && answered.Load() >= 5_000 && hungUp.Load() >= 100 &&
+		return answered.Load() >= *isolationAnswers && hungUp.Load() >= 100 &&
 			lark.Summary().Redemptions[larktest.Answered] >= 100 || t.Failed()
 	}
 	for i, u := range users {
