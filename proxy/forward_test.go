@@ -3,7 +3,6 @@ package proxy_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"larkside/proxy"
 	"larkside/session"
 	larkapi "larkside/session/lark"
+	"larkside/test/port"
 )
 
 func sees(t *testing.T, got received, want string) {
@@ -320,10 +320,5 @@ func TestSettings(t *testing.T) {
 
 // An unreachable upstream's address, for tests that need nobody there.
 func nobody(t *testing.T) *url.URL {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return &url.URL{Scheme: "http", Host: ln.Addr().String()}
+	return &url.URL{Scheme: "http", Host: port.Address(t)}
 }

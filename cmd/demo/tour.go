@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"larkside/test/larktest"
+	"larkside/test/port"
 )
 
 const (
@@ -58,6 +59,7 @@ type tour struct {
 	// publicURL is where browsers reach larkside's consent pages; empty in the
 	// device flow.
 	publicURL string
+	release   func() // its port
 	walked    int
 	answers   []answer // of the present step
 	link      string   // to the page on which a user consents
@@ -75,10 +77,11 @@ func start(ctx context.Context, out *screen, flow, dir string) (_ *tour, err err
 	}()
 	out.title("Larkside, a guided tour. Lark is an emulator here; larkside is the real program.")
 	if flow == redirectFlow {
-		address, err := freeAddress(ctx)
+		address, release, err := port.Reserve()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("looking for a free port: %w", err)
 		}
+		t.release = release
 		t.publicURL = "http://" + address
 	}
 	if err := t.serveLark(ctx); err != nil {
@@ -138,15 +141,6 @@ func (t *tour) serveLark(ctx context.Context) error {
 	return nil
 }
 
-// freeAddress is one on loopback that nobody listens on.
-func freeAddress(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("looking for a free port: %w", err)
-	}
-	return l.Addr().String(), l.Close()
-}
-
 // close ends whatever still runs.
 func (t *tour) close() {
 	if t.child != nil {
@@ -157,6 +151,9 @@ func (t *tour) close() {
 	}
 	if t.server != nil {
 		t.server.Close()
+	}
+	if t.release != nil {
+		t.release()
 	}
 	t.http.CloseIdleConnections()
 }

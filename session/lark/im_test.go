@@ -13,13 +13,12 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/test/port"
 )
 
-// closed is a server that listens no more.
+// closed is a server that doesn't listen.
 func closed(t *testing.T) *httptest.Server {
-	s := httptest.NewServer(http.NotFoundHandler())
-	s.Close()
-	return s
+	return &httptest.Server{URL: "http://" + port.Address(t)}
 }
 
 const tenantPath = "/open-apis/auth/v3/tenant_access_token/internal"

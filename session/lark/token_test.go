@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -23,6 +22,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/test/port"
 )
 
 const issued = `{"code":0,"access_token":"eyJa.1","expires_in":7200,"refresh_token":"eyJr.1","refresh_token_expires_in":604800,"token_type":"Bearer","scope":"auth:user.id:read offline_access"}`
@@ -303,12 +303,7 @@ func through(t *testing.T, f roundTripper) *lark.Client {
 }
 
 func TestNotSentWhenNobodyListens(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	f := &fake{Server: &httptest.Server{URL: "http://" + l.Addr().String()}}
+	f := &fake{Server: &httptest.Server{URL: "http://" + port.Address(t)}}
 	c := f.client(t)
 	for name, op := range operations {
 		if e := asError(t, op(t.Context(), c)); e.Class != lark.Retry || e.Outcome != lark.NotSent || e.HTTPStatus != 0 {

@@ -153,7 +153,7 @@ func newExperiment(t *testing.T) *experiment {
 	}
 	x.consents = 0
 	for i := range replicaCount {
-		r := &replica{database: newCutter(t, fmt.Sprintf("127.0.0.1:%d", x.pg.port)), lark: newCutter(t, x.serveLark(i))}
+		r := &replica{database: newCutter(t, x.pg.address), lark: newCutter(t, x.serveLark(i))}
 		r.process = process.Start(t, x.options(r))
 		r.process.AwaitReady()
 		r.begin()

@@ -3,8 +3,6 @@ package chaos
 import (
 	"bytes"
 	"database/sql"
-	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +17,7 @@ import (
 	"larkside/session"
 	"larkside/session/seal"
 	"larkside/test/dbtest"
+	"larkside/test/port"
 	"larkside/test/process"
 )
 
@@ -27,7 +26,7 @@ type postgres struct {
 	t       *testing.T
 	bin     string
 	dir     string
-	port    int
+	address string
 	as      *syscall.Credential
 	running *exec.Cmd
 	ended   chan struct{}
@@ -38,7 +37,7 @@ type postgres struct {
 // startPostgres skips the test where there is no server to start.
 func startPostgres(t *testing.T) *postgres {
 	t.Helper()
-	p := &postgres{t: t, bin: serverBinaries(t), dir: dbtest.TempDir(t), port: freePort(t)}
+	p := &postgres{t: t, bin: serverBinaries(t), dir: dbtest.TempDir(t), address: port.Address(t)}
 	if os.Getuid() == 0 {
 		p.become(t, "postgres") // initdb refuses to run as root
 	}
@@ -72,20 +71,6 @@ func serverBinaries(t *testing.T) string {
 	return ""
 }
 
-// freePort is below those that the system gives to outgoing connections: one of
-// them, even one to this very port, could take it while the server is down.
-func freePort(t *testing.T) int {
-	for range 100 {
-		port := 15000 + rand.IntN(15000)
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
 func (p *postgres) become(t *testing.T, name string) {
 	u, err := user.Lookup(name)
 	if err != nil {
@@ -108,7 +93,8 @@ func (p *postgres) command(name string, args ...string) *exec.Cmd {
 
 func (p *postgres) start() {
 	p.t.Helper()
-	cmd := p.command("postgres", "-D", filepath.Join(p.dir, "data"), "-p", strconv.Itoa(p.port),
+	_, number, _ := net.SplitHostPort(p.address)
+	cmd := p.command("postgres", "-D", filepath.Join(p.dir, "data"), "-p", number,
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off",
 		"-c", "max_connections=200", "-c", "shared_buffers=16MB",
 		// A shutdown waits for connections that hang while they log in.
@@ -143,7 +129,7 @@ func (p *postgres) await() {
 	process.Eventually(p.t, "PostgreSQL takes connections", func() bool { return db.Ping() == nil })
 }
 
-func (p *postgres) db() *dbtest.DB { return p.through(fmt.Sprintf("127.0.0.1:%d", p.port)) }
+func (p *postgres) db() *dbtest.DB { return p.through(p.address) }
 
 // through is the database as it is reached by way of a cutter.
 func (p *postgres) through(address string) *dbtest.DB {

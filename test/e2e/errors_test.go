@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -9,6 +8,7 @@ import (
 
 	"larkside/proxy"
 	"larkside/test/larktest"
+	"larkside/test/port"
 	"larkside/test/process"
 )
 
@@ -232,18 +232,8 @@ func methodNotAllowed(t *testing.T) {
 	nothingSent(t, lark)
 }
 
-// refusing is an address where nobody listens.
-func refusing(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func upstreamUnreachable(t *testing.T) {
-	p := process.Seeded(t, process.Options{Lark: newLark(t, nil), Env: map[string]string{"OPEN_URL": "http://" + refusing(t)}}, alice)
+	p := process.Seeded(t, process.Options{Lark: newLark(t, nil), Env: map[string]string{"OPEN_URL": "http://" + port.Address(t)}}, alice)
 	is(t, p.Get(t, records, alice), 502, "upstream_unreachable")
 }
 

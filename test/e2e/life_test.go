@@ -16,6 +16,7 @@ import (
 	"larkside/session/seal"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
+	"larkside/test/port"
 	"larkside/test/process"
 )
 
@@ -362,7 +363,7 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%q: exit status %d\n%s%s", args, got.Status, got.Stdout, got.Stderr)
 		}
 	}
-	gone := "http://" + refusing(t)
+	gone := "http://" + port.Address(t)
 	for _, args := range [][]string{{"healthcheck", "--admin", gone}, {"wait", "--timeout", "1s", "--admin", gone}} {
 		if got := p.Command(t, args); got.Status != 1 {
 			t.Errorf("%q: exit status %d\n%s%s", args, got.Status, got.Stdout, got.Stderr)

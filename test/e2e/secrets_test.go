@@ -20,6 +20,7 @@ import (
 
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
+	"larkside/test/port"
 	"larkside/test/process"
 )
 
@@ -322,7 +323,7 @@ func askCommands(t *testing.T, p *process.Process, db *dbtest.DB, seen map[strin
 		}
 	}
 	// With a proxy that has a password and can't be reached.
-	r := p.Command(t, []string{"doctor"}, "UPSTREAM_PROXY=http://user:"+canaryProxy+"@"+refusing(t))
+	r := p.Command(t, []string{"doctor"}, "UPSTREAM_PROXY=http://user:"+canaryProxy+"@"+port.Address(t))
 	if seen["larkside doctor, proxy"] = r.Stdout + r.Stderr; r.Status != 1 {
 		t.Errorf("doctor without a way to Lark: exit status %d", r.Status)
 	}

@@ -6,7 +6,6 @@ package forwardauth
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"larkside/test/larktest"
+	"larkside/test/port"
 	"larkside/test/process"
 )
 
@@ -62,6 +62,7 @@ func newMesh(t *testing.T) *mesh {
 	p := process.Seeded(t, process.Options{
 		Lark: larktest.Start(t, &larktest.Config{DeviceInterval: time.Second}),
 		Env: map[string]string{
+			"LISTEN":      port.Address(t), // refuses connections when larkside is gone
 			"CALLER_KEYS": "app:" + callerKey,
 			"SCOPES":      "app_engine:workspace.table:read app_engine:workspace.table.record:read",
 			// Envoy asks with the Host that the app has sent.
@@ -410,22 +411,6 @@ func (m *mesh) streams() {
 // Without larkside nothing goes to Lark. It is the last test of a mesh.
 func (m *mesh) gone() {
 	m.larkside.Stop()
-	// Its port stays taken, by nobody who answers: another test's server could get
-	// it else.
-	l, err := net.Listen("tcp", process.Host(m.larkside.URL))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	m.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			conn.Close()
-		}
-	}()
 	if a := m.refused("GET "+echo, alice); a.Status < 500 && a.Status != 403 {
 		m.t.Errorf("%d %s", a.Status, a.Body)
 	}

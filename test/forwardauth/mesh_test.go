@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"larkside/test/port"
 	"larkside/test/process"
 )
 
@@ -122,7 +123,7 @@ http {
 func startNginx(t *testing.T, larkside string, lark *front) string {
 	t.Helper()
 	path := nginx(t)
-	addr := "127.0.0.1:" + freePort(t)
+	addr := port.Address(t)
 	dir := t.TempDir()
 	site := shipped(t, "nginx.conf",
 		"listen 127.0.0.1:8090", "listen "+addr,
@@ -183,11 +184,12 @@ func caddy(t *testing.T) string {
 func startCaddy(t *testing.T, larkside string, lark *front) string {
 	t.Helper()
 	path := caddy(t)
-	port := freePort(t)
+	addr := port.Address(t)
+	_, number, _ := net.SplitHostPort(addr)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "Caddyfile")
 	site := shipped(t, "Caddyfile",
-		":8090", ":"+port,
+		":8090", ":"+number,
 		"forward_auth 127.0.0.1:8080", "forward_auth "+larkside,
 		"reverse_proxy https://open.feishu.cn:443", "reverse_proxy https://"+lark.addr)
 	if err := os.WriteFile(file, []byte(site), 0o644); err != nil {
@@ -195,7 +197,6 @@ func startCaddy(t *testing.T, larkside string, lark *front) string {
 	}
 	cmd := exec.Command(path, "run", "--adapter", "caddyfile", "--config", file)
 	cmd.Env = []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "SSL_CERT_FILE=" + lark.roots}
-	addr := "127.0.0.1:" + port
 	run(t, addr, cmd)
 	return addr
 }

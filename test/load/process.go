@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/procfs"
+
+	"larkside/test/port"
 )
 
 // process is one that this one has started.
@@ -83,14 +85,14 @@ func (p *process) residentMiB() (float64, error) {
 	return float64(stat.ResidentMemory()) / (1 << 20), err
 }
 
-// freeAddr is an address at which nothing listens.
+// freeAddr is an address at which nothing listens. It is reserved until this
+// program ends.
 func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, _, err := port.Reserve()
 	if err != nil {
 		return "127.0.0.1:0" // listening there will say why it can't
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return address
 }
 
 // listens reports whether something listens at addr.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"larkside/test/dbtest"
+	"larkside/test/port"
 )
 
 // Forwarder passes TCP connections on to an address. It is closed at first, and
@@ -29,12 +30,7 @@ func Forward(t testing.TB, db *dbtest.DB) *Forwarder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	f := &Forwarder{Address: l.Addr().String(), target: u.Host, conns: make(map[net.Conn]bool)}
+	f := &Forwarder{Address: port.Address(t), target: u.Host, conns: make(map[net.Conn]bool)}
 	t.Cleanup(f.Cut)
 	return f
 }
