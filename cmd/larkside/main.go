@@ -9,7 +9,7 @@
 //	larkside version                     print what this binary was made of
 //	larkside healthcheck [--admin URL]   exit 1 unless the instance lives
 //	larkside wait [--timeout 1m]         return when the instance is ready
-//	larkside migrate                     bring the database's schema up and stop
+//	larkside migrate                     bring the database's schema up, or back (--to N), and stop
 //	larkside doctor                      check settings, database, keys, clock, Lark
 //	larkside sessions list|show|refresh|revoke
 //	larkside consent send USER           ask one user, by a card in the chat

@@ -73,6 +73,8 @@ func (s *server) openStore(ctx context.Context, c store.Config) (*store.DB, erro
 			return db, nil
 		case ctx.Err() != nil:
 			return nil, nil
+		case errors.Is(err, store.ErrRights):
+			return nil, settings.Error{settings.Prefix + "DATABASE_URL: " + err.Error()}
 		case errors.Is(err, store.ErrSetup), errors.Is(err, store.ErrSchemaNewer), errors.Is(err, store.ErrInUse):
 			return nil, fmt.Errorf("%sDATABASE_URL: %w", settings.Prefix, err)
 		}

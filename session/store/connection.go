@@ -24,9 +24,21 @@ type connection struct {
 	server  *server      // PostgreSQL
 	lock    *flock.Flock // SQLite: held while open
 	path    string       // SQLite
+	steps   []step       // of the schema
 }
 
 func connect(ctx context.Context, cfg Config) (*connection, error) {
+	c, err := dial(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if c.steps, err = readSteps(c.dialect); err != nil {
+		return nil, errors.Join(fmt.Errorf("reading the migrations: %w", err), c.close())
+	}
+	return c, nil
+}
+
+func dial(ctx context.Context, cfg Config) (*connection, error) {
 	raw := cfg.URL.Expose()
 	switch {
 	case strings.HasPrefix(raw, "sqlite:"):

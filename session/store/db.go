@@ -43,13 +43,16 @@ type Config struct {
 }
 
 var (
-	// ErrSchemaNewer: a newer Larkside has raised the schema, and this one
-	// would not understand it.
+	// ErrSchemaNewer: a newer Larkside has raised the schema to a version that
+	// this one does not work with.
 	ErrSchemaNewer = errors.New("the database schema is newer than this program")
 	// ErrInUse: another process has the SQLite file open.
 	ErrInUse = errors.New("the SQLite database is in use by another process")
 	// ErrSetup wraps what trying again can't mend: a bad URL, a wrong key.
 	ErrSetup = errors.New("database set-up")
+	// ErrRights: the database role lacks a right, which the error names. It
+	// wraps ErrSetup.
+	ErrRights = fmt.Errorf("%w: the role's rights", ErrSetup)
 )
 
 // DB is an open database. It is safe for concurrent use.
@@ -95,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 }
 
 func open(ctx context.Context, conn *connection, cfg Config) (*DB, error) {
-	if err := conn.migrate(ctx); err != nil {
+	if err := conn.migrate(ctx, cfg.Log); err != nil {
 		return nil, err
 	}
 	ring, err := conn.keyring(ctx, cfg.Keys)

@@ -18,8 +18,9 @@ type Examination struct {
 	// database. The first start makes it.
 	Absent bool
 	// Schema is the version of the database's schema, Knows that of this
-	// program.
-	Schema, Knows int64
+	// program, and Oldest the least that a program has to know. Oldest is 0
+	// if Schema is not newer than Knows.
+	Schema, Knows, Oldest int64
 	// Keys are the ids of the encryption keys in use.
 	Keys []string
 	// KeyFileOpen is the path of SQLite's own key file if it is used and every user
@@ -71,28 +72,12 @@ func HasSession(ctx context.Context, cfg Config, key session.Key) (bool, error) 
 
 func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, error) {
 	e := &Examination{}
-	sources, err := fs.ReadDir(migrations, "migrations/"+c.dialect)
+	e.Knows = c.steps[len(c.steps)-1].version
+	has, err := c.readSchema(ctx, c.db, e.Knows)
 	if err != nil {
-		return nil, err
-	}
-	// Their names begin with their versions, and are in that order.
-	if _, err := fmt.Sscanf(sources[len(sources)-1].Name(), "%d_", &e.Knows); err != nil {
-		return nil, fmt.Errorf("reading the migrations: %w", err)
-	}
-	tables := `SELECT count(*) FROM sqlite_master WHERE name = 'goose_db_version'`
-	if c.dialect == dialectPostgres {
-		tables = `SELECT count(*) FROM pg_tables WHERE tablename = 'goose_db_version' AND schemaname = ANY (current_schemas(false))`
-	}
-	var there int
-	if err := c.db.GetContext(ctx, &there, tables); err != nil {
 		return nil, fmt.Errorf("reading the schema version: %w", err)
 	}
-	if there > 0 {
-		err = c.db.GetContext(ctx, &e.Schema, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`)
-		if err != nil {
-			return nil, fmt.Errorf("reading the schema version: %w", err)
-		}
-	}
+	e.Schema, e.Oldest = has.Version, has.Oldest
 	if e.Absent = e.Schema == 0; e.Absent {
 		return e, nil
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"larkside/session"
@@ -46,4 +47,15 @@ func (c *Changes) PollOnce(ctx context.Context, since int64) int64 { return c.po
 // Heard takes the news that another replica has stored a session.
 func (c *Changes) Heard(s *session.Session) {
 	c.changed("sessions", s.Key, s.Version, s.State)
+}
+
+// MigrateWith is Migrate of a program that has a second step: it makes up,
+// down undoes it, and oldest is the least version that a program has to know.
+func MigrateWith(ctx context.Context, cfg Config, to int64, up, down string, oldest int64) error {
+	c, err := connect(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	c.steps = append(c.steps, step{version: 2, oldest: oldest, up: up, down: down})
+	return errors.Join(c.migrateOrBack(ctx, to, cfg.Log), c.close())
 }

@@ -24,12 +24,20 @@ type Expiring struct {
 	GrantedAt, EndsAt time.Time
 }
 
+// endsAt is when a grant ends by itself. The index sessions_ends has the same
+// expression, and the reasons for it.
+const endsAt = `(CASE
+    WHEN refresh_token IS NULL THEN expires_at
+    WHEN (refresh_expires_at - issued_at) * 10 < refresh_life * 9
+        AND refresh_expires_at < granted_at + 31536000000 THEN refresh_expires_at
+    ELSE granted_at + 31536000000 END)`
+
 // Grants that end before $2, in the last tenth of their life, whose user has
 // not been reminded.
-const queryExpiring = `SELECT app_id, open_id, scope, granted_at, ends_at FROM sessions
-	WHERE state = 'active' AND ends_at > $1 AND ends_at <= $2 AND renewal_asked <> granted_at
-		AND (ends_at - $1) * 10 <= ends_at - granted_at
-	ORDER BY ends_at LIMIT $3`
+const queryExpiring = `SELECT app_id, open_id, scope, granted_at, ` + endsAt + ` AS ends_at FROM sessions
+	WHERE state = 'active' AND ` + endsAt + ` > $1 AND ` + endsAt + ` <= $2 AND renewal_asked <> granted_at
+		AND (` + endsAt + ` - $1) * 10 <= ` + endsAt + ` - granted_at
+	ORDER BY ` + endsAt + ` LIMIT $3`
 
 // Due returns up to limit grants that end within a period, are in the last
 // tenth of their life, and whose users have not been reminded; the most urgent

@@ -347,36 +347,6 @@ func TestSQLiteKeyFile(t *testing.T) {
 	}
 }
 
-func TestNewerSchemaIsRefused(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
-		db.Open(t, nil).Close()
-		if _, err := db.SQL(t).Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`); err != nil {
-			t.Fatal(err)
-		}
-		_, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
-		if !errors.Is(err, store.ErrSchemaNewer) {
-			t.Errorf("got %v", err)
-		}
-	})
-}
-
-// Replicas that start together raise the schema once.
-func TestStartTogether(t *testing.T) {
-	db := dbtest.Postgres(t)
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			s, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL), Keys: db.Keys})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			s.Close()
-		})
-	}
-	wg.Wait()
-}
-
 // A change on one replica reaches the cache of another within a second, by
 // notification and by polling.
 func TestReplicasAgree(t *testing.T) {

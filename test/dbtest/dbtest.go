@@ -143,3 +143,36 @@ func randomHex() string {
 	rand.Read(b)
 	return hex.EncodeToString(b)
 }
+
+// Role returns the PostgreSQL database d for a new role, which has no rights in
+// it and ends with the test.
+func (d *DB) Role(t testing.TB) *DB {
+	t.Helper()
+	u, err := url.Parse(d.URL)
+	if err != nil {
+		t.Fatal("the database's URL does not parse")
+	}
+	owner := d.SQL(t)
+	name, password := "larkside_"+randomHex(), randomHex()
+	if _, err := owner.Exec("CREATE ROLE " + name + " LOGIN PASSWORD '" + password + "'"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := owner.Exec("DROP OWNED BY " + name + " CASCADE; DROP ROLE " + name); err != nil {
+			t.Log(err)
+		}
+	})
+	role := *d
+	u.User = url.UserPassword(name, password)
+	role.URL = u.String()
+	return &role
+}
+
+// RoleName is the name of the role that d's URL has.
+func (d *DB) RoleName() string {
+	u, err := url.Parse(d.URL)
+	if err != nil {
+		return ""
+	}
+	return u.User.Username()
+}

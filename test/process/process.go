@@ -55,6 +55,8 @@ type Options struct {
 	// Environ are more variables, NAME=value. Nothing else is inherited but the
 	// PATH.
 	Environ []string
+	// Program is the file to run. Empty: that of [Binary].
+	Program string
 	// Args is the command line; none: serve.
 	Args []string
 	// Unready makes Start return when the listeners are open, without waiting
@@ -117,6 +119,7 @@ type Process struct {
 	Ingress *Balancer
 
 	t       testing.TB
+	program string
 	args    []string
 	environ []string
 	unready bool
@@ -176,14 +179,18 @@ func prepare(t testing.TB, o Options) *Process {
 	}
 	return &Process{
 		Lark: o.Lark, DB: o.DB, Ingress: o.Ingress,
-		t: t, args: o.Args, environ: o.environ(t), unready: o.Unready, dir: dbtest.TempDir(t),
+		t: t, program: o.Program, args: o.Args, environ: o.environ(t), unready: o.Unready, dir: dbtest.TempDir(t),
 		log: newLog(o.AppSecret, larktest.AppSecret, strings.TrimPrefix(Keys, "test:")),
 	}
 }
 
 func (p *Process) launch() {
 	p.t.Helper()
-	cmd := exec.Command(Binary(p.t), p.args...)
+	program := p.program
+	if program == "" {
+		program = Binary(p.t)
+	}
+	cmd := exec.Command(program, p.args...)
 	p.out = &output{}
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = p.environ, p.dir, p.out, p.log
 	// What a killed process leaves open must not hold Wait for ever.
@@ -350,7 +357,7 @@ func Run(t testing.TB, o Options) Result {
 // "healthcheck"; more are further settings, as NAME=value without LARKSIDE_.
 func (p *Process) Command(t testing.TB, args []string, more ...string) Result {
 	t.Helper()
-	c := &Process{t: t, args: args, environ: slices.Clone(p.environ), dir: p.dir, log: newLog(p.log.secrets...)}
+	c := &Process{t: t, program: p.program, args: args, environ: slices.Clone(p.environ), dir: p.dir, log: newLog(p.log.secrets...)}
 	for _, s := range more {
 		c.environ = append(c.environ, "LARKSIDE_"+s)
 	}

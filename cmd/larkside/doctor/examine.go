@@ -116,8 +116,10 @@ func (x *examination) database(ctx context.Context) {
 		x.r.fail("database", fmt.Sprintf("%s: %v", kind, err), "check LARKSIDE_DATABASE_URL, and that the server runs and lets this host in")
 	case e.Absent:
 		x.r.ok("database", kind+", empty; the first start makes its tables")
+	case e.Oldest > e.Knows:
+		x.r.fail("database", fmt.Sprintf("%s with schema version %d, which works with programs that know version %d or newer; this one knows %d", kind, e.Schema, e.Oldest, e.Knows), "run the version of Larkside that raised it, or a newer one")
 	case e.Schema > e.Knows:
-		x.r.fail("database", fmt.Sprintf("%s with schema version %d; this program knows %d", kind, e.Schema, e.Knows), "run the version of Larkside that raised it, or a newer one")
+		x.r.ok("database", fmt.Sprintf("%s with schema version %d; this program knows %d and works with it", kind, e.Schema, e.Knows))
 	case e.Schema < e.Knows:
 		x.r.ok("database", fmt.Sprintf("%s with schema version %d; the next start raises it to %d", kind, e.Schema, e.Knows))
 	default:

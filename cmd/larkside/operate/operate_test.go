@@ -137,6 +137,11 @@ func TestMigrate(t *testing.T) {
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
 	}
+	for to, status := range map[string]int{"1": ExitDone, "0": ExitUsage, "-1": ExitUsage, "x": ExitUsage, "1000": ExitFailed} {
+		if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=sqlite:" + path}, "migrate", "--to="+to); got.status != status {
+			t.Errorf("--to %s: %+v", to, got)
+		}
+	}
 	if got := larkside(t, []string{"LARKSIDE_DATABASE_URL=x"}, "migrate"); got.status != ExitUsage {
 		t.Errorf("%+v", got)
 	}

@@ -1,7 +1,7 @@
+-- oldest program: 1
+
 -- Times are milliseconds since 1970 UTC; 0 means never or unknown.
 -- "sealed" columns hold AES-256-GCM records (session/seal); nothing secret is in clear.
-
--- +goose Up
 
 -- larkside_now() is registered with the driver (sqlite.go), not part of the schema.
 
@@ -34,6 +34,8 @@ CREATE TABLE sessions (
     retry_at           integer NOT NULL DEFAULT 0,   -- larkside_now
     doubted_at         integer NOT NULL DEFAULT 0,   -- when Lark first said that the user does not exist
     synced_at          integer NOT NULL DEFAULT 0,
+    refresh_life       integer NOT NULL DEFAULT 0,   -- of the grant's first refresh token, milliseconds
+    renewal_asked      integer NOT NULL DEFAULT 0,   -- granted_at of the grant whose renewal card was sent
     changed_at         integer NOT NULL,             -- larkside_now; the polling watermark
     PRIMARY KEY (app_id, open_id)
 );
@@ -41,6 +43,17 @@ CREATE INDEX sessions_union_id ON sessions (app_id, union_id) WHERE union_id <> 
 CREATE INDEX sessions_user_id ON sessions (app_id, user_id) WHERE user_id <> '';
 CREATE INDEX sessions_refresh_due ON sessions (refresh_due_at) WHERE state = 'active' AND refresh_due_at > 0;
 CREATE INDEX sessions_changed ON sessions (changed_at);
+CREATE INDEX sessions_synced ON sessions (app_id, synced_at) WHERE reason <> 'revoked';
+-- When the grant ends by itself, whatever is done for it: with its access token
+-- if nothing can renew that; 365 days after it was made (Lark's error 20037); or
+-- earlier, where each new refresh token lives shorter than the first did. The
+-- expression is that of endsAt in reminders.go. It is no column, since changing a
+-- generated column rewrites the table.
+CREATE INDEX sessions_ends ON sessions ((CASE
+    WHEN refresh_token IS NULL THEN expires_at
+    WHEN (refresh_expires_at - issued_at) * 10 < refresh_life * 9
+        AND refresh_expires_at < granted_at + 31536000000 THEN refresh_expires_at
+    ELSE granted_at + 31536000000 END)) WHERE state = 'active' AND renewal_asked <> granted_at;
 
 CREATE TABLE consents (
     id              text   NOT NULL PRIMARY KEY,
@@ -72,7 +85,10 @@ CREATE INDEX consents_user ON consents (app_id, open_id, created_at);
 CREATE INDEX consents_poll ON consents (poll_at) WHERE state = 'pending';
 CREATE INDEX consents_ticket ON consents (ticket_hash) WHERE ticket_hash <> '';
 CREATE INDEX consents_state ON consents (state_hash) WHERE state_hash <> '';
-CREATE INDEX consents_created ON consents (created_at);
+CREATE INDEX consents_changed ON consents (changed_at);
+CREATE INDEX consents_closed ON consents (created_at) WHERE state <> 'pending';
+CREATE INDEX consents_cards_behind ON consents (changed_at)
+    WHERE state <> 'pending' AND card_message_id <> '' AND card_shows <> state;
 
 -- Which encryption keys have sealed something here. A start with a ring that
 -- lacks one of them, or holds other bytes under its name, is refused.
@@ -95,9 +111,22 @@ CREATE TABLE rates (
     version integer NOT NULL
 );
 
--- +goose Down
-DROP TABLE rates;
-DROP TABLE leases;
-DROP TABLE encryption_keys;
-DROP TABLE consents;
-DROP TABLE sessions;
+-- Events that have been taken up. Lark sends one again when it is in doubt.
+CREATE TABLE events (
+    id         text   NOT NULL PRIMARY KEY,       -- app_id, a blank, header.event_id
+    expires_at integer NOT NULL                     -- larkside_now
+);
+CREATE INDEX events_expires ON events (expires_at);
+
+-- Who did what to whose session. Nothing secret is in it.
+CREATE TABLE audit (
+    id      text   NOT NULL PRIMARY KEY,   -- hex, in the order of time
+    at      integer NOT NULL,               -- milliseconds since 1970 UTC, by the clock of who wrote it
+    actor   text   NOT NULL,               -- admin, user, lark, larkside
+    action  text   NOT NULL,
+    app_id  text   NOT NULL DEFAULT '',
+    open_id text   NOT NULL DEFAULT '',
+    result  text   NOT NULL,
+    detail  text   NOT NULL DEFAULT ''
+);
+CREATE INDEX audit_user ON audit (app_id, open_id, id);
