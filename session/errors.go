@@ -11,6 +11,9 @@ import (
 var (
 	// ErrNotFound: the database answered that there is no such row.
 	ErrNotFound = errors.New("not found")
+	// ErrAmbiguous: a union_id or user_id belongs to two users, so it names
+	// neither.
+	ErrAmbiguous = errors.New("the id belongs to two users")
 	// ErrConflict: the row was changed since it was read. Read it again.
 	ErrConflict = errors.New("changed meanwhile")
 	// ErrLeased: another owner holds the lease. Wait for what it stores.

@@ -268,6 +268,8 @@ func (k *Console) troubleOf(r *http.Request, err error) *trouble {
 		return t
 	case errors.Is(err, session.ErrNotFound):
 		return errNoSession
+	case errors.Is(err, session.ErrAmbiguous):
+		return &trouble{http.StatusBadRequest, "trouble.ambiguous"}
 	case errors.Is(err, session.ErrConsentRequired):
 		return &trouble{http.StatusConflict, "trouble.consent_required"}
 	case errors.Is(err, session.ErrConflict), errors.Is(err, session.ErrLeased):

@@ -269,6 +269,7 @@ var texts = map[string]struct{ zh, en string }{
 	"trouble.starting":            {"正在启动，等待数据库。", "Starting: waiting for the database."},
 	"trouble.full":                {"查看实时更新的人太多。", "Too many are watching."},
 	"trouble.consent_required":    {"此会话无法刷新，只能由用户重新授权：请发送卡片。", "This session can't be renewed; only the user can do that. Send a card."},
+	"trouble.ambiguous":           {"这个 ID 属于两个用户：请用 open_id。", "This id belongs to two users: use the open_id."},
 	"trouble.conflict":            {"其他人同时更改了会话，请再看一次。", "Someone else changed the session at the same time: look again."},
 	"trouble.user_disabled":       {"飞书表示该用户已离职或不能使用此应用。", "Lark says that this user has left or may not use the app."},
 	"trouble.app_misconfigured":   {"飞书拒绝此应用：请检查密钥、可用范围和令牌刷新开关。", "Lark refuses the app itself: check its secret, availability and the token refresh switch."},

@@ -44,6 +44,8 @@ func For(err error) *Answer {
 	case errors.As(err, &whole):
 		return whole
 	case errors.As(err, &f):
+	case errors.Is(err, session.ErrAmbiguous):
+		return &Answer{Failure: InvalidUserID, Detail: "This id belongs to two users at Lark or in the database: name the user by open_id (ou_…), and read all users' ids anew (larkside users sync)."}
 	case errors.Is(err, session.ErrUserDisabled):
 		f = UserDisabled
 	case errors.Is(err, session.ErrAppMisconfigured):

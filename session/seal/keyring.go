@@ -2,8 +2,9 @@
 //
 // A [Keyring] has the keys: the first one seals, and every one of them opens
 // what it sealed, so that a key can be replaced while replicas serve. Each
-// record is bound to a [Place], its row and column. A record that is moved to
-// another user does not open there.
+// record is bound to a [Place]: its row, its column, and the values of the
+// columns that it vouches for. A record that is moved to another user does not
+// open there, and one beside which a value was changed does not open any more.
 //
 // This package knows nothing of SQL. session/store says which columns are
 // sealed, remembers which keys are in use ([EncryptionKey.Check]) and seals
@@ -150,14 +151,24 @@ type Place struct {
 	Column string
 	// Row identifies the row where Key alone does not.
 	Row string
+	// Vouches are the values of other columns of the row, in a fixed order. The
+	// record opens only beside these values, so nobody without the key can
+	// change them.
+	Vouches []string
 }
 
 // additionalData is unambiguous: the length of each part precedes it.
 func (p Place) additionalData() []byte {
-	var data []byte
-	for _, part := range []string{p.Key.AppID, p.Key.OpenID, p.Column, p.Row} {
+	data := make([]byte, 0, 256)
+	add := func(part string) {
 		data = binary.AppendUvarint(data, uint64(len(part)))
 		data = append(data, part...)
+	}
+	for _, part := range [...]string{p.Key.AppID, p.Key.OpenID, p.Column, p.Row} {
+		add(part)
+	}
+	for _, value := range p.Vouches {
+		add(value)
 	}
 	return data
 }
@@ -199,7 +210,7 @@ func (r *Keyring) Open(record []byte, at Place) (session.Secret, error) {
 	}
 	plain, err := k.aead.Open(nil, sealed[:n], sealed[n:], at.additionalData())
 	if err != nil {
-		return session.Secret{}, fmt.Errorf("sealed record does not open with key %q: it was changed, moved or sealed with other key bytes", id)
+		return session.Secret{}, fmt.Errorf("sealed record does not open with key %q: it, or what it vouches for, was changed, or it was moved, or it was sealed with other key bytes", id)
 	}
 	return session.NewSecret(string(plain)), nil
 }

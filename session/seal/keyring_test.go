@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bytes"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -16,22 +17,24 @@ func FuzzOpenRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	at := Place{Key: session.Key{AppID: "cli_a", OpenID: "ou_a"}, Column: "sessions.access_token"}
+	at := Place{Key: session.Key{AppID: "cli_a", OpenID: "ou_a"}, Column: "sessions.access_token", Vouches: []string{"Bearer", "7"}}
 	record := ring.Seal(session.NewSecret(text), at)
-	f.Add(record, "cli_a", "ou_a", "sessions.access_token")
-	f.Add(record, "cli_a", "ou_b", "sessions.access_token")
-	f.Add(record, "cli_", "aou_a", "sessions.access_token")
-	f.Add(record, "cli_a", "ou_a", "sessions.refresh_token")
-	f.Add(record[:len(record)-1], "cli_a", "ou_a", "sessions.access_token")
-	f.Add(append(bytes.Clone(record), 0), "cli_a", "ou_a", "sessions.access_token")
-	f.Add([]byte{1}, "cli_a", "ou_a", "sessions.access_token")
-	f.Add([]byte{1, 255, 'k', '1'}, "cli_a", "ou_a", "sessions.access_token")
-	f.Add([]byte{1, 2, 'k', '1'}, "cli_a", "ou_a", "sessions.access_token")
-	f.Add([]byte{}, "cli_a", "ou_a", "sessions.access_token")
-	f.Fuzz(func(t *testing.T, stored []byte, appID, openID, column string) {
-		here := Place{Key: session.Key{AppID: appID, OpenID: openID}, Column: column}
+	f.Add(record, "cli_a", "ou_a", "sessions.access_token", "Bearer", "7")
+	f.Add(record, "cli_a", "ou_b", "sessions.access_token", "Bearer", "7")
+	f.Add(record, "cli_", "aou_a", "sessions.access_token", "Bearer", "7")
+	f.Add(record, "cli_a", "ou_a", "sessions.refresh_token", "Bearer", "7")
+	f.Add(record[:len(record)-1], "cli_a", "ou_a", "sessions.access_token", "Bearer", "7")
+	f.Add(append(bytes.Clone(record), 0), "cli_a", "ou_a", "sessions.access_token", "Bearer", "7")
+	f.Add(record, "cli_a", "ou_a", "sessions.access_token", "Bearer", "8")
+	f.Add(record, "cli_a", "ou_a", "sessions.access_token", "Bearer7", "")
+	f.Add([]byte{1}, "cli_a", "ou_a", "sessions.access_token", "Bearer", "7")
+	f.Add([]byte{1, 255, 'k', '1'}, "cli_a", "ou_a", "sessions.access_token", "Bearer", "7")
+	f.Add([]byte{1, 2, 'k', '1'}, "cli_a", "ou_a", "sessions.access_token", "Bearer", "7")
+	f.Add([]byte{}, "cli_a", "ou_a", "sessions.access_token", "Bearer", "7")
+	f.Fuzz(func(t *testing.T, stored []byte, appID, openID, column, one, two string) {
+		here := Place{Key: session.Key{AppID: appID, OpenID: openID}, Column: column, Vouches: []string{one, two}}
 		opened, err := ring.Open(stored, here)
-		switch whole := bytes.Equal(stored, record) && here == at; {
+		switch whole := bytes.Equal(stored, record) && reflect.DeepEqual(here, at); {
 		case len(stored) == 0:
 			if err != nil || !opened.Empty() {
 				t.Errorf("nothing stored: %v", err)

@@ -216,6 +216,9 @@ func (c *Consents) finish(ctx context.Context, id string, g session.Session) (*s
 	if err := tx.GetContext(ctx, &row, queryPut, args...); err != nil {
 		return nil, unavailable(err, "finishing a consent")
 	}
+	if err := takeAliases(ctx, tx, g.Key, g.UnionID, g.UserID); err != nil {
+		return nil, err
+	}
 	if err := tx.Commit(); err != nil {
 		return nil, unavailable(err, "finishing a consent")
 	}

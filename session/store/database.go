@@ -110,7 +110,7 @@ func explain(query string) (summary, purpose string) {
 	switch query {
 	case queryLoad, queryAccess:
 		return "SELECT sessions", ""
-	case queryByUnionID, queryByUserID:
+	case byUnionID.find, byUserID.find:
 		return "SELECT sessions", " (alias)"
 	case queryClaim:
 		return "UPDATE sessions", " (claim lease)"

@@ -12,6 +12,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/seal"
+	"larkside/telemetry"
 )
 
 // Config is what [Open] needs.
@@ -141,7 +142,7 @@ func assemble(conn *connection, ring *seal.Keyring, cache *cache, cfg Config) (*
 	db, sealer := conn.db, &sealer{Keyring: ring, db: conn.db}
 	changes := newChanges(db, cache, cfg.ListenURL, cfg.Log)
 	audit := &Audit{db: db, now: cfg.Now, log: cfg.Log}
-	sessions := &Sessions{db: db, sealer: sealer, cache: cache, changes: changes, now: cfg.Now, ttl: cfg.CacheTTL}
+	sessions := &Sessions{db: db, sealer: sealer, cache: cache, changes: changes, now: cfg.Now, ttl: cfg.CacheTTL, complaints: telemetry.NewComplaints(cfg.Log)}
 	d := &DB{
 		Sessions:  sessions,
 		Leases:    &Leases{sessions: sessions, owner: owner, closed: changes.closed.Done()},

@@ -68,8 +68,7 @@ const (
 // The tokens are not read. The row value comparison uses the index of the
 // primary key, which a chain of ORs does not.
 const querySearch = `SELECT app_id, open_id, union_id, user_id, profile, state, reason,
-		NULL AS access_token, NULL AS refresh_token, token_type, token_url, scope, issued_at, expires_at,
-		refresh_expires_at, granted_at, refreshed_at, version, attempts, attempt_at,
+		NULL AS access_token, NULL AS refresh_token, ` + termsColumns + `, refreshed_at, version, attempts, attempt_at,
 		failures, retry_at, synced_at
 	FROM sessions
 	WHERE (app_id, open_id) > ($1, $2) AND ($3 = '' OR app_id = $3) AND ($4 = '' OR state = $4)

@@ -59,3 +59,6 @@ func MigrateWith(ctx context.Context, cfg Config, to int64, up, down string, old
 	c.steps = append(c.steps, step{version: 2, oldest: oldest, up: up, down: down})
 	return errors.Join(c.migrateOrBack(ctx, to, cfg.Log), c.close())
 }
+
+// Forget empties the cache of key, so that its row is read again.
+func (s *Sessions) Forget(key session.Key) { s.cache.absent(key, s.cache.ticket(key)) }

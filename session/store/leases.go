@@ -133,10 +133,16 @@ func (l *Leases) Replace(ctx context.Context, lease *Lease, t Tokens) (*session.
 		return nil, err
 	}
 	key := lease.Session.Key
+	came := terms{
+		TokenType: t.TokenType, TokenURL: t.TokenURL, Scope: t.Scope, IssuedAt: millis(t.IssuedAt), ExpiresAt: millis(t.ExpiresAt),
+		// A refresh leaves granted_at as it is, and so does everything else that
+		// leaves the version as it is.
+		RefreshExpiresAt: millis(t.RefreshExpiresAt), GrantedAt: millis(lease.Session.GrantedAt),
+	}
 	stored, err := s.write(ctx, key, "storing refreshed tokens", queryReplace, key.AppID, key.OpenID, lease.Session.Version,
-		s.sealer.Seal(t.AccessToken, accessPlace(key)), s.sealer.Seal(t.RefreshToken, refreshPlace(key)),
-		t.TokenType, t.TokenURL, t.Scope, millis(t.IssuedAt), millis(t.ExpiresAt),
-		millis(t.RefreshExpiresAt), refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()), flag(t.AfterRefusal))
+		s.sealer.Seal(t.AccessToken, accessPlace(key, &came)), s.sealer.Seal(t.RefreshToken, refreshPlace(key, &came)),
+		came.TokenType, came.TokenURL, came.Scope, came.IssuedAt, came.ExpiresAt,
+		came.RefreshExpiresAt, refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()), flag(t.AfterRefusal))
 	if errors.Is(err, session.ErrConflict) {
 		return s.alreadyStored(ctx, key, t.AccessToken, err)
 	}

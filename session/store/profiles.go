@@ -26,7 +26,9 @@ func (p *Profiles) Due(ctx context.Context, appID string, before time.Time, limi
 // An answer without an alias (no scope for it) leaves the stored one as it is.
 const querySetProfile = `UPDATE sessions SET profile = $3, synced_at = $6,
 		union_id = CASE WHEN $4 = '' THEN union_id ELSE $4 END,
-		user_id = CASE WHEN $5 = '' THEN user_id ELSE $5 END
+		user_id = CASE WHEN $5 = '' THEN user_id ELSE $5 END,
+		union_id_seal = CASE WHEN $4 = '' THEN union_id_seal ELSE $7 END,
+		user_id_seal = CASE WHEN $5 = '' THEN user_id_seal ELSE $8 END
 	WHERE app_id = $1 AND open_id = $2`
 
 // Set stores what Lark says about a person now.
@@ -38,10 +40,11 @@ func (p *Profiles) Set(ctx context.Context, key session.Key, profile session.Pro
 	if err != nil {
 		return err
 	}
-	if _, err := p.db.ExecContext(ctx, querySetProfile, key.AppID, key.OpenID, sealed, unionID, userID, millis(p.now())); err != nil {
+	union, user := p.sealer.sealAliases(key, unionID, userID)
+	if _, err := p.db.ExecContext(ctx, querySetProfile, key.AppID, key.OpenID, sealed, unionID, userID, millis(p.now()), union, user); err != nil {
 		return unavailable(err, "storing a profile")
 	}
-	return nil
+	return takeAliases(ctx, p.db, key, unionID, userID)
 }
 
 const queryMarkSynced = `UPDATE sessions SET synced_at = $3 WHERE app_id = $1 AND open_id = $2`

@@ -23,12 +23,16 @@ type sealedTable struct {
 	order []string
 	// row is a further column that the records are bound to, if any.
 	row string
+	// vouches has, by sealed column, the columns whose values its records vouch
+	// for.
+	vouches map[string][]string
 }
 
 // sealedTables are all tables with sealed columns. A test compares the list
 // with the schema.
 var sealedTables = []sealedTable{
-	{name: "sessions", columns: []string{"profile", "access_token", "refresh_token"}, order: []string{"app_id", "open_id"}},
+	{name: "sessions", columns: []string{"union_id_seal", "user_id_seal", "profile", "access_token", "refresh_token"}, order: []string{"app_id", "open_id"},
+		vouches: map[string][]string{"access_token": strings.Split(termsColumns, ", "), "refresh_token": strings.Split(termsColumns, ", ")}},
 	{name: "consents", columns: []string{"link", "secret"}, order: []string{"id"}, row: "id"},
 }
 
@@ -192,6 +196,8 @@ func (row sealedRow) text(column string) string {
 		return v
 	case []byte:
 		return string(v)
+	case int64:
+		return number(v)
 	}
 	return ""
 }
@@ -213,6 +219,9 @@ func (row sealedRow) place(t *sealedTable, column string) seal.Place {
 	p := seal.Place{Key: session.Key{AppID: row.text("app_id"), OpenID: row.text("open_id")}, Column: t.name + "." + column}
 	if t.row != "" {
 		p.Row = row.text(t.row)
+	}
+	for _, other := range t.vouches[column] {
+		p.Vouches = append(p.Vouches, row.text(other))
 	}
 	return p
 }
@@ -394,12 +403,16 @@ func (t *sealedTable) queryBehind() string {
 		after = append(after, fmt.Sprintf("$%d", 4+i))
 	}
 	order := strings.Join(t.order, ", ")
-	columns := strings.Join(append([]string{"app_id", "open_id"}, t.columns...), ", ")
+	columns := append([]string{"app_id", "open_id"}, t.columns...)
 	if t.row != "" {
-		columns = t.row + ", " + columns
+		columns = append(columns, t.row)
 	}
+	for _, others := range t.vouches {
+		columns = append(columns, others...)
+	}
+	slices.Sort(columns)
 	return fmt.Sprintf("SELECT %s FROM %s WHERE (%s) > (%s) AND (%s) ORDER BY %s LIMIT $3",
-		columns, t.name, order, strings.Join(after, ", "), strings.Join(any, " OR "), order)
+		strings.Join(slices.Compact(columns), ", "), t.name, order, strings.Join(after, ", "), strings.Join(any, " OR "), order)
 }
 
 // queryReseal returns the statement that replaces the records of one row if none

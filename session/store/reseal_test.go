@@ -57,14 +57,16 @@ func startsWith(t *testing.T, db *dbtest.DB, keys ...session.Secret) error {
 func sealedUnder(t *testing.T, db *dbtest.DB, id string) int {
 	t.Helper()
 	n := 0
-	for _, query := range []string{"SELECT access_token, refresh_token, profile FROM sessions", "SELECT link, secret, NULL FROM consents"} {
+	for _, query := range []string{
+		"SELECT access_token, refresh_token, profile, union_id_seal, user_id_seal FROM sessions", "SELECT link, secret, NULL, NULL, NULL FROM consents",
+	} {
 		rows, err := db.SQL(t).Query(query)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for rows.Next() {
-			var records [3][]byte
-			if err := rows.Scan(&records[0], &records[1], &records[2]); err != nil {
+			var records [5][]byte
+			if err := rows.Scan(&records[0], &records[1], &records[2], &records[3], &records[4]); err != nil {
 				t.Fatal(err)
 			}
 			for _, record := range records {
@@ -106,7 +108,7 @@ func TestReseal(t *testing.T) {
 		if err != nil || got.Key != "new" || got.Sealed != users+1 || got.Unreadable != 0 || !slices.Equal(got.Retired, []string{"old"}) || reports < 3 {
 			t.Fatalf("%+v, %v, %d reports", got, err, reports)
 		}
-		if o, n := sealedUnder(t, db, "old"), sealedUnder(t, db, "new"); o != 0 || n != 3*users+2 {
+		if o, n := sealedUnder(t, db, "old"), sealedUnder(t, db, "new"); o != 0 || n != 5*users+2 {
 			t.Errorf("%d records under the old key, %d under the new", o, n)
 		}
 		if got, err := s.Reseal(t.Context(), nil); err != nil || got.Sealed != 0 || len(got.Retired) != 0 {
@@ -260,7 +262,7 @@ func TestResealUnreadable(t *testing.T) {
 		if !errors.Is(err, store.ErrReseal) || got.Unreadable != 1 || got.Sealed != 0 || len(got.Retired) != 0 {
 			t.Errorf("%+v, %v", got, err)
 		}
-		if err := startsWith(t, db, newKey, oldKey); err != nil || sealedUnder(t, db, "old") != 3 {
+		if err := startsWith(t, db, newKey, oldKey); err != nil || sealedUnder(t, db, "old") != 5 {
 			t.Errorf("%v, %d records left", err, sealedUnder(t, db, "old"))
 		}
 	})

@@ -5,16 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"go.opentelemetry.io/otel/metric"
 
 	"larkside/session"
 	"larkside/session/seal"
 	"larkside/session/singleflight"
+	"larkside/telemetry"
 )
 
 // Sessions reads and writes sessions. A cache of access tokens is in front.
@@ -31,6 +35,8 @@ type Sessions struct {
 	// the database, in Unix nanoseconds of the local clock.
 	restUntil atomic.Int64
 	evictions metric.Int64Counter
+	// complaints logs rows that somebody without a key has changed.
+	complaints *telemetry.Complaints
 
 	// testingOnlyLoaded runs between the answer of a look-up and the cache,
 	// testingOnlyStored between the answer of a write and the cache.
@@ -89,7 +95,7 @@ func (s *Sessions) Access(ctx context.Context, key session.Key) (*session.Access
 }
 
 // Requests wait for this statement, so it reads only what an Access has.
-const queryAccess = `SELECT state, reason, access_token, token_type, issued_at, expires_at,
+const queryAccess = `SELECT state, reason, access_token, ` + termsColumns + `,
 		CASE WHEN refresh_token IS NULL THEN 0 ELSE 1 END AS renewable, version, retry_at
 	FROM sessions WHERE app_id = $1 AND open_id = $2`
 
@@ -99,12 +105,10 @@ func (s *Sessions) loadAccess(ctx context.Context, key session.Key) (*session.Ac
 		State       string `db:"state"`
 		Reason      string `db:"reason"`
 		AccessToken []byte `db:"access_token"`
-		TokenType   string `db:"token_type"`
-		IssuedAt    int64  `db:"issued_at"`
-		ExpiresAt   int64  `db:"expires_at"`
-		Renewable   int64  `db:"renewable"`
-		Version     int64  `db:"version"`
-		RetryAt     int64  `db:"retry_at"`
+		terms
+		Renewable int64 `db:"renewable"`
+		Version   int64 `db:"version"`
+		RetryAt   int64 `db:"retry_at"`
 	}
 	err := s.db.getAccess(ctx, &r, key.AppID, key.OpenID)
 	if s.testingOnlyLoaded != nil {
@@ -116,7 +120,7 @@ func (s *Sessions) loadAccess(ctx context.Context, key session.Key) (*session.Ac
 		}
 		return nil, err
 	}
-	token, err := s.sealer.Open(r.AccessToken, accessPlace(key))
+	token, err := s.sealer.Open(r.AccessToken, accessPlace(key, &r.terms))
 	if err != nil {
 		return nil, unavailable(err, "opening a stored session")
 	}
@@ -148,41 +152,118 @@ func (s *Sessions) Load(ctx context.Context, key session.Key) (*session.Session,
 	return r.open(s.sealer.Keyring)
 }
 
-// The newest grant comes first, since an administrator may give a user_id to
-// another person. The comparison with ” is the condition of the index.
-const (
-	queryByUnionID = `SELECT open_id FROM sessions
-	WHERE app_id = $1 AND union_id = $2 AND union_id <> '' ORDER BY granted_at DESC LIMIT 1`
-	queryByUserID = `SELECT open_id FROM sessions
-	WHERE app_id = $1 AND user_id = $2 AND user_id <> '' ORDER BY granted_at DESC LIMIT 1`
+// aliasKind is a column by whose value an app may name a user.
+type aliasKind struct {
+	// column holds the alias in clear, so that it can be searched for. The
+	// column with _seal behind its name holds it sealed.
+	column string
+	// find looks for an alias, and take removes it from everybody but its owner.
+	find, take string
+}
+
+var (
+	byUnionID = newAliasKind("union_id")
+	byUserID  = newAliasKind("user_id")
 )
+
+// maxNamesakes is how many rows with one alias are looked at. More than one
+// means that somebody has written to the database who has no key.
+const maxNamesakes = 20
+
+// newAliasKind returns the kind of alias in a column. The comparison with ”
+// is the condition of the column's index.
+func newAliasKind(column string) aliasKind {
+	return aliasKind{
+		column: column,
+		find: fmt.Sprintf(`SELECT open_id, %[1]s_seal AS record FROM sessions
+	WHERE app_id = $1 AND %[1]s = $2 AND %[1]s <> '' LIMIT %[2]d`, column, maxNamesakes),
+		take: fmt.Sprintf(`UPDATE sessions SET %[1]s = '', %[1]s_seal = NULL
+	WHERE app_id = $1 AND %[1]s = $2 AND %[1]s <> '' AND open_id <> $3`, column),
+	}
+}
+
+func (k *aliasKind) place(key session.Key) seal.Place {
+	return seal.Place{Key: key, Column: "sessions." + k.column + "_seal"}
+}
+
+// sealAliases returns the records of union_id and user_id.
+func (s *sealer) sealAliases(key session.Key, unionID, userID string) (union, user []byte) {
+	return s.Seal(session.NewSecret(unionID), byUnionID.place(key)), s.Seal(session.NewSecret(userID), byUserID.place(key))
+}
+
+// takeAliases removes the aliases that Lark says are key's from every other
+// user. Lark gives an id to one user at a time, and an administrator may give a
+// user_id to another person.
+func takeAliases(ctx context.Context, db sqlx.ExecerContext, key session.Key, unionID, userID string) error {
+	for _, a := range []struct {
+		kind  *aliasKind
+		alias string
+	}{{&byUnionID, unionID}, {&byUserID, userID}} {
+		if a.alias == "" {
+			continue
+		}
+		if _, err := db.ExecContext(ctx, a.kind.take, key.AppID, a.alias, key.OpenID); err != nil {
+			return unavailable(err, "storing a user's ids")
+		}
+	}
+	return nil
+}
 
 // Resolve returns the key of the user whom an alias names: a union_id if it
 // begins with on_, else a user_id. An administrator chooses user_ids, so one
-// that is spelled like another user's union_id must not lead to that user's
-// token. [session.ErrNotFound] if no user of the app who ever consented has the
-// alias.
+// that is spelled like another user's union_id or open_id must not lead to that
+// user's token. A row whose alias was set by somebody without a key does not
+// count. [session.ErrNotFound] if no user of the app who ever consented has the
+// alias, and [session.ErrAmbiguous] if two have.
 func (s *Sessions) Resolve(ctx context.Context, appID, alias string) (session.Key, error) {
-	query := queryByUserID
-	if strings.HasPrefix(alias, "on_") {
-		query = queryByUnionID
+	kind := &byUserID
+	switch {
+	case strings.HasPrefix(alias, "on_"):
+		kind = &byUnionID
+	case strings.HasPrefix(alias, "ou_"):
+		return session.Key{}, fmt.Errorf("resolving a user id: an open_id is no alias: %w", session.ErrNotFound)
 	}
-	var openID string
-	err := s.db.GetContext(ctx, &openID, query, appID, alias)
-	if err := noRows(err, session.ErrNotFound, "resolving a user id"); err != nil {
-		return session.Key{}, err
+	var rows []struct {
+		OpenID string `db:"open_id"`
+		Record []byte `db:"record"`
 	}
-	return session.Key{AppID: appID, OpenID: openID}, nil
+	if err := s.db.SelectContext(ctx, &rows, kind.find, appID, alias); err != nil {
+		return session.Key{}, unavailable(err, "resolving a user id")
+	}
+	var found []session.Key
+	var unreadable error
+	for _, r := range rows {
+		key := session.Key{AppID: appID, OpenID: r.OpenID}
+		sealed, err := s.sealer.Open(r.Record, kind.place(key))
+		switch {
+		case errors.Is(err, seal.ErrUnknownKey):
+			unreadable = err
+		case err != nil || sealed.Expose() != alias:
+			s.complaints.Log(ctx, slog.LevelError, "a stored user id is not the one that Lark gave; it is not used", kind.column, "app_id", appID, "column", kind.column)
+		default:
+			found = append(found, key)
+		}
+	}
+	switch {
+	case unreadable != nil: // it may be the alias of another user
+		return session.Key{}, unavailable(unreadable, "resolving a user id")
+	case len(found) == 0:
+		return session.Key{}, fmt.Errorf("resolving a user id: %w", session.ErrNotFound)
+	case len(found) > 1:
+		return session.Key{}, fmt.Errorf("resolving a user id: %w", session.ErrAmbiguous)
+	}
+	return found[0], nil
 }
 
 // A new consent replaces whatever was there, even while it is being refreshed.
 // It moves the version, so queryReplace does not store that refresh's result.
 const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, profile, state,
 		access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
-		refresh_expires_at, refresh_due_at, granted_at, synced_at, refresh_life, version, changed_at)
-	VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1, larkside_now())
+		refresh_expires_at, refresh_due_at, granted_at, synced_at, refresh_life, union_id_seal, user_id_seal, version, changed_at)
+	VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 1, larkside_now())
 	ON CONFLICT (app_id, open_id) DO UPDATE SET
-		union_id = excluded.union_id, user_id = excluded.user_id, profile = excluded.profile,
+		union_id = excluded.union_id, user_id = excluded.user_id,
+		union_id_seal = excluded.union_id_seal, user_id_seal = excluded.user_id_seal, profile = excluded.profile,
 		state = 'active', reason = '',
 		access_token = excluded.access_token, refresh_token = excluded.refresh_token,
 		token_type = excluded.token_type, token_url = excluded.token_url, scope = excluded.scope,
@@ -202,7 +283,11 @@ func (s *Sessions) Put(ctx context.Context, g session.Session) (*session.Session
 	if err != nil {
 		return nil, err
 	}
-	return s.write(ctx, g.Key, "storing a session", queryPut, args...)
+	stored, err := s.write(ctx, g.Key, "storing a session", queryPut, args...)
+	if err != nil {
+		return nil, err
+	}
+	return stored, takeAliases(ctx, s.db, g.Key, g.UnionID, g.UserID)
 }
 
 // putArgs returns the arguments of queryPut.
@@ -218,10 +303,15 @@ func (s *Sessions) putArgs(ctx context.Context, g session.Session) ([]any, error
 	if !g.RefreshExpiresAt.IsZero() {
 		refreshLife = g.RefreshExpiresAt.Sub(g.IssuedAt).Milliseconds()
 	}
+	t := terms{
+		TokenType: g.TokenType, TokenURL: g.TokenURL, Scope: g.Scope, IssuedAt: millis(g.IssuedAt), ExpiresAt: millis(g.ExpiresAt),
+		RefreshExpiresAt: millis(g.RefreshExpiresAt), GrantedAt: millis(g.GrantedAt),
+	}
+	unionSeal, userSeal := s.sealer.sealAliases(g.Key, g.UnionID, g.UserID)
 	return []any{g.AppID, g.OpenID, g.UnionID, g.UserID, profile,
-		s.sealer.Seal(g.AccessToken, accessPlace(g.Key)), s.sealer.Seal(g.RefreshToken, refreshPlace(g.Key)),
-		g.TokenType, g.TokenURL, g.Scope, millis(g.IssuedAt), millis(g.ExpiresAt),
-		millis(g.RefreshExpiresAt), refreshDue(g.IssuedAt, g.RefreshExpiresAt), millis(g.GrantedAt), millis(g.SyncedAt), refreshLife}, nil
+		s.sealer.Seal(g.AccessToken, accessPlace(g.Key, &t)), s.sealer.Seal(g.RefreshToken, refreshPlace(g.Key, &t)),
+		t.TokenType, t.TokenURL, t.Scope, t.IssuedAt, t.ExpiresAt,
+		t.RefreshExpiresAt, refreshDue(g.IssuedAt, g.RefreshExpiresAt), t.GrantedAt, millis(g.SyncedAt), refreshLife, unionSeal, userSeal}, nil
 }
 
 // refreshDue returns when the sweep refreshes a session that nobody uses: at a
@@ -320,12 +410,38 @@ func (s *Sessions) changeState(ctx context.Context, doing, query string, key ses
 	return err
 }
 
-func accessPlace(k session.Key) seal.Place {
-	return seal.Place{Key: k, Column: "sessions.access_token"}
+// terms are what a grant's tokens came with. Both tokens vouch for them: a row
+// in which one of these columns was changed has no token. All that changes them
+// is what stores tokens (Put, Replace) or deletes both (Revoke).
+//
+// The other columns of sessions can be changed by whoever can write to the
+// database. deploy/docs/security.md says what that brings.
+type terms struct {
+	TokenType        string `db:"token_type"`
+	TokenURL         string `db:"token_url"`
+	Scope            string `db:"scope"`
+	IssuedAt         int64  `db:"issued_at"`
+	ExpiresAt        int64  `db:"expires_at"`
+	RefreshExpiresAt int64  `db:"refresh_expires_at"`
+	GrantedAt        int64  `db:"granted_at"`
 }
 
-func refreshPlace(k session.Key) seal.Place {
-	return seal.Place{Key: k, Column: "sessions.refresh_token"}
+// termsColumns are the columns of terms, in the order of values.
+const termsColumns = `token_type, token_url, scope, issued_at, expires_at, refresh_expires_at, granted_at`
+
+func (t *terms) values() []string {
+	return []string{t.TokenType, t.TokenURL, t.Scope, number(t.IssuedAt), number(t.ExpiresAt), number(t.RefreshExpiresAt), number(t.GrantedAt)}
+}
+
+// number is the form in which a record vouches for a number.
+func number(n int64) string { return strconv.FormatInt(n, 10) }
+
+func accessPlace(k session.Key, t *terms) seal.Place {
+	return seal.Place{Key: k, Column: "sessions.access_token", Vouches: t.values()}
+}
+
+func refreshPlace(k session.Key, t *terms) seal.Place {
+	return seal.Place{Key: k, Column: "sessions.refresh_token", Vouches: t.values()}
 }
 
 func profilePlace(k session.Key) seal.Place {
@@ -344,37 +460,30 @@ func (s *sealer) sealProfile(key session.Key, p session.Profile) ([]byte, error)
 }
 
 const sessionColumns = `app_id, open_id, union_id, user_id, profile, state, reason,
-	access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
-	refresh_expires_at, granted_at, refreshed_at, version, attempts, attempt_at,
+	access_token, refresh_token, ` + termsColumns + `, refreshed_at, version, attempts, attempt_at,
 	failures, retry_at, doubted_at, synced_at, after_refusal`
 
 // sessionRow is a row of sessions.
 type sessionRow struct {
-	AppID            string `db:"app_id"`
-	OpenID           string `db:"open_id"`
-	UnionID          string `db:"union_id"`
-	UserID           string `db:"user_id"`
-	Profile          []byte `db:"profile"`
-	State            string `db:"state"`
-	Reason           string `db:"reason"`
-	AccessToken      []byte `db:"access_token"`
-	RefreshToken     []byte `db:"refresh_token"`
-	TokenType        string `db:"token_type"`
-	TokenURL         string `db:"token_url"`
-	Scope            string `db:"scope"`
-	IssuedAt         int64  `db:"issued_at"`
-	ExpiresAt        int64  `db:"expires_at"`
-	RefreshExpiresAt int64  `db:"refresh_expires_at"`
-	GrantedAt        int64  `db:"granted_at"`
-	RefreshedAt      int64  `db:"refreshed_at"`
-	Version          int64  `db:"version"`
-	Attempts         int64  `db:"attempts"`
-	AttemptAt        int64  `db:"attempt_at"`
-	Failures         int    `db:"failures"`
-	RetryAt          int64  `db:"retry_at"`
-	DoubtedAt        int64  `db:"doubted_at"`
-	SyncedAt         int64  `db:"synced_at"`
-	AfterRefusal     int64  `db:"after_refusal"`
+	AppID        string `db:"app_id"`
+	OpenID       string `db:"open_id"`
+	UnionID      string `db:"union_id"`
+	UserID       string `db:"user_id"`
+	Profile      []byte `db:"profile"`
+	State        string `db:"state"`
+	Reason       string `db:"reason"`
+	AccessToken  []byte `db:"access_token"`
+	RefreshToken []byte `db:"refresh_token"`
+	terms
+	RefreshedAt  int64 `db:"refreshed_at"`
+	Version      int64 `db:"version"`
+	Attempts     int64 `db:"attempts"`
+	AttemptAt    int64 `db:"attempt_at"`
+	Failures     int   `db:"failures"`
+	RetryAt      int64 `db:"retry_at"`
+	DoubtedAt    int64 `db:"doubted_at"`
+	SyncedAt     int64 `db:"synced_at"`
+	AfterRefusal int64 `db:"after_refusal"`
 }
 
 // open returns the session of a row. A record that does not open is an error of
@@ -393,8 +502,8 @@ func (r *sessionRow) open(ring *seal.Keyring) (*session.Session, error) {
 		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), DoubtedAt: fromMillis(r.DoubtedAt), SyncedAt: fromMillis(r.SyncedAt),
 	}
 	var err1, err2, err3 error
-	s.AccessToken, err1 = ring.Open(r.AccessToken, accessPlace(s.Key))
-	s.RefreshToken, err2 = ring.Open(r.RefreshToken, refreshPlace(s.Key))
+	s.AccessToken, err1 = ring.Open(r.AccessToken, accessPlace(s.Key, &r.terms))
+	s.RefreshToken, err2 = ring.Open(r.RefreshToken, refreshPlace(s.Key, &r.terms))
 	profile, err3 := ring.Open(r.Profile, profilePlace(s.Key))
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, unavailable(err, "opening a stored session")

@@ -122,6 +122,101 @@ func TestAliasesDoNotMix(t *testing.T) {
 	})
 }
 
+// An alias counts only as Lark gave it. Whoever can write to the database can
+// take an alias away, and can't give one user's to another.
+func TestAliasesAreSealed(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		raw := db.SQL(t)
+		bob := session.Key{AppID: alice.AppID, OpenID: "ou_bob"}
+		exec := func(query string, args ...any) {
+			t.Helper()
+			if _, err := raw.Exec(query, args...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		resolves := func(alias string, want session.Key, wantErr error) {
+			t.Helper()
+			if key, err := s.Sessions.Resolve(t.Context(), alice.AppID, alias); key != want || !errors.Is(err, wantErr) {
+				t.Errorf("Resolve(%s) = %v, %v; want %v, %v", alias, key, err, want, wantErr)
+			}
+		}
+		nobody := session.Key{}
+		put(t, s, grant(alice, "1"))
+		put(t, s, grant(bob, "2"))
+		for _, column := range []string{"union_id", "user_id"} {
+			alias := map[string]string{"union_id": "on_ou_alice", "user_id": "uou_alice"}[column]
+			exec(`UPDATE sessions SET ` + column + ` = (SELECT ` + column + ` FROM sessions WHERE open_id = 'ou_alice') WHERE open_id = 'ou_bob'`)
+			resolves(alias, alice, nil)
+			exec(`UPDATE sessions SET ` + column + `_seal = (SELECT ` + column + `_seal FROM sessions WHERE open_id = 'ou_alice') WHERE open_id = 'ou_bob'`)
+			resolves(alias, alice, nil)
+			exec(`UPDATE sessions SET ` + column + ` = 'on_elsewhere' WHERE open_id = 'ou_alice'`)
+			resolves(alias, nobody, session.ErrNotFound)
+			resolves("on_elsewhere", nobody, session.ErrNotFound)
+			put(t, s, grant(alice, "1"))
+			put(t, s, grant(bob, "2"))
+			resolves(alias, alice, nil)
+		}
+		// A user_id that looks like another kind of id leads to nobody.
+		g := grant(bob, "2")
+		g.UserID = "ou_alice"
+		put(t, s, g)
+		resolves("ou_alice", nobody, session.ErrNotFound)
+		// So does one of a user whose profile was read.
+		if err := s.Profiles.Set(t.Context(), bob, session.Profile{}, "on_new", ""); err != nil {
+			t.Fatal(err)
+		}
+		resolves("on_new", bob, nil)
+		exec(`UPDATE sessions SET union_id = 'on_new' WHERE open_id = 'ou_alice'`)
+		resolves("on_new", bob, nil)
+	})
+}
+
+// An administrator may give a user_id to another person: then Lark says so of
+// the new one. An old row that is put back makes the id belong to two users,
+// and so to neither.
+func TestAliasIsGivenToAnother(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		raw := db.SQL(t)
+		bob := session.Key{AppID: alice.AppID, OpenID: "ou_bob"}
+		put(t, s, grant(alice, "1"))
+		put(t, s, grant(bob, "2"))
+		var record []byte
+		if err := raw.QueryRow(`SELECT user_id_seal FROM sessions WHERE open_id = 'ou_alice'`).Scan(&record); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Profiles.Set(t.Context(), bob, session.Profile{}, "", "uou_alice"); err != nil {
+			t.Fatal(err)
+		}
+		if key, err := s.Sessions.Resolve(t.Context(), alice.AppID, "uou_alice"); err != nil || key != bob {
+			t.Errorf("after a sync: %v, %v", key, err)
+		}
+		if row := load(t, s, alice); row.UserID != "" || row.UnionID == "" || row.AccessToken.Expose() != "access-1" {
+			t.Errorf("the former owner has %q and %q", row.UserID, row.UnionID)
+		}
+		p, _, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "x", time.Minute, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Consents.Finish(t.Context(), p.ID, grant(alice, "3")); err != nil {
+			t.Fatal(err)
+		}
+		if key, err := s.Sessions.Resolve(t.Context(), alice.AppID, "uou_alice"); err != nil || key != alice {
+			t.Errorf("after a consent: %v, %v", key, err)
+		}
+		if err := s.Profiles.Set(t.Context(), bob, session.Profile{}, "", "uou_alice"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := raw.Exec(`UPDATE sessions SET user_id = 'uou_alice', user_id_seal = $1 WHERE open_id = 'ou_alice'`, record); err != nil {
+			t.Fatal(err)
+		}
+		if key, err := s.Sessions.Resolve(t.Context(), alice.AppID, "uou_alice"); !errors.Is(err, session.ErrAmbiguous) {
+			t.Errorf("with an old row: %v, %v", key, err)
+		}
+	})
+}
+
 // The lease is the right to spend a refresh token: one owner at a time, and a
 // pair is stored over the one that it was made from or not at all.
 func TestLease(t *testing.T) {
@@ -243,6 +338,54 @@ func TestMovedRowDoesNotOpen(t *testing.T) {
 			}
 		}
 		load(t, s, alice)
+	})
+}
+
+// What decides where and how long a token is used is sealed with the token: a
+// row in which it was changed has no token, before and after a refresh and a
+// rotation of the keys.
+func TestTermsAreSealed(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := with(t, db, newKey, oldKey)
+		raw := db.SQL(t)
+		changed := func(after string) {
+			t.Helper()
+			load(t, s, alice)
+			for _, change := range []string{
+				`token_url = 'https://accounts.example/anycross/trigger/callback/X'`, `token_url = ''`, `token_type = 'MAC'`, `scope = scope || ' mail:user_mailbox'`,
+				`expires_at = expires_at + 3600000`, `expires_at = 1`, `issued_at = 0`, `refresh_expires_at = refresh_expires_at + 1`, `granted_at = 0`,
+			} {
+				column, _, _ := strings.Cut(change, " ")
+				var was any
+				if err := raw.QueryRow(`SELECT ` + column + ` FROM sessions`).Scan(&was); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := raw.Exec(`UPDATE sessions SET ` + change); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.Sessions.Load(t.Context(), alice); !errors.Is(err, session.ErrUnavailable) {
+					t.Errorf("%s: SET %s: Load: %v", after, change, err)
+				}
+				s.Sessions.Forget(alice)
+				if _, err := s.Sessions.Access(t.Context(), alice); !errors.Is(err, session.ErrUnavailable) {
+					t.Errorf("%s: SET %s: Access: %v", after, change, err)
+				}
+				if _, err := raw.Exec(`UPDATE sessions SET `+column+` = $1`, was); err != nil {
+					t.Fatal(err)
+				}
+			}
+			load(t, s, alice)
+		}
+		put(t, with(t, db, oldKey), grant(alice, "1"))
+		changed("a consent")
+		if _, err := s.Reseal(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		changed("a rotation")
+		if _, err := s.Leases.Replace(t.Context(), claim(t, s, alice, 1, time.Minute), renewed("2")); err != nil {
+			t.Fatal(err)
+		}
+		changed("a refresh")
 	})
 }
 

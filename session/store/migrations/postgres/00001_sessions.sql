@@ -13,6 +13,8 @@ CREATE TABLE sessions (
     open_id            text   NOT NULL,
     union_id           text   NOT NULL DEFAULT '',
     user_id            text   NOT NULL DEFAULT '',
+    union_id_seal      bytea,                       -- sealed: union_id, so that nobody without a key can set it
+    user_id_seal       bytea,                       -- sealed: user_id
     profile            bytea,                       -- sealed
     state              text   NOT NULL,             -- active, consent_required, disabled
     reason             text   NOT NULL DEFAULT '',
