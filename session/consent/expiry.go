@@ -74,7 +74,12 @@ func (f *Flow) remind(ctx context.Context, x store.Expiring) {
 		if f.flow == session.DeviceFlow {
 			return f.announceEnd(ctx, x)
 		}
-		return f.askToRenew(ctx, x.Key, wish{reason: ending, scopes: f.scopes.with(parseScopes(x.Scope)...), life: life})
+		// Only the whole row shows that its scopes are those that were granted.
+		row, err := f.sessions.Load(ctx, x.Key)
+		if err != nil {
+			return err
+		}
+		return f.askToRenew(ctx, x.Key, wish{reason: ending, scopes: f.scopes.with(parseScopes(row.Scope)...), life: life})
 	})
 }
 

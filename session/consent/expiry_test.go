@@ -114,7 +114,7 @@ func TestExpiring(t *testing.T) {
 			if found := at(none); len(found) != 0 {
 				t.Errorf("%s: found %+v after %s", what, found, none)
 			}
-			if found := at(some); len(found) != 1 || found[0].EndsAt.Sub(row.GrantedAt) != want || found[0].Scope != row.Scope {
+			if found := at(some); len(found) != 1 || found[0].EndsAt.Sub(row.GrantedAt) != want {
 				t.Errorf("%s: found %+v after %s", what, found, some)
 			}
 		}
@@ -146,7 +146,7 @@ func TestRenewalInDeviceFlow(t *testing.T) {
 	w.withEvents(func(c *Config) { c.PublicURL = "" })
 	w.granted(0)
 	f := w.flow(func(c *Config) { c.Buttons = true })
-	x := store.Expiring{Key: alice, Scope: "im:message", GrantedAt: w.Row(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
+	x := store.Expiring{Key: alice, GrantedAt: w.Row(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
 	for range 2 {
 		f.remind(t.Context(), x)
 	}

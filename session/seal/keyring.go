@@ -29,6 +29,10 @@ import (
 // The record is neither lost nor absent; the ring is incomplete.
 var ErrUnknownKey = errors.New("sealed under an encryption key that is not configured")
 
+// ErrChanged: a record, or what it vouches for, was changed by somebody without
+// the key, or the record was moved from another place.
+var ErrChanged = errors.New("changed without the encryption key")
+
 // sealedFormat is the first byte of every sealed record.
 const sealedFormat = 1
 
@@ -191,7 +195,7 @@ func (k EncryptionKey) Seal(s session.Secret, at Place) []byte {
 }
 
 // Open returns the secret of a record. It returns the empty Secret for an empty
-// record and [ErrUnknownKey] if the ring lacks the key.
+// record. Errors are [ErrUnknownKey] and [ErrChanged].
 func (r *Keyring) Open(record []byte, at Place) (session.Secret, error) {
 	if len(record) == 0 {
 		return session.Secret{}, nil
@@ -206,11 +210,11 @@ func (r *Keyring) Open(record []byte, at Place) (session.Secret, error) {
 	}
 	n := k.aead.NonceSize()
 	if len(sealed) < n {
-		return session.Secret{}, errors.New("sealed record is too short")
+		return session.Secret{}, fmt.Errorf("%w: sealed record is too short", ErrChanged)
 	}
 	plain, err := k.aead.Open(nil, sealed[:n], sealed[n:], at.additionalData())
 	if err != nil {
-		return session.Secret{}, fmt.Errorf("sealed record does not open with key %q: it, or what it vouches for, was changed, or it was moved, or it was sealed with other key bytes", id)
+		return session.Secret{}, fmt.Errorf("%w: sealed record does not open with key %q, unless that has other bytes than when it sealed", ErrChanged, id)
 	}
 	return session.NewSecret(string(plain)), nil
 }
@@ -232,7 +236,7 @@ func Prefix(id string) []byte { return append([]byte{sealedFormat, byte(len(id))
 // splitRecord returns the key's id, and the nonce with the ciphertext.
 func splitRecord(record []byte) (id string, sealed []byte, err error) {
 	if len(record) < 2 || record[0] != sealedFormat || len(record) < 2+int(record[1]) {
-		return "", nil, errors.New("not a sealed record")
+		return "", nil, fmt.Errorf("%w: not a sealed record", ErrChanged)
 	}
 	end := 2 + int(record[1])
 	return string(record[2:end]), record[end:], nil

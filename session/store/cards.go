@@ -6,14 +6,13 @@ import (
 	"time"
 
 	"larkside/session"
-	"larkside/session/seal"
 )
 
 // Cards keeps what became of the auth cards, and what they show.
 type Cards struct {
-	db    *database
-	ring  *seal.Keyring
-	owner string // this process, random
+	db     *database
+	sealer *sealer
+	owner  string // this process, random
 }
 
 const queryCardSet = `UPDATE consents SET card = $2, card_message_id = $3, card_shows = $4 WHERE id = $1`
@@ -44,7 +43,7 @@ const queryCardsBehind = `SELECT ` + consentColumns + ` FROM consents
 // Behind returns up to limit consents that were closed within the last period
 // and whose card still shows an earlier state.
 func (c *Cards) Behind(ctx context.Context, period time.Duration, limit int) ([]session.Consent, error) {
-	return c.db.consents(ctx, c.ring, "finding cards to update", queryCardsBehind, period.Milliseconds(), limit)
+	return c.sealer.consents(ctx, "finding cards to update", queryCardsBehind, period.Milliseconds(), limit)
 }
 
 const queryCardClaim = `UPDATE consents SET lease_owner = $2, lease_until = larkside_now() + $3

@@ -6,13 +6,12 @@ import (
 	"time"
 
 	"larkside/session"
-	"larkside/session/seal"
 )
 
 // ConsentHistory is what was asked of users before.
 type ConsentHistory struct {
-	db   *database
-	ring *seal.Keyring
+	db     *database
+	sealer *sealer
 }
 
 // ConsentFilter selects consents. An empty field selects all.
@@ -25,10 +24,10 @@ const queryConsentList = `SELECT ` + consentColumns + ` FROM consents
 	WHERE ($1 = '' OR id < $1) AND ($2 = '' OR app_id = $2) AND ($3 = '' OR open_id = $3) AND ($4 = '' OR state = $4)
 	ORDER BY id DESC LIMIT $5`
 
-// List returns up to limit consents, the newest first, older than the one with
+// List returns up to limit consents without their secrets, the newest first, older than the one with
 // id before. An empty before means from the newest.
 func (h *ConsentHistory) List(ctx context.Context, before string, f ConsentFilter, limit int) ([]session.Consent, error) {
-	return h.db.consents(ctx, h.ring, "listing consents", queryConsentList, before, f.AppID, f.OpenID, f.State, limit)
+	return h.sealer.consents(ctx, "listing consents", queryConsentList, before, f.AppID, f.OpenID, f.State, limit)
 }
 
 const queryConsentCount = `SELECT count(*) FROM consents WHERE app_id = $1 AND open_id = $2 AND created_at > larkside_now() - $3`

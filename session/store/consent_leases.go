@@ -7,15 +7,14 @@ import (
 	"time"
 
 	"larkside/session"
-	"larkside/session/seal"
 )
 
 // ConsentLeases gives one replica at a time the right to poll for an open
 // consent, or to finish it.
 type ConsentLeases struct {
-	db    *database
-	ring  *seal.Keyring
-	owner string // this process, random
+	db     *database
+	sealer *sealer
+	owner  string // this process, random
 }
 
 const queryConsentDue = `SELECT id FROM consents
@@ -56,8 +55,8 @@ func (l *ConsentLeases) ClaimDue(ctx context.Context, id string, ttl time.Durati
 }
 
 func (l *ConsentLeases) claim(ctx context.Context, query, id string, ttl time.Duration) (*session.Consent, error) {
-	c, err := l.db.consent(ctx, l.ring, query, id, l.owner, ttl.Milliseconds())
-	if errors.Is(err, session.ErrNotFound) {
+	c, err := l.sealer.consent(ctx, query, id, l.owner, ttl.Milliseconds())
+	if errors.Is(err, session.ErrNotFound) || err == nil && c.State != session.ConsentPending {
 		return nil, fmt.Errorf("claiming a consent: %w", session.ErrLeased)
 	}
 	return c, err

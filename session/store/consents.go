@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -32,9 +34,9 @@ type Consents struct {
 func newConsents(sessions *Sessions, audit *Audit, owner string) *Consents {
 	db, sealer := sessions.db, sessions.sealer
 	return &Consents{
-		Leases:  &ConsentLeases{db: db, ring: sealer.Keyring, owner: owner},
-		Cards:   &Cards{db: db, ring: sealer.Keyring, owner: owner},
-		History: &ConsentHistory{db: db, ring: sealer.Keyring},
+		Leases:  &ConsentLeases{db: db, sealer: sealer, owner: owner},
+		Cards:   &Cards{db: db, sealer: sealer, owner: owner},
+		History: &ConsentHistory{db: db, sealer: sealer},
 		db:      db, sealer: sealer, sessions: sessions, changes: sessions.changes, audit: audit, now: sessions.now, owner: owner,
 	}
 }
@@ -42,9 +44,9 @@ func newConsents(sessions *Sessions, audit *Audit, owner string) *Consents {
 // The insert is the claim to be the one open consent of this user: by the
 // partial unique index it succeeds on one replica. A consent that has expired
 // stands in the way until it is closed (ConsentLeases.Claim, Close).
-const queryConsentInsert = `INSERT INTO consents (id, app_id, open_id, flow, state, scopes,
+const queryConsentInsert = `INSERT INTO consents (id, app_id, open_id, flow, state, scopes, seal,
 		lease_owner, lease_until, created_at, expires_at, changed_at)
-	VALUES ($1, $2, $3, $4, 'pending', $5, $6, larkside_now() + $7, larkside_now(), larkside_now() + $8, larkside_now())
+	VALUES ($1, $2, $3, $4, 'pending', $5, $9, $6, larkside_now() + $7, larkside_now(), larkside_now() + $8, larkside_now())
 	ON CONFLICT DO NOTHING`
 
 // Begin claims to be the one open consent of key. If there is one already, that
@@ -52,10 +54,14 @@ const queryConsentInsert = `INSERT INTO consents (id, app_id, open_id, flow, sta
 // start the flow and call [Consents.SetLink]. If it dies, another replica takes
 // over after that time.
 func (c *Consents) Begin(ctx context.Context, key session.Key, flow session.Flow, scopes string, lease, life time.Duration) (consent *session.Consent, began bool, err error) {
+	if err := c.sealer.noteKey(ctx); err != nil {
+		return nil, false, err
+	}
 	// The id sorts by time of creation.
 	id := fmt.Sprintf("%012x", c.now().UnixMilli()) + randomID()[:20]
+	begun := session.Consent{ID: id, Key: key, Flow: flow, Scopes: scopes}
 	result, err := c.db.ExecContext(ctx, queryConsentInsert, id, key.AppID, key.OpenID, flow, scopes,
-		c.owner, lease.Milliseconds(), life.Milliseconds())
+		c.owner, lease.Milliseconds(), life.Milliseconds(), c.sealer.Seal(consentSeal, sealPlace(&begun)))
 	if err != nil {
 		return nil, false, unavailable(err, "beginning a consent")
 	}
@@ -119,30 +125,34 @@ const (
 // Get returns the consent with id, in whatever state. [session.ErrNotFound] if
 // there is none.
 func (c *Consents) Get(ctx context.Context, id string) (*session.Consent, error) {
-	return c.db.consent(ctx, c.sealer.Keyring, queryConsentGet, id)
+	return c.sealer.consent(ctx, queryConsentGet, id)
 }
 
 // Open returns the open consent of key. [session.ErrNotFound] if there is none.
 func (c *Consents) Open(ctx context.Context, key session.Key) (*session.Consent, error) {
-	return c.db.consent(ctx, c.sealer.Keyring, queryConsentOpen, key.AppID, key.OpenID)
+	consent, err := c.sealer.consent(ctx, queryConsentOpen, key.AppID, key.OpenID)
+	if err == nil && consent.State != session.ConsentPending {
+		return nil, fmt.Errorf("reading a consent: %w", session.ErrNotFound)
+	}
+	return consent, err
 }
 
 // Latest returns the newest consent of key. [session.ErrNotFound] if there is
 // none.
 func (c *Consents) Latest(ctx context.Context, key session.Key) (*session.Consent, error) {
-	return c.db.consent(ctx, c.sealer.Keyring, queryConsentLatest, key.AppID, key.OpenID)
+	return c.sealer.consent(ctx, queryConsentLatest, key.AppID, key.OpenID)
 }
 
 // ByTicket returns the consent whose link has the ticket. [session.ErrNotFound]
 // if there is none.
 func (c *Consents) ByTicket(ctx context.Context, ticket string) (*session.Consent, error) {
-	return c.db.consent(ctx, c.sealer.Keyring, queryConsentByTicket, session.Hash(ticket))
+	return c.sealer.consent(ctx, queryConsentByTicket, session.Hash(ticket))
 }
 
 // ByState returns the consent with an OAuth state. [session.ErrNotFound] if
 // there is none.
 func (c *Consents) ByState(ctx context.Context, state string) (*session.Consent, error) {
-	return c.db.consent(ctx, c.sealer.Keyring, queryConsentByState, session.Hash(state))
+	return c.sealer.consent(ctx, queryConsentByState, session.Hash(state))
 }
 
 // Whoever finds the consent pending closes it, so it is closed once.
@@ -154,7 +164,7 @@ const queryConsentClose = `UPDATE consents SET state = $2, reason = $3, secret =
 // Close ends an open consent and deletes its secrets. [session.ErrConflict] if
 // it is over already.
 func (c *Consents) Close(ctx context.Context, id string, state session.ConsentState, reason string) (*session.Consent, error) {
-	consent, err := c.db.consent(ctx, c.sealer.Keyring, queryConsentClose, id, state, reason)
+	consent, err := c.sealer.consent(ctx, queryConsentClose, id, state, reason)
 	if errors.Is(err, session.ErrNotFound) {
 		return nil, fmt.Errorf("closing a consent: %w", session.ErrConflict)
 	}
@@ -225,7 +235,7 @@ func (c *Consents) finish(ctx context.Context, id string, g session.Session) (*s
 	return &row, nil
 }
 
-const consentColumns = `id, app_id, open_id, flow, state, reason, scopes, link, secret,
+const consentColumns = `id, app_id, open_id, flow, state, reason, scopes, seal, link, secret,
 	ticket_hash, state_hash, browser_hash, poll_interval, poll_at, card, card_message_id, card_shows,
 	created_at, expires_at, larkside_now() AS now`
 
@@ -238,6 +248,7 @@ type consentRow struct {
 	State         string `db:"state"`
 	Reason        string `db:"reason"`
 	Scopes        string `db:"scopes"`
+	Seal          []byte `db:"seal"`
 	Link          []byte `db:"link"`
 	Secret        []byte `db:"secret"`
 	TicketHash    string `db:"ticket_hash"`
@@ -257,47 +268,97 @@ func consentPlace(c *session.Consent, column string) seal.Place {
 	return seal.Place{Key: c.Key, Column: "consents." + column, Row: c.ID}
 }
 
-func (r *consentRow) open(ring *seal.Keyring) (*session.Consent, error) {
-	c := &session.Consent{
+// consentSeal is what consents.seal holds. Only what it vouches for matters.
+var consentSeal = session.NewSecret("consent")
+
+// sealPlace is where the seal of c is: beside what was asked of whom.
+func sealPlace(c *session.Consent) seal.Place {
+	p := consentPlace(c, "seal")
+	p.Vouches = []string{string(c.Flow), c.Scopes}
+	return p
+}
+
+// mostLeft is longer than any consent lasts.
+const mostLeft = 7 * 24 * time.Hour
+
+// view returns the consent of a row without its secrets. What may be one of a
+// few words, or a time span, is so, whatever the row says.
+func (r *consentRow) view() *session.Consent {
+	return &session.Consent{
 		ID: r.ID, Key: session.Key{AppID: r.AppID, OpenID: r.OpenID}, Flow: session.Flow(r.Flow),
-		State: session.ConsentState(r.State), Reason: r.Reason, Scopes: r.Scopes, BrowserHash: r.BrowserHash,
-		PollInterval: time.Duration(r.PollInterval) * time.Millisecond,
-		Card:         session.CardResult(r.Card), CardMessageID: r.CardMessageID, CardShows: session.ConsentState(r.CardShows),
+		State:  oneOf(session.ConsentState(r.State), session.ConsentFailed, consentStates...),
+		Reason: r.Reason, Scopes: r.Scopes, BrowserHash: r.BrowserHash,
+		PollInterval: span(r.PollInterval, 0, time.Minute),
+		Card:         oneOf(session.CardResult(r.Card), session.CardFailed, cardResults...), CardMessageID: r.CardMessageID,
+		CardShows: session.ConsentState(r.CardShows),
 		CreatedAt: fromMillis(r.CreatedAt), ExpiresAt: fromMillis(r.ExpiresAt),
-		Left: time.Duration(r.ExpiresAt-r.Now) * time.Millisecond,
+		Left: span(r.ExpiresAt, r.Now, mostLeft),
+	}
+}
+
+var (
+	consentStates = []session.ConsentState{session.ConsentPending, session.ConsentDone, session.ConsentDeclined,
+		session.ConsentExpired, session.ConsentSuperseded, session.ConsentFailed}
+	cardResults = []session.CardResult{"", session.CardSent, session.CardAlreadySent, session.CardRateLimited, session.CardFailed, session.CardOff}
+)
+
+// open returns the consent of a row. Only an open one has secrets. An error that
+// wraps [seal.ErrChanged] means that somebody without a key has changed the row.
+func (r *consentRow) open(ring *seal.Keyring) (*session.Consent, error) {
+	c := r.view()
+	if c.State != session.ConsentPending {
+		return c, nil
+	}
+	mark, err0 := ring.Open(r.Seal, sealPlace(c))
+	if err0 == nil && mark.Empty() {
+		err0 = fmt.Errorf("%w: the seal is missing", seal.ErrChanged)
 	}
 	var err1, err2 error
 	c.Link, err1 = ring.Open(r.Link, consentPlace(c, "link"))
 	c.Secret, err2 = ring.Open(r.Secret, consentPlace(c, "secret"))
-	if err := errors.Join(err1, err2); err != nil {
+	if err := errors.Join(err0, err1, err2); err != nil {
 		return nil, unavailable(err, "opening a stored consent "+strconv.Quote(c.ID))
 	}
 	return c, nil
 }
 
+// reasonChanged is why a consent is closed whose row somebody without a key has
+// changed.
+const reasonChanged = "changed_in_database"
+
 // consent runs a query for one consent. [session.ErrNotFound] if it finds none.
-func (d *database) consent(ctx context.Context, ring *seal.Keyring, query string, args ...any) (*session.Consent, error) {
+// An open consent whose row somebody without a key has changed is closed as
+// failed, so that its user can be asked again, and returned so.
+func (s *sealer) consent(ctx context.Context, query string, args ...any) (*session.Consent, error) {
 	var r consentRow
-	err := d.GetContext(ctx, &r, query, args...)
+	err := s.db.GetContext(ctx, &r, query, args...)
 	if err := noRows(err, session.ErrNotFound, "reading a consent"); err != nil {
 		return nil, err
 	}
-	return r.open(ring)
+	c, err := r.open(s.Keyring)
+	if !errors.Is(err, seal.ErrChanged) || errors.Is(err, seal.ErrUnknownKey) {
+		return c, err
+	}
+	s.complaints.Log(ctx, slog.LevelError, "a stored consent was changed in the database; it is closed", "", "consent", r.ID, "error", err)
+	closeErr := s.db.GetContext(ctx, &r, queryConsentClose, r.ID, session.ConsentFailed, reasonChanged)
+	if closeErr != nil && !errors.Is(closeErr, sql.ErrNoRows) {
+		return nil, err
+	}
+	c = r.view()
+	c.State = session.ConsentFailed
+	return c, nil
 }
 
-// consents runs a query for any number of consents.
-func (d *database) consents(ctx context.Context, ring *seal.Keyring, doing, query string, args ...any) ([]session.Consent, error) {
+// consents runs a query for any number of consents, and returns them without
+// their secrets.
+func (s *sealer) consents(ctx context.Context, doing, query string, args ...any) ([]session.Consent, error) {
 	var rows []consentRow
-	if err := d.SelectContext(ctx, &rows, query, args...); err != nil {
+	if err := s.db.SelectContext(ctx, &rows, query, args...); err != nil {
 		return nil, unavailable(err, doing)
 	}
-	list := make([]session.Consent, 0, len(rows))
+	list := make([]session.Consent, len(rows))
 	for i := range rows {
-		c, err := rows[i].open(ring)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, *c)
+		list[i] = *rows[i].view()
 	}
 	return list, nil
 }

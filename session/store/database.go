@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -174,4 +175,26 @@ func flag(b bool) int {
 		return 1
 	}
 	return 0
+}
+
+// oneOf returns value if it is one of known, else otherwise. It is for words
+// that somebody may have written into the database.
+func oneOf[T comparable](value, otherwise T, known ...T) T {
+	if slices.Contains(known, value) {
+		return value
+	}
+	return otherwise
+}
+
+// span returns the time from one number of milliseconds to another, at most most
+// in either direction, whatever the numbers are.
+func span(to, from int64, most time.Duration) time.Duration {
+	limit := most.Milliseconds()
+	switch {
+	case to > from && (to-from < 0 || to-from > limit):
+		return most
+	case to < from && (to-from > 0 || to-from < -limit):
+		return -most
+	}
+	return time.Duration(to-from) * time.Millisecond
 }

@@ -139,10 +139,10 @@ func open(ctx context.Context, conn *connection, cfg Config) (*DB, error) {
 // assemble makes the DB of an open connection and starts to follow changes.
 func assemble(conn *connection, ring *seal.Keyring, cache *cache, cfg Config) (*DB, error) {
 	owner := randomID()
-	db, sealer := conn.db, &sealer{Keyring: ring, db: conn.db}
+	db, sealer := conn.db, &sealer{Keyring: ring, db: conn.db, complaints: telemetry.NewComplaints(cfg.Log)}
 	changes := newChanges(db, cache, cfg.ListenURL, cfg.Log)
 	audit := &Audit{db: db, now: cfg.Now, log: cfg.Log}
-	sessions := &Sessions{db: db, sealer: sealer, cache: cache, changes: changes, now: cfg.Now, ttl: cfg.CacheTTL, complaints: telemetry.NewComplaints(cfg.Log)}
+	sessions := &Sessions{db: db, sealer: sealer, cache: cache, changes: changes, now: cfg.Now, ttl: cfg.CacheTTL}
 	d := &DB{
 		Sessions:  sessions,
 		Leases:    &Leases{sessions: sessions, owner: owner, closed: changes.closed.Done()},
@@ -204,6 +204,8 @@ func (d *DB) Reconnect(raw, listen session.Secret) error {
 type sealer struct {
 	*seal.Keyring
 	db *database
+	// complaints logs rows that somebody without a key has changed.
+	complaints *telemetry.Complaints
 	// noted holds, by a key's id, when the key was last written to the list.
 	noted sync.Map
 }

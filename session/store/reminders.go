@@ -18,8 +18,6 @@ type Reminders struct {
 // Expiring is a grant that ends soon, whatever is refreshed.
 type Expiring struct {
 	session.Key
-	// Scope is what was granted, separated by spaces.
-	Scope string
 	// GrantedAt identifies the grant. EndsAt is when no refresh helps any more.
 	GrantedAt, EndsAt time.Time
 }
@@ -34,7 +32,7 @@ const endsAt = `(CASE
 
 // Grants that end before $2, in the last tenth of their life, whose user has
 // not been reminded.
-const queryExpiring = `SELECT app_id, open_id, scope, granted_at, ` + endsAt + ` AS ends_at FROM sessions
+const queryExpiring = `SELECT app_id, open_id, granted_at, ` + endsAt + ` AS ends_at FROM sessions
 	WHERE state = 'active' AND ` + endsAt + ` > $1 AND ` + endsAt + ` <= $2 AND renewal_asked <> granted_at
 		AND (` + endsAt + ` - $1) * 10 <= ` + endsAt + ` - granted_at
 	ORDER BY ` + endsAt + ` LIMIT $3`
@@ -48,7 +46,6 @@ func (r *Reminders) Due(ctx context.Context, within time.Duration, limit int) ([
 	var rows []struct {
 		AppID     string `db:"app_id"`
 		OpenID    string `db:"open_id"`
-		Scope     string `db:"scope"`
 		GrantedAt int64  `db:"granted_at"`
 		EndsAt    int64  `db:"ends_at"`
 	}
@@ -58,7 +55,7 @@ func (r *Reminders) Due(ctx context.Context, within time.Duration, limit int) ([
 	}
 	list := make([]Expiring, len(rows))
 	for i, r := range rows {
-		list[i] = Expiring{session.Key{AppID: r.AppID, OpenID: r.OpenID}, r.Scope, fromMillis(r.GrantedAt), fromMillis(r.EndsAt)}
+		list[i] = Expiring{session.Key{AppID: r.AppID, OpenID: r.OpenID}, fromMillis(r.GrantedAt), fromMillis(r.EndsAt)}
 	}
 	return list, nil
 }

@@ -33,7 +33,8 @@ type sealedTable struct {
 var sealedTables = []sealedTable{
 	{name: "sessions", columns: []string{"union_id_seal", "user_id_seal", "profile", "access_token", "refresh_token"}, order: []string{"app_id", "open_id"},
 		vouches: map[string][]string{"access_token": strings.Split(termsColumns, ", "), "refresh_token": strings.Split(termsColumns, ", ")}},
-	{name: "consents", columns: []string{"link", "secret"}, order: []string{"id"}, row: "id"},
+	{name: "consents", columns: []string{"seal", "link", "secret"}, order: []string{"id"}, row: "id",
+		vouches: map[string][]string{"seal": {"flow", "scopes"}}},
 }
 
 const (

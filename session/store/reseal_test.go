@@ -58,7 +58,7 @@ func sealedUnder(t *testing.T, db *dbtest.DB, id string) int {
 	t.Helper()
 	n := 0
 	for _, query := range []string{
-		"SELECT access_token, refresh_token, profile, union_id_seal, user_id_seal FROM sessions", "SELECT link, secret, NULL, NULL, NULL FROM consents",
+		"SELECT access_token, refresh_token, profile, union_id_seal, user_id_seal FROM sessions", "SELECT seal, link, secret, NULL, NULL FROM consents",
 	} {
 		rows, err := db.SQL(t).Query(query)
 		if err != nil {
@@ -108,7 +108,7 @@ func TestReseal(t *testing.T) {
 		if err != nil || got.Key != "new" || got.Sealed != users+1 || got.Unreadable != 0 || !slices.Equal(got.Retired, []string{"old"}) || reports < 3 {
 			t.Fatalf("%+v, %v, %d reports", got, err, reports)
 		}
-		if o, n := sealedUnder(t, db, "old"), sealedUnder(t, db, "new"); o != 0 || n != 5*users+2 {
+		if o, n := sealedUnder(t, db, "old"), sealedUnder(t, db, "new"); o != 0 || n != 5*users+3 {
 			t.Errorf("%d records under the old key, %d under the new", o, n)
 		}
 		if got, err := s.Reseal(t.Context(), nil); err != nil || got.Sealed != 0 || len(got.Retired) != 0 {

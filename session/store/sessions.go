@@ -18,7 +18,6 @@ import (
 	"larkside/session"
 	"larkside/session/seal"
 	"larkside/session/singleflight"
-	"larkside/telemetry"
 )
 
 // Sessions reads and writes sessions. A cache of access tokens is in front.
@@ -35,8 +34,6 @@ type Sessions struct {
 	// the database, in Unix nanoseconds of the local clock.
 	restUntil atomic.Int64
 	evictions metric.Int64Counter
-	// complaints logs rows that somebody without a key has changed.
-	complaints *telemetry.Complaints
 
 	// testingOnlyLoaded runs between the answer of a look-up and the cache,
 	// testingOnlyStored between the answer of a write and the cache.
@@ -239,7 +236,7 @@ func (s *Sessions) Resolve(ctx context.Context, appID, alias string) (session.Ke
 		case errors.Is(err, seal.ErrUnknownKey):
 			unreadable = err
 		case err != nil || sealed.Expose() != alias:
-			s.complaints.Log(ctx, slog.LevelError, "a stored user id is not the one that Lark gave; it is not used", kind.column, "app_id", appID, "column", kind.column)
+			s.sealer.complaints.Log(ctx, slog.LevelError, "a stored user id is not the one that Lark gave; it is not used", kind.column, "app_id", appID, "column", kind.column)
 		default:
 			found = append(found, key)
 		}

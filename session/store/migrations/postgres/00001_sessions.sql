@@ -68,6 +68,7 @@ CREATE TABLE consents (
     state           text   NOT NULL,              -- pending, done, declined, expired, superseded, failed
     reason          text   NOT NULL DEFAULT '',
     scopes          text   NOT NULL,
+    seal            bytea,                        -- sealed: vouches for app_id, open_id, flow and scopes while the consent is open
     link            bytea,                        -- sealed: the user's link
     secret          bytea,                        -- sealed: device_code or code_verifier
     ticket_hash     text   NOT NULL DEFAULT '',   -- SHA-256 of the ticket in the redirect flow's link
