@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -25,27 +26,20 @@ type server struct {
 	// patient is set while statements may take any time, as those of a
 	// migration do.
 	patient atomic.Bool
+	// last is the address that the last connection was made with.
+	last atomic.Pointer[string]
+	// generation rises when a connection turns out to lead to a server that
+	// takes writes no more. Connections of an earlier one are not used again.
+	generation atomic.Int64
 }
 
 // set parses raw and uses it from now on. If it fails, the URL stays as it was.
 func (s *server) set(raw session.Secret) error {
-	u, err := url.Parse(raw.Expose())
-	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
-		return fmt.Errorf("%w: want postgres://…", ErrSetup) // the parser would quote the password
+	text, err := driverURL(raw.Expose())
+	if err != nil {
+		return err
 	}
-	query := u.Query()
-	if !query.Has("binary_parameters") {
-		// Parse, bind and execute go in one message. A look-up is one round
-		// trip then, and PgBouncer in transaction mode can't separate the
-		// three.
-		query.Set("binary_parameters", "yes")
-	}
-	if !query.Has("connect_timeout") {
-		query.Set("connect_timeout", "5")
-	}
-	u.RawQuery = query.Encode()
-	text := u.String()
-	if _, err := pq.NewConnector(text); err != nil {
+	if _, err := pq.NewConfig(text); err != nil {
 		return fmt.Errorf("%w: the postgres URL does not parse", ErrSetup)
 	}
 	s.url.Store(&text)
@@ -54,12 +48,44 @@ func (s *server) set(raw session.Secret) error {
 
 // Connect implements [driver.Connector].
 func (s *server) Connect(ctx context.Context) (driver.Conn, error) {
-	c, err := pq.NewConnector(*s.url.Load())
+	cfg, err := pq.NewConfig(*s.url.Load())
 	if err != nil {
 		return nil, err
 	}
-	c.Dialer(dialer{s})
-	return c.Connect(ctx)
+	s.startWithLast(&cfg)
+	c, err := pq.NewConnectorConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	d := &dialer{s: s}
+	c.Dialer(d)
+	generation := s.generation.Load()
+	made, err := c.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.last.Store(d.address.Load())
+	return &serverConn{driverConn: made.(driverConn), s: s, opened: time.Now(), generation: generation}, nil
+}
+
+// startWithLast moves the host that the last connection was made with to the
+// front: a host that hangs would hold up each new connection.
+func (s *server) startWithLast(cfg *pq.Config) {
+	last := s.last.Load()
+	if last == nil || cfg.LoadBalanceHosts == pq.LoadBalanceHostsRandom {
+		return
+	}
+	for i, h := range cfg.Multi {
+		name := h.Host
+		if h.Hostaddr.IsValid() {
+			name = h.Hostaddr.String()
+		}
+		if net.JoinHostPort(name, strconv.Itoa(int(h.Port))) == *last {
+			cfg.Multi[i] = pq.ConfigMultihost{Host: cfg.Host, Hostaddr: cfg.Hostaddr, Port: cfg.Port}
+			cfg.Host, cfg.Hostaddr, cfg.Port = h.Host, h.Hostaddr, h.Port
+			return
+		}
+	}
 }
 
 // silence is how long a connection waits for the server's answer to a
@@ -67,19 +93,26 @@ func (s *server) Connect(ctx context.Context) (driver.Conn, error) {
 // whose server is gone without having closed the connection.
 const silence = 4 * queryTimeout
 
-type dialer struct{ s *server }
+// dialer makes the network connections of one attempt to connect.
+type dialer struct {
+	s *server
+	// address is the one that was dialed last. The driver dials it again to
+	// cancel a statement.
+	address atomic.Pointer[string]
+}
 
-func (d dialer) Dial(network, address string) (net.Conn, error) {
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	return d.DialContext(context.Background(), network, address)
 }
 
-func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	return d.DialContext(ctx, network, address)
 }
 
-func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	d.address.Store(&address)
 	c, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -118,6 +151,10 @@ func (c *impatient) Read(b []byte) (int, error) {
 // Driver implements [driver.Connector].
 func (s *server) Driver() driver.Driver { return &pq.Driver{} }
 
+// maxLifetime is how long a connection is used. After it a new one is made, to
+// where the host's name leads by then.
+const maxLifetime = 15 * time.Minute
+
 func connectPostgres(ctx context.Context, raw session.Secret, maxConns int) (*connection, error) {
 	s := new(server)
 	if err := s.set(raw); err != nil {
@@ -132,6 +169,7 @@ func connectPostgres(ctx context.Context, raw session.Secret, maxConns int) (*co
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
+	db.SetConnMaxLifetime(maxLifetime)
 	if err := db.PingContext(ctx); err != nil {
 		db.Close()
 		host := ""

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"larkside/session/store"
+	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
 )
@@ -72,7 +73,7 @@ func TestChaos(t *testing.T) {
 type experiment struct {
 	t        *testing.T
 	lark     *larktest.Platform
-	pg       *postgres
+	pg       *dbtest.Server
 	replicas []*replica
 	users    []string
 	store    *store.DB // the users' consents come this way
@@ -139,7 +140,7 @@ func (r *replica) life() life {
 }
 
 func newExperiment(t *testing.T) *experiment {
-	x := &experiment{t: t, pg: startPostgres(t), calls: map[string][]arrival{}, redeemers: map[string]int{}, stored: map[string][]stored{}}
+	x := &experiment{t: t, pg: dbtest.StartServer(t), calls: map[string][]arrival{}, redeemers: map[string]int{}, stored: map[string][]stored{}}
 	x.lark = larktest.New(larktest.Config{
 		URL: "http://lark.test", AdHocUsers: true, AccessLife: accessLife, RandomLives: true, KeepCalls: 50_000, TokenPerMinute: -1,
 	})
@@ -147,13 +148,13 @@ func newExperiment(t *testing.T) *experiment {
 	for i := range userCount {
 		x.users = append(x.users, fmt.Sprintf("ou_%032x", i+1))
 	}
-	x.store = x.pg.db().Open(t, nil)
+	x.store = through(t, x.pg.Address()).Open(t, nil)
 	for _, user := range x.users {
 		x.consent(user)
 	}
 	x.consents = 0
 	for i := range replicaCount {
-		r := &replica{database: newCutter(t, x.pg.address), lark: newCutter(t, x.serveLark(i))}
+		r := &replica{database: newCutter(t, x.pg.Address()), lark: newCutter(t, x.serveLark(i))}
 		r.process = process.Start(t, x.options(r))
 		r.process.AwaitReady()
 		r.begin()
@@ -183,7 +184,7 @@ func (x *experiment) serveLark(replica int) (address string) {
 
 func (x *experiment) options(r *replica) process.Options {
 	return process.Options{
-		Lark: x.lark, DB: x.pg.through(r.database.address()), Unready: true,
+		Lark: x.lark, DB: through(x.t, r.database.address()), Unready: true,
 		Env: map[string]string{
 			"UPSTREAM_PROXY": "http://" + r.lark.address(), "CARD": "off", "LOG_LEVEL": "info",
 			// Tokens this short would meet the default ceiling of 900 a minute, which
@@ -356,8 +357,8 @@ func (x *experiment) strike(p planned) (undo func()) {
 		r.process.Signal(syscall.SIGSTOP)
 		end = func() { r.process.Signal(syscall.SIGCONT) }
 	case restart:
-		x.pg.stop()
-		end = x.pg.start
+		x.pg.Stop()
+		end = x.pg.Start
 	case databaseCut, larkCut:
 		c := x.cutter(p)
 		c.cut(true)
@@ -420,6 +421,6 @@ func (x *experiment) settle() {
 			})
 		}
 	}
-	db := x.pg.db().SQL(x.t)
+	db := through(x.t, x.pg.Address()).SQL(x.t)
 	process.Eventually(x.t, "every session is active", func() bool { return count(x.t, db, "active") == userCount })
 }

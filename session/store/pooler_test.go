@@ -1,0 +1,166 @@
+package store_test
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// silentAddress is that of a host that takes connections and says nothing, as
+// one that was cut off.
+func silentAddress(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String()
+}
+
+// pooler forwards connections to a PostgreSQL server, and misbehaves as poolers
+// and networks between do.
+type pooler struct {
+	listener net.Listener
+	// target is where new connections lead.
+	target atomic.Pointer[string]
+	// deaf: no notification passes, as with a pooler in transaction mode.
+	deaf atomic.Bool
+	// refusing: a ping is answered with an error.
+	refusing atomic.Bool
+	// full: new connections are refused as by a server that has no more.
+	full atomic.Bool
+	// connections counts those that were forwarded.
+	connections atomic.Int64
+
+	mu sync.Mutex // guards silent
+	// silent is closed while bytes pass.
+	silent chan struct{}
+}
+
+func startPooler(t *testing.T, target string) *pooler {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pooler{listener: l, silent: make(chan struct{})}
+	close(p.silent)
+	p.target.Store(&target)
+	done, open := make(chan struct{}), sync.WaitGroup{}
+	open.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open.Go(func() { p.serve(client, done) })
+		}
+	})
+	t.Cleanup(func() {
+		close(done)
+		l.Close()
+		open.Wait()
+	})
+	return p
+}
+
+func (p *pooler) address() string { return p.listener.Addr().String() }
+
+// hush makes everything hang, until the function that it returns is called.
+func (p *pooler) hush() (speak func()) {
+	hushed := make(chan struct{})
+	p.mu.Lock()
+	p.silent = hushed
+	p.mu.Unlock()
+	return sync.OnceFunc(func() { close(hushed) })
+}
+
+// pass waits while everything hangs. It reports whether to go on.
+func (p *pooler) pass(done chan struct{}) bool {
+	p.mu.Lock()
+	silent := p.silent
+	p.mu.Unlock()
+	select {
+	case <-silent:
+		return true
+	case <-done:
+		return false
+	}
+}
+
+func (p *pooler) serve(client net.Conn, done chan struct{}) {
+	defer client.Close()
+	start, err := message(client, 0)
+	if err != nil || !p.pass(done) {
+		return
+	}
+	if p.full.Load() {
+		client.Write(errorResponse("FATAL", "53300", "sorry, too many clients already"))
+		return
+	}
+	server, err := net.Dial("tcp", *p.target.Load())
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	p.connections.Add(1)
+	go func() { // the server's messages
+		defer client.Close()
+		defer server.Close()
+		p.forward(client, server, done, func(m []byte) []byte {
+			if m[0] == 'A' && p.deaf.Load() {
+				return nil
+			}
+			return m
+		})
+	}()
+	go func() {
+		<-done
+		client.Close()
+		server.Close()
+	}()
+	if _, err := server.Write(start); err != nil {
+		return
+	}
+	p.forward(server, client, done, func(m []byte) []byte {
+		if m[0] == 'Q' && len(m) == 6 && p.refusing.Load() {
+			client.Write(append(errorResponse("ERROR", "08P01", "the pooler does not like this"), 'Z', 0, 0, 0, 5, 'I'))
+			return nil
+		}
+		return m
+	})
+}
+
+func (p *pooler) forward(to, from net.Conn, done chan struct{}, change func([]byte) []byte) {
+	for {
+		m, err := message(from, 1)
+		if err != nil || !p.pass(done) {
+			return
+		}
+		if m = change(m); m == nil {
+			continue
+		}
+		if _, err := to.Write(m); err != nil {
+			return
+		}
+	}
+}
+
+// message reads one message of the protocol, whose length follows skip bytes.
+func message(r io.Reader, skip int) ([]byte, error) {
+	head := make([]byte, skip+4)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return nil, err
+	}
+	body := make([]byte, binary.BigEndian.Uint32(head[skip:])-4)
+	_, err := io.ReadFull(r, body)
+	return append(head, body...), err
+}
+
+func errorResponse(severity, code, text string) []byte {
+	fields := "S" + severity + "\x00C" + code + "\x00M" + text + "\x00\x00"
+	return append(binary.BigEndian.AppendUint32([]byte{'E'}, uint32(4+len(fields))), fields...)
+}
