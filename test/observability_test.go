@@ -31,6 +31,7 @@ var metricLabels = map[string][]string{
 	"larkside_database_connections_max":                {},
 	"larkside_database_connections_wait_seconds_total": {},
 	"larkside_database_failures_total":                 {},
+	"larkside_database_listening":                      {},
 	"larkside_encryption_keys":                         {},
 	"larkside_events_connected":                        {"app_id"},
 	"larkside_events_total":                            {"result"},

@@ -21,7 +21,7 @@ var mayExpose = map[string]string{
 	"session/store/sessions.go":         "opening a sealed profile",
 	"session/store/connection.go":       "the database's URL",
 	"session/store/postgres.go":         "the database's URL",
-	"session/store/changes.go":          "the listening connection's URL",
+	"session/store/postgres_url.go":     "the URLs of the pool and of the listening connection",
 	"session/store/examine.go":          "the path of a SQLite database",
 	"session/lark/token.go":             "forms to the token endpoint",
 	"session/lark/device.go":            "forms to the device endpoints",

@@ -24,6 +24,11 @@ type Changes struct {
 	// changes.
 	listen   atomic.Pointer[session.Secret]
 	relisten chan struct{}
+	// pingEvery is how often the listening connection is tried, and answerWithin
+	// is how long an answer may take.
+	pingEvery, answerWithin time.Duration
+	// listening is whether notifications come.
+	listening atomic.Bool
 
 	// closed ends with close. followers counts the goroutines of follow.
 	closed    context.Context
@@ -48,7 +53,7 @@ const (
 )
 
 func newChanges(db *database, cache *cache, listen session.Secret, log *slog.Logger) *Changes {
-	c := &Changes{db: db, cache: cache, log: log, relisten: make(chan struct{}, 1), watchers: make(map[session.Key]map[chan struct{}]struct{})}
+	c := &Changes{db: db, cache: cache, log: log, relisten: make(chan struct{}, 1), pingEvery: pingEvery, answerWithin: answerWithin, watchers: make(map[session.Key]map[chan struct{}]struct{})}
 	c.closed, c.stop = context.WithCancel(context.Background())
 	c.listen.Store(&listen)
 	return c
@@ -104,74 +109,8 @@ func wakeEach(set map[chan struct{}]struct{}) {
 	}
 }
 
-// listenAt makes follow use another URL.
-func (c *Changes) listenAt(url session.Secret) {
-	if old := c.listen.Swap(&url); !old.Equal(url) {
-		select {
-		case c.relisten <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// follow learns of other replicas' changes until close. It starts over when the
-// URL changes.
-func (c *Changes) follow() {
-	c.followers.Go(func() {
-		for c.closed.Err() == nil {
-			round, over := context.WithCancel(c.closed)
-			c.followers.Go(func() {
-				select {
-				case <-c.relisten:
-					over()
-				case <-round.Done():
-				}
-			})
-			if url := c.listen.Load(); url.Expose() == "off" {
-				c.poll(round)
-			} else {
-				c.hear(round, url.Expose())
-			}
-			over()
-		}
-	})
-}
-
-// hear listens for notifications until ctx ends.
-func (c *Changes) hear(ctx context.Context, url string) {
-	listener := pq.NewListener(url, 100*time.Millisecond, 5*time.Second, func(event pq.ListenerEventType, err error) {
-		switch event {
-		case pq.ListenerEventDisconnected:
-			c.log.Warn("lost the connection for change notifications; cached tokens are checked against the database until it is back", "error", err)
-			c.cache.distrust()
-		case pq.ListenerEventReconnected:
-			c.log.Info("change notifications are back")
-		}
-	})
-	// Listen blocks until there is a connection. Only Close ends that.
-	defer context.AfterFunc(ctx, func() { listener.Close() })()
-	if err := listener.Listen(notifyChannel); err != nil && ctx.Err() == nil {
-		c.log.Error("can't listen for change notifications; other replicas' changes are seen after CACHE_TTL", "error", err)
-	}
-	c.heard(nil) // notifications before Listen are lost
-	ping := time.NewTicker(30 * time.Second)
-	defer ping.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ping.C:
-			// Ping finds a connection that died without being closed. It is not
-			// called on this goroutine, since it may take long to fail.
-			go listener.Ping()
-		case n := <-listener.Notify:
-			c.heard(n)
-		}
-	}
-}
-
-// heard handles a notification. The driver sends nil after a gap in which
-// notifications were lost: no cached entry counts as checked then.
+// heard handles a notification. nil stands for a gap in which notifications were
+// lost: no cached entry counts as checked then.
 func (c *Changes) heard(n *pq.Notification) {
 	if n == nil {
 		c.cache.distrust()

@@ -41,6 +41,9 @@ type Config struct {
 	// TestingOnlyShared lets several DBs of one process open one SQLite file.
 	// They are not told of each other's changes.
 	TestingOnlyShared bool
+	// TestingOnlyPing is how often the listening connection is tried. It may
+	// take fifty times as long to answer. 0: every 15 s, and 5 s to answer.
+	TestingOnlyPing time.Duration
 }
 
 var (
@@ -124,6 +127,9 @@ func open(ctx context.Context, conn *connection, cfg Config) (*DB, error) {
 	if cfg.ListenURL.Empty() {
 		cfg.ListenURL = cfg.URL
 	}
+	if err := checkListenURL(conn.dialect, cfg.ListenURL); err != nil {
+		return nil, err
+	}
 	cache, err := newCache(cfg.CacheSize)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSetup, err)
@@ -141,6 +147,9 @@ func assemble(conn *connection, ring *seal.Keyring, cache *cache, cfg Config) (*
 	owner := randomID()
 	db, sealer := conn.db, &sealer{Keyring: ring, db: conn.db, complaints: telemetry.NewComplaints(cfg.Log)}
 	changes := newChanges(db, cache, cfg.ListenURL, cfg.Log)
+	if cfg.TestingOnlyPing != 0 {
+		changes.pingEvery, changes.answerWithin = cfg.TestingOnlyPing, 50*cfg.TestingOnlyPing
+	}
 	audit := &Audit{db: db, now: cfg.Now, log: cfg.Log}
 	sessions := &Sessions{db: db, sealer: sealer, cache: cache, changes: changes, now: cfg.Now, ttl: cfg.CacheTTL}
 	d := &DB{
@@ -189,11 +198,14 @@ func (d *DB) Reconnect(raw, listen session.Secret) error {
 	if d.conn.server == nil {
 		return fmt.Errorf("%w: the SQLite file is opened once", ErrSetup)
 	}
-	if err := d.conn.server.set(raw); err != nil {
-		return err
-	}
 	if listen.Empty() {
 		listen = raw
+	}
+	if err := checkListenURL(d.conn.dialect, listen); err != nil {
+		return err
+	}
+	if err := d.conn.server.set(raw); err != nil {
+		return err
 	}
 	d.Changes.listenAt(listen)
 	return nil

@@ -44,6 +44,9 @@ func (s *Sessions) OnStored(f func(*session.Session)) { s.testingOnlyStored = f 
 // PollOnce looks for changes since a time of the database's clock.
 func (c *Changes) PollOnce(ctx context.Context, since int64) int64 { return c.pollOnce(ctx, since) }
 
+// Listening reports whether notifications come.
+func (c *Changes) Listening() bool { return c.listening.Load() }
+
 // Heard takes the news that another replica has stored a session.
 func (c *Changes) Heard(s *session.Session) {
 	c.changed("sessions", s.Key, s.Version, s.State)

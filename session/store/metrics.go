@@ -23,7 +23,7 @@ const (
 // instruments makes the metrics. [DB.Close] ends the callbacks.
 func (d *DB) instruments(cacheSize int) error {
 	meter := otel.Meter("larkside/session/store")
-	var errs [11]error
+	var errs [12]error
 	d.Sessions.evictions, errs[0] = meter.Int64Counter("larkside.cache.evictions",
 		metric.WithUnit("{session}"), metric.WithDescription("Access tokens that were evicted from the cache to make room."))
 	d.Leases.claims, errs[1] = meter.Int64Counter("larkside.leases",
@@ -46,6 +46,9 @@ func (d *DB) instruments(cacheSize int) error {
 	waited, err := meter.Float64ObservableCounter("larkside.database.connections.wait",
 		metric.WithUnit("s"), metric.WithDescription("Time that statements have waited for a free connection."))
 	errs[7] = err
+	listening, err := meter.Int64ObservableGauge("larkside.database.listening",
+		metric.WithUnit("{connection}"), metric.WithDescription("Connections on which change notifications come: 1, or 0 while changes are polled for because none come."))
+	errs[11] = err
 	keys, err := meter.Int64ObservableGauge("larkside.encryption.keys",
 		metric.WithUnit("{key}"), metric.WithDescription("Keys under which something is sealed; more than one: a rotation is not finished."))
 	errs[8] = err
@@ -69,13 +72,16 @@ func (d *DB) instruments(cacheSize int) error {
 		o.ObserveInt64(connections, int64(stats.InUse), used)
 		o.ObserveInt64(most, int64(stats.MaxOpenConnections))
 		o.ObserveFloat64(waited, stats.WaitDuration.Seconds())
+		if d.conn.dialect == dialectPostgres && !d.Changes.off() {
+			o.ObserveInt64(listening, int64(flag(d.Changes.listening.Load())))
+		}
 		if b, ok := backlog.read(ctx); ok {
 			o.ObserveInt64(keys, b.Keys)
 			o.ObserveInt64(due, b.Due)
 			o.ObserveFloat64(lag, (time.Duration(b.Lag) * time.Millisecond).Seconds())
 		}
 		return nil
-	}, entries, capacity, connections, most, waited, keys, due, lag)
+	}, entries, capacity, connections, most, waited, listening, keys, due, lag)
 	d.unobserve = func() { callback.Unregister() }
 	complaints := telemetry.NewComplaints(d.log)
 	d.db.failed = func(ctx context.Context, err error) {

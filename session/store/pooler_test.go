@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +19,15 @@ func silentAddress(t *testing.T) string {
 	}
 	t.Cleanup(func() { l.Close() })
 	return l.Addr().String()
+}
+
+// hostOf is host:port of a URL.
+func hostOf(t *testing.T, raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Host
 }
 
 // pooler forwards connections to a PostgreSQL server, and misbehaves as poolers
@@ -35,9 +45,10 @@ type pooler struct {
 	// connections counts those that were forwarded.
 	connections atomic.Int64
 
-	mu sync.Mutex // guards silent
+	mu sync.Mutex // guards the rest
 	// silent is closed while bytes pass.
 	silent chan struct{}
+	open   map[net.Conn]struct{}
 }
 
 func startPooler(t *testing.T, target string) *pooler {
@@ -46,7 +57,7 @@ func startPooler(t *testing.T, target string) *pooler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pooler{listener: l, silent: make(chan struct{})}
+	p := &pooler{listener: l, silent: make(chan struct{}), open: make(map[net.Conn]struct{})}
 	close(p.silent)
 	p.target.Store(&target)
 	done, open := make(chan struct{}), sync.WaitGroup{}
@@ -62,6 +73,7 @@ func startPooler(t *testing.T, target string) *pooler {
 	t.Cleanup(func() {
 		close(done)
 		l.Close()
+		p.drop()
 		open.Wait()
 	})
 	return p
@@ -76,6 +88,26 @@ func (p *pooler) hush() (speak func()) {
 	p.silent = hushed
 	p.mu.Unlock()
 	return sync.OnceFunc(func() { close(hushed) })
+}
+
+// drop ends the connections that are open.
+func (p *pooler) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.open {
+		c.Close()
+	}
+}
+
+func (p *pooler) keep(c net.Conn) (leave func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open[c] = struct{}{}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.open, c)
+	}
 }
 
 // pass waits while everything hangs. It reports whether to go on.
@@ -93,6 +125,7 @@ func (p *pooler) pass(done chan struct{}) bool {
 
 func (p *pooler) serve(client net.Conn, done chan struct{}) {
 	defer client.Close()
+	defer p.keep(client)()
 	start, err := message(client, 0)
 	if err != nil || !p.pass(done) {
 		return
@@ -116,11 +149,6 @@ func (p *pooler) serve(client net.Conn, done chan struct{}) {
 			}
 			return m
 		})
-	}()
-	go func() {
-		<-done
-		client.Close()
-		server.Close()
 	}()
 	if _, err := server.Write(start); err != nil {
 		return

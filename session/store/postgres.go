@@ -35,7 +35,7 @@ type server struct {
 
 // set parses raw and uses it from now on. If it fails, the URL stays as it was.
 func (s *server) set(raw session.Secret) error {
-	text, err := driverURL(raw.Expose())
+	text, err := driverURL(raw)
 	if err != nil {
 		return err
 	}

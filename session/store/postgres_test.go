@@ -34,8 +34,9 @@ func TestReconnect(t *testing.T) {
 	db.URL = named(t, raw, "before").Expose()
 	s := db.Open(t, nil)
 	watcher := (&dbtest.DB{URL: raw, Postgres: true, Keys: db.Keys}).SQL(t)
+	// The last statement of a listening connection is LISTEN or a ping.
 	connections := func(name string) (n, listening int) {
-		err := watcher.QueryRowContext(t.Context(), `SELECT count(*), count(*) FILTER (WHERE query LIKE 'LISTEN%')
+		err := watcher.QueryRowContext(t.Context(), `SELECT count(*), count(*) FILTER (WHERE query LIKE 'LISTEN%' OR query = '')
 			FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`, name).Scan(&n, &listening)
 		if err != nil {
 			t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"larkside/session"
 )
 
 // connectTimeout bounds how long making a connection takes, over all hosts of
@@ -15,9 +17,9 @@ const connectTimeout = queryTimeout
 
 // driverURL returns a URL for the driver that means what raw does, with
 // defaults for what raw leaves open. Its errors quote nothing.
-func driverURL(raw string) (string, error) {
-	raw, hosts, ports := splitHosts(raw)
-	u, err := url.Parse(raw)
+func driverURL(raw session.Secret) (string, error) {
+	one, hosts, ports := splitHosts(raw.Expose())
+	u, err := url.Parse(one)
 	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
 		return "", fmt.Errorf("%w: want postgres://…", ErrSetup) // the parser would quote the password
 	}
