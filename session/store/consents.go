@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/jmoiron/sqlx"
+
 	"larkside/session"
 	"larkside/session/seal"
 )
@@ -210,27 +212,21 @@ func (c *Consents) finish(ctx context.Context, id string, g session.Session) (*s
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	tx, err := c.db.BeginTxx(ctx, nil)
-	if err != nil {
-		return nil, unavailable(err, "finishing a consent")
-	}
-	defer tx.Rollback() // does nothing after Commit
-	var closed consentRow
-	err = tx.GetContext(ctx, &closed, queryConsentClose, id, session.ConsentDone, "")
-	if err := noRows(err, session.ErrConflict, "finishing a consent"); err != nil {
-		return nil, err
-	}
+	const doing = "finishing a consent"
 	var row sessionRow
-	if err := tx.GetContext(ctx, &row, queryPut, args...); err != nil {
-		return nil, unavailable(err, "finishing a consent")
-	}
-	if err := takeAliases(ctx, tx, g.Key, g.UnionID, g.UserID); err != nil {
+	err = c.db.transact(ctx, doing, queryTimeout, func(ctx context.Context, tx *sqlx.Tx) error {
+		var closed consentRow
+		err := tx.GetContext(ctx, &closed, queryConsentClose, id, session.ConsentDone, "")
+		if err := noRows(err, session.ErrConflict, doing); err != nil {
+			return err
+		}
+		if err := tx.GetContext(ctx, &row, queryPut, args...); err != nil {
+			return unavailable(err, doing)
+		}
+		return takeAliases(ctx, tx, g.Key, g.UnionID, g.UserID)
+	})
+	if err != nil {
 		return nil, err
-	}
-	if err := tx.Commit(); err != nil {
-		return nil, unavailable(err, "finishing a consent")
 	}
 	return &row, nil
 }

@@ -44,11 +44,15 @@ func (d *database) GetContext(ctx context.Context, dest any, query string, args 
 // With PostgreSQL the connection bounds it (server.Connect). Its callers wait
 // no longer than they like.
 func (d *database) getAccess(ctx context.Context, dest any, args ...any) error {
-	return d.observe(ctx, queryAccess, func(context.Context) error {
-		if d.access != nil {
-			return d.access.GetContext(context.Background(), dest, args...)
-		}
-		return d.DB.GetContext(context.Background(), dest, queryAccess, args...)
+	return d.observe(ctx, queryAccess, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+		defer cancel()
+		return again(ctx, func() error {
+			if d.access != nil {
+				return d.access.GetContext(context.Background(), dest, args...)
+			}
+			return d.DB.GetContext(context.Background(), dest, queryAccess, args...)
+		})
 	})
 }
 
@@ -68,7 +72,7 @@ func (d *database) run(ctx context.Context, query string, statement func(context
 	return d.observe(ctx, query, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 		defer cancel()
-		return statement(ctx)
+		return again(ctx, func() error { return statement(ctx) })
 	})
 }
 
@@ -77,7 +81,7 @@ func (d *database) observe(ctx context.Context, query string, statement func(con
 	err := statement(spanned)
 	// An answer without a row is an answer, and a caller that hangs up is not
 	// the database's fault.
-	bad := err != nil && !errors.Is(err, sql.ErrNoRows) && !errors.Is(ctx.Err(), context.Canceled)
+	bad := err != nil && !errors.Is(err, sql.ErrNoRows) && !errors.Is(err, session.ErrConflict) && !errors.Is(ctx.Err(), context.Canceled)
 	if bad && d.failed != nil {
 		d.failed(ctx, err)
 	}

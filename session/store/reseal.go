@@ -264,19 +264,13 @@ func (r *resealing) replace(ctx context.Context, t *sealedTable, rows []sealedRo
 		}
 		updates = append(updates, args)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*queryTimeout)
-	defer cancel()
-	tx, err := r.d.db.BeginTxx(ctx, nil)
-	if err != nil {
-		return 0, unavailable(err, "sealing records anew")
-	}
-	defer tx.Rollback() // does nothing after Commit
-	sealed, err := r.update(ctx, tx, t, updates)
+	var sealed int
+	err = r.d.db.transact(ctx, "sealing records anew", 2*queryTimeout, func(ctx context.Context, tx *sqlx.Tx) (err error) {
+		sealed, err = r.update(ctx, tx, t, updates)
+		return err
+	})
 	if err != nil {
 		return 0, err
-	}
-	if err := tx.Commit(); err != nil {
-		return 0, unavailable(err, "sealing records anew")
 	}
 	r.done.Sealed += sealed
 	return len(updates), nil

@@ -1,0 +1,81 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq/pqerror"
+)
+
+const (
+	shortestPause = 5 * time.Millisecond
+	longestPause  = 250 * time.Millisecond
+	// badTries is how often a transaction is begun anew because its connection
+	// was of no use. database/sql does the same for single statements.
+	badTries = 3
+)
+
+// again runs f, and runs it again while PostgreSQL asks for that: nothing of
+// what f did has taken effect then. It ends when ctx does, with f's error.
+func again(ctx context.Context, f func() error) error {
+	for pause := shortestPause; ; pause = min(2*pause, longestPause) {
+		err := f()
+		switch stateOf(err) {
+		case pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected:
+		default:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(rand.N(pause)): // those that met must not meet again
+		}
+	}
+}
+
+// readCommitted is the isolation level of transactions: a database may have
+// another one as its default, and the statements are written for this one.
+var readCommitted = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+
+// transact runs f in a transaction, within limit, and commits it if f returns
+// nil. It may run f several times. Its own errors wrap
+// [session.ErrUnavailable]; after one the outcome is unknown.
+func (d *database) transact(ctx context.Context, doing string, limit time.Duration, f func(context.Context, *sqlx.Tx) error) error {
+	return d.observe(ctx, "", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		bad := 0
+		return again(ctx, func() error {
+			for {
+				err, committing := d.transactOnce(ctx, doing, f)
+				if bad++; committing || !errors.Is(err, driver.ErrBadConn) || bad == badTries {
+					return err
+				}
+			}
+		})
+	})
+}
+
+func (d *database) transactOnce(ctx context.Context, doing string, f func(context.Context, *sqlx.Tx) error) (err error, committing bool) {
+	var options *sql.TxOptions
+	if d.DriverName() == dialectPostgres {
+		options = readCommitted
+	}
+	tx, err := d.BeginTxx(ctx, options)
+	if err != nil {
+		return unavailable(err, doing), false
+	}
+	defer tx.Rollback() // does nothing after Commit
+	if err := f(ctx, tx); err != nil {
+		return err, false
+	}
+	if err := tx.Commit(); err != nil {
+		return unavailable(err, doing), true
+	}
+	return nil, false
+}

@@ -1,0 +1,89 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"larkside/session"
+	"larkside/session/store"
+	"larkside/test/dbtest"
+)
+
+// A database may have an isolation level of its own, at which PostgreSQL gives
+// up statements that meet. None of them may fail for it.
+func TestIsolation(t *testing.T) {
+	for _, level := range []string{"read committed", "repeatable read", "serializable"} {
+		t.Run(level, func(t *testing.T) {
+			db := dbtest.Postgres(t)
+			if _, err := db.SQL(t).ExecContext(t.Context(), fmt.Sprintf(`DO $$ BEGIN
+				EXECUTE format('ALTER DATABASE %%I SET default_transaction_isolation = %%L', current_database(), '%s'); END $$`, level)); err != nil {
+				t.Fatal(err)
+			}
+			s := db.Open(t, nil)
+			key := func(n int) session.Key { return session.Key{AppID: "cli_a", OpenID: fmt.Sprint("ou_", n)} }
+			granted := func(n int) session.Session {
+				return session.Session{Key: key(n), TokenType: "Bearer", AccessToken: session.NewSecret(fmt.Sprint("u-", n)), RefreshToken: session.NewSecret("ur")}
+			}
+			var g errgroup.Group
+			for user := range 8 {
+				g.Go(func() error { // consents, each with a transaction
+					consent, _, err := s.Consents.Begin(t.Context(), key(user), session.DeviceFlow, "offline_access", time.Minute, time.Minute)
+					if err != nil {
+						return err
+					}
+					_, err = s.Consents.Finish(t.Context(), consent.ID, granted(user))
+					return err
+				})
+				g.Go(func() error { // the same row, by all
+					for range 10 {
+						if _, err := s.Sessions.Put(t.Context(), granted(99)); err != nil {
+							return err
+						}
+						if _, _, err := s.Rates.Take(t.Context(), "calls", []session.Limit{{N: 1000, Period: time.Second}}, 1); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A transaction that fails counts as a statement that fails, and is logged.
+func TestTransactionFailure(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		log := new(lines)
+		s := db.Open(t, func(c *store.Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })
+		key := session.Key{AppID: "cli_a", OpenID: "ou_a"}
+		consent, _, err := s.Consents.Begin(t.Context(), key, session.DeviceFlow, "offline_access", time.Minute, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		granted := session.Session{Key: key, TokenType: "Bearer", AccessToken: session.NewSecret("u-a"), RefreshToken: session.NewSecret("ur-a")}
+		if _, err := s.Consents.Finish(t.Context(), "no such consent", granted); !errors.Is(err, session.ErrConflict) {
+			t.Error(err)
+		}
+		const line = "the database did not answer a statement"
+		if log.has(line) {
+			t.Error("a consent that is over counts as a failure of the database")
+		}
+		if _, err := db.SQL(t).ExecContext(t.Context(), `ALTER TABLE sessions RENAME TO elsewhere`); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Consents.Finish(t.Context(), consent.ID, granted); !errors.Is(err, session.ErrUnavailable) {
+			t.Error(err)
+		}
+		if !log.has(line) {
+			t.Error("a transaction that failed is not in the log")
+		}
+	})
+}
