@@ -7,29 +7,28 @@ import (
 	"larkside/proxy/edge"
 )
 
-// serveOwn serves the paths under /-/larkside/, which are never forwarded.
-func (p *proxy) serveOwn(x *request) error {
-	path := pathOf(x.target.raw)
+// serveAuthz answers a mesh that forwards requests itself: 200 with the Authorization
+// to send, or what the proxy listener would have answered.
+func (p *proxy) serveAuthz(x *request) error {
+	raw, err := p.identifyCaller(x)
+	if err != nil {
+		return err
+	}
+	// rest is the original path if it follows authz's own path (Envoy), else "".
+	path := pathOf(raw)
 	rest := strings.TrimPrefix(path, authzPath)
 	if len(rest) == len(path) || rest != "" && rest[0] != '/' {
-		return &edge.Answer{Failure: edge.PathNotAllowed, Detail: "There is nothing at this path: /-/larkside/ has only authz."}
+		return &edge.Answer{Failure: edge.PathNotAllowed, Detail: "There is nothing at this path: the authz listener has only /-/larkside/authz."}
 	}
-	return p.authz(x, rest)
-}
-
-// authz answers a mesh that forwards requests itself: 200 with the Authorization
-// to send, or what the proxy would have answered. rest is the original path if it
-// follows authz's own path (Envoy), else "".
-func (p *proxy) authz(x *request, rest string) error {
 	method, err := originalMethod(x.in)
 	if err != nil {
 		return err
 	}
-	path, err := originalPath(x.in.Header, rest)
+	original, err := originalPath(x.in.Header, rest)
 	if err != nil {
 		return err
 	}
-	if x.target, err = p.paths.judge(method, path); err != nil {
+	if x.target, err = p.paths.judge(method, original); err != nil {
 		return err
 	}
 	if x.target.class.own {

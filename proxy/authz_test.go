@@ -75,7 +75,7 @@ func TestForwardAuth(t *testing.T) {
 		"a page's request":            {authz + table, []string{"Origin: https://evil.example", user}, 403, "host_not_allowed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := start(t, nil)
+			b := start(t, nil).authz()
 			for _, method := range []string{"GET", "POST"} {
 				a := b.raw(append([]string{method + " " + c.target + " HTTP/1.1", "Content-Length: 0"}, c.header...)...)
 				if c.status != 200 {
@@ -103,7 +103,7 @@ func TestForwardAuth(t *testing.T) {
 }
 
 func TestForwardAuthWaits(t *testing.T) {
-	b := start(t, nil)
+	b := start(t, nil).authz()
 	answer := b.hold("GET /-/larkside/authz"+table+" HTTP/1.1", "X-Lark-User-Id: ou_new", "Prefer: wait=30")
 	b.tokens.grant("ou_new")
 	if a := answer(); a.StatusCode != 200 || a.Header.Get("Authorization") != "Bearer "+token("ou_new", 1) || a.Header.Get("Preference-Applied") != "wait" {
@@ -115,9 +115,20 @@ func TestForwardAuthChecksTheToken(t *testing.T) {
 	fake := newTokens()
 	other := fake.access(session.Key{AppID: "cli_b", OpenID: "ou_1"}, fake.grant("ou_1"))
 	b := start(t, func(c *proxy.Config) { c.Tokens = stranger{other} })
-	a := b.get("/-/larkside/authz" + table)
+	a := b.authz().get("/-/larkside/authz" + table)
 	a.isError(t, 503, "store_unavailable")
 	if a.Header.Get("Authorization") != "" {
 		t.Error("another app's token was handed out")
 	}
+}
+
+// Whatever the authz listener is asked for besides, it hands nothing out and
+// forwards nothing.
+func TestAuthzListenerForwardsNothing(t *testing.T) {
+	b := start(t, nil).authz()
+	for _, path := range []string{table, pathIM, "/", "/-/larkside", "/-/larkside/", "/-/larkside/x", "/-/larkside/authzx", "/-/larkside/authz%2F" + table[1:], "/%2D/larkside/authz" + table} {
+		b.get(path).isError(t, 403, "path_not_allowed")
+		b.raw("GET "+path+" HTTP/1.1", "Authorization: Bearer own").isError(t, 403, "path_not_allowed")
+	}
+	b.lark.none(t)
 }

@@ -13,9 +13,12 @@ import (
 	"larkside/telemetry"
 )
 
+// Handler is the handler of the proxy listener.
+type Handler struct{ p *proxy }
+
 // New returns the handler of the proxy listener, or an error that says what is
 // wrong with c.
-func New(c Config) (http.Handler, error) {
+func New(c Config) (*Handler, error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("proxy settings: %w", err)
 	}
@@ -46,7 +49,7 @@ func New(c Config) (http.Handler, error) {
 		BufferPool: new(buffers),
 		ErrorLog:   log.New(reverseLog{c.Log}, "", 0),
 	}
-	return p, nil
+	return &Handler{p}, nil
 }
 
 // reverseLog takes ReverseProxy's lines, such as why an answer broke off.
@@ -57,41 +60,32 @@ func (l reverseLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.p.handle(w, r, (*proxy).serve) }
+
+// Authz returns the handler of the authz listener. It has the callers, their
+// limits, and the places for requests that wait, in common with h.
+func (h *Handler) Authz() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.p.handle(w, r, (*proxy).serveAuthz) })
+}
+
+// handle answers r by serve, whose error becomes an answer of Larkside's.
+func (p *proxy) handle(w http.ResponseWriter, r *http.Request, serve func(*proxy, *request) error) {
 	x := p.begin(w, r)
 	defer p.end(x)
 	x.body.pace(x.in, x.w.ResponseWriter, p.cfg.BodyPatience)
 	defer x.body.paced.release()
-	if err := p.serve(x); err != nil {
+	if err := serve(p, x); err != nil {
 		p.fail(x, err)
 	}
 	x.result.returned = true
 }
 
-// serve is the way of a request, from top to bottom. An error that it returns
-// becomes an answer of Larkside's. Nothing leaves this process before forward.
+// serve is the way of a request, from top to bottom. Nothing leaves this process
+// before forward.
 func (p *proxy) serve(x *request) error {
-	p.startIdentify(x)
-
 	// Who may speak.
-	if p.stopping() {
-		return edge.Draining
-	}
-	if x.in.Method == http.MethodConnect || x.in.Method == http.MethodTrace {
-		return edge.MethodNotAllowed
-	}
-	raw, ok := originForm(x.in, p.hosts)
-	if !ok {
-		return edge.AmbiguousPath
-	}
-	err := p.hosts.Check(x.in)
+	raw, err := p.identifyCaller(x)
 	if err != nil {
-		return err
-	}
-	if x.who.caller, x.who.limit, err = p.callers.identify(x.in.Header); err != nil {
-		if x.who.caller == "" {
-			p.complaints.Log(x, slog.LevelWarn, "a caller without a right key was refused", "", "address", x.in.RemoteAddr)
-		}
 		return err
 	}
 
@@ -100,7 +94,7 @@ func (p *proxy) serve(x *request) error {
 		return err
 	}
 	if x.target.class.own {
-		return p.serveOwn(x)
+		return &edge.Answer{Failure: edge.PathNotAllowed, Detail: "There is nothing at this path: /-/larkside/ is reserved. Forward-auth has a listener of its own, LARKSIDE_AUTHZ_LISTEN."}
 	}
 
 	// For whom, and with which token.
@@ -116,6 +110,31 @@ func (p *proxy) serve(x *request) error {
 		}
 	}
 	return p.forward(x)
+}
+
+// identifyCaller decides who may speak. It returns the target as it came.
+func (p *proxy) identifyCaller(x *request) (raw string, err error) {
+	p.startIdentify(x)
+	if p.stopping() {
+		return "", edge.Draining
+	}
+	if x.in.Method == http.MethodConnect || x.in.Method == http.MethodTrace {
+		return "", edge.MethodNotAllowed
+	}
+	raw, ok := originForm(x.in, p.hosts)
+	if !ok {
+		return "", edge.AmbiguousPath
+	}
+	if err := p.hosts.Check(x.in); err != nil {
+		return "", err
+	}
+	if x.who.caller, x.who.limit, err = p.callers.identify(x.in.Header); err != nil {
+		if x.who.caller == "" {
+			p.complaints.Log(x, slog.LevelWarn, "a caller without a right key was refused", "", "address", x.in.RemoteAddr)
+		}
+		return "", err
+	}
+	return raw, nil
 }
 
 // stopping reports whether the process is about to stop.

@@ -291,11 +291,12 @@ func (l *lark) reset() {
 
 // bed is a proxy on a real socket with everything around it.
 type bed struct {
-	t      testing.TB
-	addr   string
-	lark   *lark
-	tokens *tokens
-	asker  *asker
+	t testing.TB
+	// addr is where requests are sent to; authzAddr is the authz listener.
+	addr, authzAddr string
+	lark            *lark
+	tokens          *tokens
+	asker           *asker
 }
 
 // start runs a proxy in front of a lark; change, if any, alters its settings.
@@ -324,6 +325,13 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.addr, b.authzAddr = listen(t, h), listen(t, h.Authz())
+	return b
+}
+
+// listen serves h on a real socket until the test ends.
+func listen(t testing.TB, h http.Handler) (addr string) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -331,8 +339,14 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 	server := proxy.NewServer(h)
 	go server.Serve(ln)
 	t.Cleanup(func() { server.Close() })
-	b.addr = ln.Addr().String()
-	return b
+	return ln.Addr().String()
+}
+
+// authz is b with requests that go to the authz listener.
+func (b *bed) authz() *bed {
+	other := *b
+	other.addr = b.authzAddr
+	return &other
 }
 
 // trusting is a transport to upstream, whose certificate it trusts.

@@ -262,6 +262,8 @@ func TestPathMatrix(t *testing.T) {
 		"/-/larkside":                                 denied,
 		"/-/larkside/":                                denied,
 		"/-/larkside/metrics":                         denied,
+		"/-/larkside/authz":                           denied,
+		"/-/larkside/authz/open-apis/apaas/v1":        denied,
 		"/-/larkside/authzx":                          denied,
 		"/%2D/larkside/authz":                         denied,
 		"/-/larkside%2Fauthz":                         ambiguous,
@@ -595,9 +597,13 @@ func TestCallerKeys(t *testing.T) {
 	var keys atomic.Pointer[[]proxy.Caller]
 	keys.Store(&[]proxy.Caller{{Name: "web", Key: session.NewSecret("key-of-web")}, {Name: "job", Key: session.NewSecret("key-of-job")}, {Name: "none"}})
 	var b *bed
-	for _, path := range []string{table, pathIM, "/-/larkside/authz" + table, "/-/larkside/x", "/"} {
+	for i, path := range []string{table, pathIM, "/-/larkside/authz" + table, "/-/larkside/x", "/", "/-/larkside/authz" + table, "/-/larkside/x", "/"} {
 		// One for each path: many wrong keys are answered with 429.
 		b = start(t, func(c *proxy.Config) { c.CallerKeys = func() []proxy.Caller { return *keys.Load() } })
+		b := b
+		if i > 4 {
+			b = b.authz()
+		}
 		for _, header := range [][]string{nil, {"X-Larkside-Key: "}, {"X-Larkside-Key: key-of-we"}, {"X-Larkside-Key: KEY-OF-WEB"},
 			{"X_Larkside_Key: key-of-web"}, {"X-Larkside-Key: key-of-web", "X-Larkside-Key: x"}, {"Authorization: Bearer key-of-web"}} {
 			a := b.get(path, header...)

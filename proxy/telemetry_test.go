@@ -297,7 +297,7 @@ func TestOutcomes(t *testing.T) {
 	b.get(table + "?do=hint")
 	b.raw("GET " + pathIM + " HTTP/1.1")
 	b.post("/open-apis/auth/v3/tenant_access_token/internal", `{"app_secret":"larkside"}`)
-	b.get("/-/larkside/authz" + table)
+	b.authz().get("/-/larkside/authz" + table)
 	eventually(t, func() bool {
 		text := strings.Join(series(t, reader, "http.server.request.duration"), "\n")
 		for _, want := range []string{
@@ -344,7 +344,7 @@ func TestRequestIDs(t *testing.T) {
 	refused := b.raw("GET "+table+" HTTP/1.1", "X-Lark-User-Id: ou_new", "X-Larkside-Request-Id: FORGED")
 	refused.isError(t, 401, "authorization_required")
 	id := refused.Header.Get("X-Larkside-Request-Id")
-	other := b.raw("GET /-/larkside/authz/open-apis/x HTTP/1.1", "X-Lark-User-Id: ou_1")
+	other := b.authz().raw("GET /-/larkside/authz/open-apis/x HTTP/1.1", "X-Lark-User-Id: ou_1")
 	other.isError(t, 403, "path_not_allowed")
 	placeholder := b.raw("POST /open-apis/auth/v3/tenant_access_token/internal HTTP/1.1", "Content-Length: 25\r\n\r\n"+`{"app_secret":"larkside"}`)
 	seen := []string{id, other.Header.Get("X-Larkside-Request-Id"), placeholder.Header.Get("X-Larkside-Request-Id")}

@@ -155,7 +155,7 @@ func (c *patientConn) CloseWrite() error {
 	return nil
 }
 
-// listener is one of the three.
+// listener is one of the four.
 type listener struct {
 	name   string
 	net    net.Listener
@@ -163,14 +163,15 @@ type listener struct {
 }
 
 // listenAll opens every listener that is on, before any of them serves.
-func (s *server) listenAll(ctx context.Context, app, operators, pages http.Handler) (all []*listener, err error) {
+func (s *server) listenAll(ctx context.Context, operators, pages http.Handler) (all []*listener, err error) {
 	for _, one := range []struct {
 		name, setting string
 		address       settings.Address
 		handler       http.Handler
 	}{
-		{"proxy", "LISTEN", s.cfg.Listen, app},
+		{"proxy", "LISTEN", s.cfg.Listen, &s.app},
 		{"admin", "ADMIN_LISTEN", s.cfg.AdminListen, operators},
+		{"authz", "AUTHZ_LISTEN", s.cfg.AuthzListen, &s.authz},
 		{"consent", "CONSENT_LISTEN", s.cfg.ConsentListen, pages},
 	} {
 		if one.address.Off() {
@@ -231,7 +232,7 @@ func (s *swapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "starting", http.StatusServiceUnavailable)
 }
 
-// inFlight counts the app's running requests. At the stop they are waited for
+// inFlight counts the running requests of one listener. At the stop they are waited for
 // while the listener is still open: a request that comes meanwhile is told that
 // this instance is draining instead of being refused. An atomic counter costs
 // each request less than a WaitGroup with its lock.

@@ -50,6 +50,9 @@
 //	    chosen one is logged) or unix:/path.sock (mode 0660)
 //	LARKSIDE_ADMIN_LISTEN (default: 127.0.0.1:8081)
 //	    the admin listener, for operators, kubelet and Prometheus
+//	LARKSIDE_AUTHZ_LISTEN (default: off)
+//	    the authz listener, for a mesh or gateway that forwards to Lark by
+//	    itself: the one place that hands out a token
 //	LARKSIDE_CONSENT_LISTEN (default: off)
 //	    the consent listener, for users' browsers, through an ingress
 //	LARKSIDE_DATABASE_URL (default: sqlite:larkside.db)
@@ -129,10 +132,10 @@
 //	LARKSIDE_REPLAY_BUFFER (default: 64KiB)
 //	    largest request body that can be sent again after a forced refresh
 //	LARKSIDE_CALLER_KEYS (default: none)
-//	    name:key,…: every proxied request must prove itself with
-//	    X-Larkside-Key; a key has at least 12 characters and belongs to one
-//	    name; a name may stand twice while its key is changed; or from the file
-//	    that CALLER_KEYS_FILE names
+//	    name:key,…: every request to the proxy and authz listeners must prove
+//	    itself with X-Larkside-Key; a key has at least 12 characters and belongs
+//	    to one name; a name may stand twice while its key is changed; or from
+//	    the file that CALLER_KEYS_FILE names
 //	LARKSIDE_CALLER_LIMITS (default: none)
 //	    what callers may do,
 //	    name:users=ou_a|ou_b;paths=/open-apis/apaas/;methods=GET|HEAD;rate=10/1s,…,
@@ -143,11 +146,11 @@
 //	    bearer key of the admin API and console; at least 16 characters; an
 //	    empty one stops the start; or from the file that ADMIN_KEY_FILE names
 //	LARKSIDE_ALLOW_HOSTS (default: loopback names)
-//	    Host values accepted on the proxy listener (DNS rebinding) and, beside
-//	    the loopback names, on the admin listener
+//	    Host values accepted on the proxy and authz listeners (DNS rebinding)
+//	    and, beside the loopback names, on the admin listener
 //	LARKSIDE_ALLOW_REMOTE (default: false)
-//	    true: something else guards a proxy or admin listener on a non-loopback
-//	    address, so it needs no CALLER_KEYS or ADMIN_KEY
+//	    true: something else guards a proxy, authz or admin listener on a
+//	    non-loopback address, so it needs no CALLER_KEYS or ADMIN_KEY
 //	LARKSIDE_UPSTREAM_TIMEOUT (default: 30s)
 //	    time to the upstream's response header
 //	LARKSIDE_UPSTREAM_CA_FILE (default: none)

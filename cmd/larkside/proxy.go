@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -16,7 +15,7 @@ import (
 	"larkside/session/lark"
 )
 
-func (s *server) newProxy() (http.Handler, error) {
+func (s *server) newProxy() (*proxy.Handler, error) {
 	upstream, err := url.Parse(string(s.cfg.OpenURL))
 	if err != nil {
 		return nil, fmt.Errorf("%sOPEN_URL: %w", settings.Prefix, err)

@@ -39,7 +39,8 @@ type server struct {
 
 	parts    atomic.Pointer[parts] // nil until the store is open
 	stopping chan struct{}         // closed when the stop begins
-	app      inFlight
+	// app and authz are the handlers of these two listeners.
+	app, authz inFlight
 }
 
 // run is the parts list. It builds what needs no database, serves until ctx
@@ -76,9 +77,11 @@ func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *
 		metrics: metrics, history: history, quit: quit, stopping: make(chan struct{}),
 		adminKey: edge.NewAdminKey(secrets.AdminKey.Get, log)}
 	s.console = s.newConsole(history, recent)
-	if s.app.next, err = s.newProxy(); err != nil {
+	p, err := s.newProxy()
+	if err != nil {
 		return err
 	}
+	s.app.next, s.authz.next = p, p.Authz()
 	return s.serve(ctx)
 }
 
@@ -103,7 +106,7 @@ func newUsers(cfg *settings.Settings, secrets *settings.Secrets) (telemetry.User
 func (s *server) serve(ctx context.Context) error {
 	pages, operators := &swapHandler{}, &swapHandler{}
 	operators.set(s.newAdmin(nil))
-	listeners, err := s.listenAll(ctx, &s.app, operators, pages)
+	listeners, err := s.listenAll(ctx, operators, pages)
 	if err != nil {
 		return err
 	}
@@ -158,6 +161,7 @@ func (s *server) stop(listeners []*listener, p *parts, stopBackground context.Ca
 	grace, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
 	defer cancel()
 	s.app.wait(grace)
+	s.authz.wait(grace)
 	var g errgroup.Group
 	for _, l := range listeners {
 		if l.name != "admin" {

@@ -48,12 +48,12 @@ func TestCallerLimitsAreEnforced(t *testing.T) {
 	lark := larktest.Start(t, nil)
 	process.Seed(t, db, lark, time.Minute, larktest.Alice, larktest.Bob)
 	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{
-		"CALLER_KEYS": "web:key-of-web-x1", "CALLER_LIMITS": "web:users=" + larktest.Alice + ";rate=3/1h"}})
+		"CALLER_KEYS": "web:key-of-web-x1", "CALLER_LIMITS": "web:users=" + larktest.Alice + ";rate=3/1h", "AUTHZ_LISTEN": "127.0.0.1:0"}})
 	for i, want := range []struct {
-		user, path string
-		status     int
-	}{{larktest.Alice, records, 200}, {larktest.Bob, records, 403}, {larktest.Bob, "/-/larkside/authz" + records, 403}, {larktest.Alice, records, 429}} {
-		if a := p.Get(t, want.path, want.user, "X-Larkside-Key", "key-of-web-x1"); a.Status != want.status {
+		listener, user, path string
+		status               int
+	}{{p.URL, larktest.Alice, records, 200}, {p.URL, larktest.Bob, records, 403}, {p.AuthzURL, larktest.Bob, "/-/larkside/authz" + records, 403}, {p.URL, larktest.Alice, records, 429}} {
+		if a := process.Do(t, process.NewRequest(t, "GET", want.listener+want.path, want.user, "", "X-Larkside-Key", "key-of-web-x1")); a.Status != want.status {
 			t.Errorf("request %d: %d %s", i, a.Status, a.Body)
 		}
 	}

@@ -39,7 +39,7 @@ var renderings = []rendering{
 	{name: "jobs", dir: "jobs", postgres: true},
 	{name: "sidecar-sqlite with all", dir: "overlays/sidecar-sqlite", components: []string{"consent", "prometheus", "otlp"}},
 	{name: "sidecar-postgres with all", dir: "overlays/sidecar-postgres", components: []string{"consent", "prometheus", "otlp"}, postgres: true},
-	{name: "gateway with all", dir: "overlays/gateway", components: []string{"consent", "prometheus", "otlp"}, postgres: true},
+	{name: "gateway with all", dir: "overlays/gateway", components: []string{"consent", "authz", "prometheus", "otlp"}, postgres: true},
 }
 
 // eachRendering runs f on everything that people apply.

@@ -30,8 +30,8 @@ func values(databaseURL string) map[string]string {
 	}
 }
 
-// listeners are the settings of the three and the names of their ports.
-var listeners = map[string]string{"LISTEN": "proxy", "ADMIN_LISTEN": "admin", "CONSENT_LISTEN": "consent"}
+// listeners are the settings of the four and the names of their ports.
+var listeners = map[string]string{"LISTEN": "proxy", "ADMIN_LISTEN": "admin", "AUTHZ_LISTEN": "authz", "CONSENT_LISTEN": "consent"}
 
 var intstrProxy = intstr.FromString("proxy")
 

@@ -62,9 +62,9 @@ func newMesh(t *testing.T) *mesh {
 	p := process.Seeded(t, process.Options{
 		Lark: larktest.Start(t, &larktest.Config{DeviceInterval: time.Second}),
 		Env: map[string]string{
-			"LISTEN":      port.Address(t), // refuses connections when larkside is gone
-			"CALLER_KEYS": "app:" + callerKey,
-			"SCOPES":      "app_engine:workspace.table:read app_engine:workspace.table.record:read",
+			"AUTHZ_LISTEN": port.Address(t), // refuses connections when larkside is gone
+			"CALLER_KEYS":  "app:" + callerKey,
+			"SCOPES":       "app_engine:workspace.table:read app_engine:workspace.table.record:read",
 			// Envoy asks with the Host that the app has sent.
 			"ALLOW_HOSTS": "127.0.0.1,open.feishu.cn",
 		},
@@ -128,7 +128,7 @@ func TestForwardAuth(t *testing.T) {
 	for _, kind := range meshes {
 		t.Run(kind.name, func(t *testing.T) {
 			m := newMesh(t)
-			m.addr, m.names = kind.start(t, process.Host(m.larkside.URL), m.front), kind.names
+			m.addr, m.names = kind.start(t, process.Host(m.larkside.AuthzURL), m.front), kind.names
 			for _, test := range []struct {
 				name string
 				run  func(*mesh)

@@ -127,7 +127,7 @@ func startNginx(t *testing.T, larkside string, lark *front) string {
 	dir := t.TempDir()
 	site := shipped(t, "nginx.conf",
 		"listen 127.0.0.1:8090", "listen "+addr,
-		"server 127.0.0.1:8080;", "server "+larkside+";",
+		"server 127.0.0.1:8083;", "server "+larkside+";",
 		"server open.feishu.cn:443;", "server "+lark.addr+";",
 		"/etc/ssl/certs/ca-certificates.crt", lark.roots)
 	user := ""
@@ -190,7 +190,7 @@ func startCaddy(t *testing.T, larkside string, lark *front) string {
 	file := filepath.Join(dir, "Caddyfile")
 	site := shipped(t, "Caddyfile",
 		":8090", ":"+number,
-		"forward_auth 127.0.0.1:8080", "forward_auth "+larkside,
+		"forward_auth 127.0.0.1:8083", "forward_auth "+larkside,
 		"reverse_proxy https://open.feishu.cn:443", "reverse_proxy https://"+lark.addr)
 	if err := os.WriteFile(file, []byte(site), 0o644); err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ const (
 func TestRoutes(t *testing.T) {
 	t.Parallel()
 	p, front := begin(t, map[string]string{
-		"CALLER_KEYS": "app:" + callerKey, "ADMIN_KEY": adminKey, "CONSENT_LISTEN": "127.0.0.1:0", "PUBLIC_URL": "http://localhost:1",
+		"CALLER_KEYS": "app:" + callerKey, "ADMIN_KEY": adminKey, "AUTHZ_LISTEN": "127.0.0.1:0", "CONSENT_LISTEN": "127.0.0.1:0", "PUBLIC_URL": "http://localhost:1",
 		"TENANT_PATHS": "/open-apis/contact/", "EVENTS": "http", "EVENT_TOKEN": "event-token", "EVENT_ENCRYPT_KEY": "event-encrypt-key",
 	})
 	request := func(method, path, header string) string {
@@ -54,9 +54,9 @@ func TestRoutes(t *testing.T) {
 		right := "X-Larkside-Key: " + callerKey + "\r\n"
 		for _, path := range []string{
 			"/", "/healthz", "/readyz", "/metrics", "/quitquitquit", "/admin", "/debug/pprof/", "/api/v1/sessions", "/consent/start", "/consent/events", "/-/larkside/", "/-/larkside/x",
-			"/-/larkside/authz/-/larkside/authz" + echo,
+			"/-/larkside/authz", "/-/larkside/authz" + echo,
 		} {
-			if answer := send(t, p.URL, request("POST", path, right+user)); status(answer) != 403 {
+			if answer := send(t, p.URL, request("POST", path, right+user)); status(answer) != 403 || strings.Contains(answer, "Bearer ") {
 				t.Errorf("%s with the right key: %.200q", path, answer)
 			}
 		}
@@ -73,8 +73,37 @@ func TestRoutes(t *testing.T) {
 				}
 			}
 		}
-		if answer := send(t, p.URL, request("GET", "/-/larkside/authz"+echo, right+user)); status(answer) != 200 || !strings.Contains(answer, "Authorization: Bearer ") {
+	})
+
+	t.Run("authz", func(t *testing.T) {
+		const authz = "/-/larkside/authz"
+		right := "X-Larkside-Key: " + callerKey + "\r\n"
+		for _, path := range []string{
+			"/", echo, authz, authz + echo, authz + "/open-apis/contact/v3/departments/0", "/-/larkside/", "/healthz", "/readyz", "/metrics", "/quitquitquit", "/debug/pprof/", "/api/v1/sessions",
+			"/consent/start", "/consent/events", "/healthz/.." + authz + echo, "//healthz",
+		} {
+			for _, key := range []string{
+				"", "X-Larkside-Key:\r\n", "X-Larkside-Key: wrong\r\n", "X_Larkside_Key: " + callerKey + "\r\n", right + "X-Larkside-Key: wrong\r\n", "X-Larkside-Key: " + adminKey + "\r\n",
+				"Authorization: Bearer " + callerKey + "\r\n", right + "Host: evil.example\r\n", right + "Origin: https://evil.example\r\n",
+			} {
+				for _, method := range []string{"GET", "POST", "HEAD", "OPTIONS"} {
+					answer := send(t, p.AuthzURL, request(method, path, key+user))
+					if s := status(answer); s != 401 && s != 429 && s != 400 && s != 403 || s == 403 && !strings.Contains(answer, "host_not_allowed") || strings.Contains(answer, "Authorization: Bearer") {
+						t.Errorf("%s %s with %q: %.200q", method, path, key, answer)
+					}
+				}
+			}
+		}
+		for _, path := range []string{"/", echo, "/healthz", "/metrics", "/quitquitquit", "/api/v1/sessions", "/consent/start", "/-/larkside/", "/-/larkside/x", authz + authz + echo, authz + "/open-apis/im/v1/chats"} {
+			if answer := send(t, p.AuthzURL, request("POST", path, right+user)); status(answer) != 403 || strings.Contains(answer, "Authorization: Bearer") {
+				t.Errorf("%s with the right key: %.200q", path, answer)
+			}
+		}
+		if answer := send(t, p.AuthzURL, request("GET", authz+echo, right+user)); status(answer) != 200 || !strings.Contains(answer, "Authorization: Bearer ") {
 			t.Errorf("authz with the right key: %.300q", answer)
+		}
+		if calls := front.taken(); len(calls) > 0 {
+			t.Errorf("Lark got %d requests; the first: %+v", len(calls), calls[0])
 		}
 	})
 

@@ -109,10 +109,10 @@ func orElse(s, fallback string) string {
 // Process is a running larkside. Its methods may be called concurrently, except
 // Restart.
 type Process struct {
-	// URL, AdminURL and ConsentURL are where the listeners are, without a
-	// trailing slash; ConsentURL is empty when it is off, and so is any that is
-	// a Unix socket. Restart changes them.
-	URL, AdminURL, ConsentURL string
+	// URL, AdminURL, AuthzURL and ConsentURL are where the listeners are, without
+	// a trailing slash; one that is off or a Unix socket is empty. Restart changes
+	// them.
+	URL, AdminURL, AuthzURL, ConsentURL string
 	// Lark, DB and Ingress are those of its Options.
 	Lark    *larktest.Platform
 	DB      *dbtest.DB
@@ -219,7 +219,7 @@ func (p *Process) awaitListeners() {
 	for _, l := range []struct {
 		name, setting string
 		url           *string
-	}{{"proxy", "LISTEN", &p.URL}, {"admin", "ADMIN_LISTEN", &p.AdminURL}, {"consent", "CONSENT_LISTEN", &p.ConsentURL}} {
+	}{{"proxy", "LISTEN", &p.URL}, {"admin", "ADMIN_LISTEN", &p.AdminURL}, {"authz", "AUTHZ_LISTEN", &p.AuthzURL}, {"consent", "CONSENT_LISTEN", &p.ConsentURL}} {
 		address := p.setting(l.setting)
 		if *l.url = ""; address == "" || address == "off" {
 			continue

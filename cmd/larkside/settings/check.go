@@ -62,10 +62,9 @@ func (p *parser) contradictions(s *Settings) {
 		p.keyContradictions(s)
 	}
 	p.remoteContradiction("LISTEN", s.Listen, "CALLER_KEYS", len(s.CallerKeys) == 0 && !s.AllowRemote)
+	p.remoteContradiction("AUTHZ_LISTEN", s.AuthzListen, "CALLER_KEYS", len(s.CallerKeys) == 0 && !s.AllowRemote)
 	p.remoteContradiction("ADMIN_LISTEN", s.AdminListen, "ADMIN_KEY", s.AdminKey.Empty() && !s.AllowRemote)
-	p.sameAddress("ADMIN_LISTEN", s.AdminListen, "LISTEN", s.Listen)
-	p.sameAddress("CONSENT_LISTEN", s.ConsentListen, "LISTEN", s.Listen)
-	p.sameAddress("CONSENT_LISTEN", s.ConsentListen, "ADMIN_LISTEN", s.AdminListen)
+	p.sameAddresses([]listener{{"LISTEN", s.Listen}, {"ADMIN_LISTEN", s.AdminListen}, {"AUTHZ_LISTEN", s.AuthzListen}, {"CONSENT_LISTEN", s.ConsentListen}})
 	p.consentContradictions(s)
 	if !p.bad("CALLER_KEYS") {
 		p.accept("CALLER_LIMITS", s.CallerLimits.checkCallers(s.CallerKeys))
@@ -95,11 +94,22 @@ func (p *parser) remoteContradiction(name string, a Address, keys string, open b
 		a.String(), Prefix, keys))
 }
 
-func (p *parser) sameAddress(name string, a Address, other string, b Address) {
-	if p.bad(name, other) || a.Off() || a != b || a.Port() == "0" {
-		return
+// listener is a variable and where it says to listen.
+type listener struct {
+	name    string
+	address Address
+}
+
+// sameAddresses refuses two listeners in one place.
+func (p *parser) sameAddresses(all []listener) {
+	for i, l := range all {
+		for _, other := range all[:i] {
+			if a := l.address; !p.bad(l.name, other.name) && !a.Off() && a == other.address && a.Port() != "0" {
+				p.add(l.name, fmt.Sprintf("got %q, which is %s%s too, takes an address of its own", a.String(), Prefix, other.name))
+				break
+			}
+		}
 	}
-	p.add(name, fmt.Sprintf("got %q, which is %s%s too, takes an address of its own", a.String(), Prefix, other))
 }
 
 func (p *parser) consentContradictions(s *Settings) {

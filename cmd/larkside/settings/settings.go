@@ -55,6 +55,9 @@ type Settings struct {
 
 	AdminListen Address `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:8081" takes:"host:port or unix:/path.sock" meaning:"the admin listener, for operators, kubelet and Prometheus"`
 
+	// AuthzListen may be off.
+	AuthzListen Address `env:"AUTHZ_LISTEN" envDefault:"off" takes:"host:port, unix:/path.sock or off" meaning:"the authz listener, for a mesh or gateway that forwards to Lark by itself: the one place that hands out a token"`
+
 	// ConsentListen may be off.
 	ConsentListen Address `env:"CONSENT_LISTEN" envDefault:"off" takes:"host:port, unix:/path.sock or off" meaning:"the consent listener, for users' browsers, through an ingress"`
 
@@ -132,7 +135,7 @@ type Settings struct {
 	// ReplayBuffer is in bytes.
 	ReplayBuffer Size `env:"REPLAY_BUFFER" envDefault:"64KiB" meaning:"largest request body that can be sent again after a forced refresh"`
 
-	CallerKeys NamedSecrets `env:"CALLER_KEYS" file:"true" takes:"name:key, comma separated, keys of at least 12 characters, none under two names" meaning:"‘name:key,…’: every proxied request must prove itself with ‘X-Larkside-Key’; a key has at least 12 characters and belongs to one name; a name may stand twice while its key is changed"`
+	CallerKeys NamedSecrets `env:"CALLER_KEYS" file:"true" takes:"name:key, comma separated, keys of at least 12 characters, none under two names" meaning:"‘name:key,…’: every request to the proxy and authz listeners must prove itself with ‘X-Larkside-Key’; a key has at least 12 characters and belongs to one name; a name may stand twice while its key is changed"`
 
 	// CallerLimits are of callers in CallerKeys.
 	CallerLimits CallerLimits `env:"CALLER_LIMITS" takes:"name:users=ou_a|ou_b;paths=/prefix/|/path;methods=GET|HEAD;rate=10/1s, comma separated, each field optional, names of CALLER_KEYS" meaning:"what callers may do, ‘name:users=ou_a|ou_b;paths=/open-apis/apaas/;methods=GET|HEAD;rate=10/1s,…’, each field optional: users by open_id or the name that is sent (and then no tenant token), paths as in ‘INJECT_PATHS’, methods, requests per time; a caller without an entry may do everything"`
@@ -140,9 +143,9 @@ type Settings struct {
 	AdminKey session.Secret `env:"ADMIN_KEY" file:"true" blank:"refused" takes:"a key of at least 16 characters" meaning:"bearer key of the admin API and console; at least 16 characters; an empty one stops the start"`
 
 	// AllowHosts are in lower case; empty: loopback names.
-	AllowHosts Hosts `env:"ALLOW_HOSTS" default:"loopback names" meaning:"‘Host’ values accepted on the proxy listener (DNS rebinding) and, beside the loopback names, on the admin listener"`
+	AllowHosts Hosts `env:"ALLOW_HOSTS" default:"loopback names" meaning:"‘Host’ values accepted on the proxy and authz listeners (DNS rebinding) and, beside the loopback names, on the admin listener"`
 
-	AllowRemote bool `env:"ALLOW_REMOTE" envDefault:"false" meaning:"‘true’: something else guards a proxy or admin listener on a non-loopback address, so it needs no ‘CALLER_KEYS’ or ‘ADMIN_KEY’"`
+	AllowRemote bool `env:"ALLOW_REMOTE" envDefault:"false" meaning:"‘true’: something else guards a proxy, authz or admin listener on a non-loopback address, so it needs no ‘CALLER_KEYS’ or ‘ADMIN_KEY’"`
 
 	UpstreamTimeout time.Duration `env:"UPSTREAM_TIMEOUT" envDefault:"30s" positive:"true" meaning:"time to the upstream's response header"`
 

@@ -82,6 +82,7 @@ func TestDefaults(t *testing.T) {
 		"TOKEN_URL":               {c.TokenURL, BaseURL("https://open.feishu.cn/open-apis/authen/v2/oauth/token")},
 		"LISTEN":                  {c.Listen.String(), "127.0.0.1:8080"},
 		"ADMIN_LISTEN":            {c.AdminListen.String(), "127.0.0.1:8081"},
+		"AUTHZ_LISTEN":            {c.AuthzListen.String(), "off"},
 		"CONSENT_LISTEN":          {c.ConsentListen.String(), "off"},
 		"DATABASE_URL":            {c.DatabaseURL.Expose(), "sqlite:larkside.db"},
 		"DATABASE_LISTEN_URL":     {c.DatabaseListenURL.Expose(), ""},
@@ -196,6 +197,8 @@ func TestAccepted(t *testing.T) {
 		{"IPv6 loopback", []string{"LISTEN=[::1]:8080"}, func(c *Settings) bool { return c.Listen.loopback() }},
 		{"all addresses with keys", []string{"LISTEN=:8080", "CALLER_KEYS=crm:twelve-chars"}, func(c *Settings) bool { return !c.Listen.loopback() }},
 		{"all addresses with a guard", []string{"LISTEN=0.0.0.0:8080", "ADMIN_LISTEN=[::]:8081", "ALLOW_REMOTE=true"}, nil},
+		{"a remote authz listener with keys", []string{"AUTHZ_LISTEN=:8083", "CALLER_KEYS=crm:twelve-chars"}, func(c *Settings) bool { return c.AuthzListen.Addr == ":8083" }},
+		{"a remote authz listener with a guard", []string{"AUTHZ_LISTEN=:8083", "ALLOW_REMOTE=true"}, nil},
 		{"a remote consent listener, which is for browsers", []string{"CONSENT_LISTEN=:8082", "PUBLIC_URL=https://consent.example/lark/"}, func(c *Settings) bool {
 			return c.Redirects() && c.PublicURL == "https://consent.example/lark"
 		}},
@@ -271,6 +274,8 @@ func TestProblems(t *testing.T) {
 		{"a remote proxy listener without keys", []string{"LISTEN=:8080"}, `LARKSIDE_LISTEN: got ":8080" without LARKSIDE_CALLER_KEYS`},
 		{"a host name may be anything", []string{"LISTEN=larkside.internal:8080"}, `LARKSIDE_LISTEN: got "larkside.internal:8080" without LARKSIDE_CALLER_KEYS`},
 		{"a remote admin listener; the callers' keys are not for it", []string{"ADMIN_LISTEN=10.0.0.1:8081", "CALLER_KEYS=a:canary-of-twelve"}, `LARKSIDE_ADMIN_LISTEN: got "10.0.0.1:8081" without LARKSIDE_ADMIN_KEY`},
+		{"a remote authz listener without keys", []string{"AUTHZ_LISTEN=:8083"}, `LARKSIDE_AUTHZ_LISTEN: got ":8083" without LARKSIDE_CALLER_KEYS`},
+		{"an authz listener where apps send to", []string{"AUTHZ_LISTEN=127.0.0.1:8080"}, `LARKSIDE_AUTHZ_LISTEN: got "127.0.0.1:8080", which is LARKSIDE_LISTEN too`},
 		{"two listeners on one address", []string{"ADMIN_LISTEN=127.0.0.1:8080"}, `LARKSIDE_ADMIN_LISTEN: got "127.0.0.1:8080", which is LARKSIDE_LISTEN too`},
 		{"two listeners on one socket", []string{"LISTEN=unix:/a.sock", "ADMIN_LISTEN=unix:/a.sock"}, `LARKSIDE_ADMIN_LISTEN: got "unix:/a.sock", which is LARKSIDE_LISTEN too`},
 		{"another database", []string{"DATABASE_URL=mysql://u:canary@h/d"}, `LARKSIDE_DATABASE_URL: got "mysql://u:xxxxx@h/d", takes postgres://`},
