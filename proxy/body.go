@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,7 +16,22 @@ type body struct {
 	paced *pacedBody
 	// kept is the body as it is sent; nil without one, and before [body.take].
 	kept *keptBody
+	// total counts what is kept of all bodies.
+	total *keptTotal
 }
+
+// keptTotal counts the bytes that all bodies keep together, so that many callers
+// can't fill the memory. When it is full, bodies pass without being kept.
+type keptTotal struct {
+	bytes atomic.Int64
+	limit int64
+}
+
+// maxKeptBodies is how many bodies of the largest size may be kept at once. Most are
+// much smaller.
+const maxKeptBodies = 512
+
+func (t *keptTotal) full() bool { return t.bytes.Load() >= t.limit }
 
 // pace makes the body of in come at a pace. An empty body stays as it is.
 func (b *body) pace(in *http.Request, w http.ResponseWriter, patience time.Duration) {
@@ -34,20 +51,22 @@ func (b *body) take(in *http.Request, limit int) bool {
 		return true
 	}
 	in.GetBody = b.kept.reopen
-	first := in.ContentLength > 0 && b.kept.fits() && len(in.Header["Expect"]) == 0
-	return !first || b.kept.fill()
+	if in.ContentLength > 0 && len(in.Header["Expect"]) == 0 {
+		b.kept.fill()
+	}
+	return !b.kept.broken()
 }
 
 // hold reads the whole body of in into memory and reports whether it fits within
 // limit.
 func (b *body) hold(in *http.Request, limit int) bool {
-	return !b.keep(in, limit) || b.kept.fits() && b.kept.fill()
+	return !b.keep(in, limit) || b.kept.fill()
 }
 
 // keep makes b.kept, if it isn't there yet, and reports whether there is a body.
 func (b *body) keep(in *http.Request, limit int) bool {
 	if b.kept == nil && !empty(in) {
-		b.kept = newKeptBody(in.Body, in.ContentLength, limit)
+		b.kept = newKeptBody(in.Body, in.ContentLength, limit, b.total)
 	}
 	return b.kept != nil
 }
@@ -82,16 +101,18 @@ func empty(in *http.Request) bool {
 var errStale = errors.New("request body is read elsewhere")
 
 // keptBody is the body of a request. While it passes, it is kept up to a limit, so
-// that it can be sent again. Its mutex is needed because a transport may still read
+// that it can be sent again. Memory is taken for bytes that have come, not for a
+// length that was declared. The mutex is needed because a transport may still read
 // for one attempt when the next one begins.
 type keptBody struct {
 	src   io.ReadCloser
 	limit int
+	total *keptTotal
 
 	mu      sync.Mutex
-	kept    []byte // what was read of src so far, while it fits
-	over    bool   // it doesn't fit
-	taken   bool   // something was read of src
+	kept    []byte // the beginning of what was read of src so far
+	full    bool   // no more is kept
+	lost    bool   // something was read of src that is not in kept
 	end     error  // what src ended with; io.EOF when it is complete
 	reading bool   // a Read of src is under way
 	reader  int    // the reader whose turn it is; older ones are stale
@@ -100,24 +121,25 @@ type keptBody struct {
 // newKeptBody returns the body that comes from src and has length bytes, or an
 // unknown number if length is negative. Nothing is kept of a body that can't fit
 // within limit.
-func newKeptBody(src io.ReadCloser, length int64, limit int) *keptBody {
-	b := &keptBody{src: src, limit: limit, over: limit == 0 || length > int64(limit)}
-	if !b.over && length > 0 {
-		b.kept = make([]byte, 0, length)
-	}
-	return b
+func newKeptBody(src io.ReadCloser, length int64, limit int, total *keptTotal) *keptBody {
+	return &keptBody{src: src, limit: limit, total: total, full: limit == 0 || length > int64(limit)}
 }
 
 // fill reads the body as far as it may be kept, and reports whether that is all of
-// it. If not, the body can't be forwarded any more. No reader may be in use.
+// it. What it has read is kept and is not lost, unless the body is longer than
+// limit. No reader may be in use.
 func (b *keptBody) fill() bool {
-	buf := make([]byte, 4<<10)
-	r := b.open()
-	for {
-		if _, err := r.Read(buf); err != nil || !b.fits() {
-			return err == io.EOF && b.fits()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !b.full && b.end == nil {
+		if b.total.full() {
+			b.full = true
+			break
 		}
+		b.kept = slices.Grow(b.kept, 512) // it grows as io.ReadAll's buffer does
+		b.pull(b.kept[len(b.kept):cap(b.kept)])
 	}
+	return b.end == io.EOF && !b.lost
 }
 
 // open returns the body from its beginning, for the first time.
@@ -133,7 +155,7 @@ func (b *keptBody) open() io.ReadCloser {
 func (b *keptBody) reopen() (io.ReadCloser, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.over && b.taken || b.reading || b.end != nil && b.end != io.EOF {
+	if b.lost || b.reading || b.end != nil && b.end != io.EOF {
 		return nil, errStale
 	}
 	return b.next(), nil
@@ -144,13 +166,6 @@ func (b *keptBody) next() io.ReadCloser {
 	return &keptReader{from: b, id: b.reader}
 }
 
-// fits reports whether all that was read so far is kept.
-func (b *keptBody) fits() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !b.over
-}
-
 // complete reports whether all of the body is in memory, so that src isn't read any
 // more.
 func (b *keptBody) complete() bool {
@@ -159,7 +174,7 @@ func (b *keptBody) complete() bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.over && b.end == io.EOF
+	return !b.lost && b.end == io.EOF
 }
 
 // broken reports whether the caller's side of the body failed.
@@ -172,11 +187,43 @@ func (b *keptBody) broken() bool {
 	return b.end != nil && b.end != io.EOF
 }
 
-// close makes every reader stale. The server closes the body itself.
+// close makes every reader stale, and forgets what is kept. The server closes the
+// body itself.
 func (b *keptBody) close() {
-	if b != nil {
-		b.open()
+	if b == nil {
+		return
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reader++
+	b.full = true // a Read of src that is under way keeps nothing any more
+	b.forget()
+}
+
+func (b *keptBody) forget() {
+	b.total.bytes.Add(-int64(len(b.kept)))
+	b.kept = nil
+}
+
+// pull reads from src into p, and keeps what it has read if it may. b.mu is held,
+// and given up for the time of the read.
+func (b *keptBody) pull(p []byte) (int, error) {
+	b.reading = true
+	b.mu.Unlock()
+	n, err := b.src.Read(p)
+	b.mu.Lock()
+	b.reading = false
+	b.end = err
+	switch {
+	case n == 0:
+	case b.full || len(b.kept)+n > b.limit:
+		b.full, b.lost = true, true
+		b.forget()
+	default:
+		b.kept = append(b.kept, p[:n]...)
+		b.total.bytes.Add(int64(n))
+	}
+	return n, err
 }
 
 // keptReader reads a keptBody from its beginning.
@@ -193,25 +240,16 @@ func (r *keptReader) Read(p []byte) (int, error) {
 	switch {
 	case r.id != b.reader || b.reading:
 		return 0, errStale
-	case !b.over && r.off < len(b.kept):
+	case r.off < len(b.kept):
 		n := copy(p, b.kept[r.off:])
 		r.off += n
 		return n, nil
 	case b.end != nil:
 		return 0, b.end
 	}
-	b.reading, b.taken = true, true
-	b.mu.Unlock()
-	n, err := b.src.Read(p)
-	b.mu.Lock()
-	b.reading = false
-	b.end = err
+	b.full = b.full || b.total.full()
+	n, err := b.pull(p)
 	r.off += n
-	if b.over = b.over || len(b.kept)+n > b.limit; b.over {
-		b.kept = nil
-	} else {
-		b.kept = append(b.kept, p[:n]...)
-	}
 	return n, err
 }
 

@@ -35,6 +35,7 @@ func New(c Config) (*Handler, error) {
 		paths:      paths{c.InjectPaths, c.TenantPaths},
 		origin:     newOrigin(c.Upstream, c.Transport),
 		places:     places,
+		kept:       keptTotal{limit: maxKeptBodies * int64(c.ReplayBuffer)},
 		metrics:    metrics,
 		tracer:     otel.Tracer(scope),
 		complaints: telemetry.NewComplaints(c.Log),

@@ -25,7 +25,9 @@ type proxy struct {
 	reverse *httputil.ReverseProxy
 	buffers peekBuffers
 	// places has one element for each request that waits for a consent.
-	places  chan struct{}
+	places chan struct{}
+	// kept counts what is kept of requests' bodies.
+	kept    keptTotal
 	metrics *metrics
 	tracer  trace.Tracer
 	// complaints writes the lines that every request may have to write.

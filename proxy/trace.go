@@ -36,6 +36,7 @@ var (
 func (p *proxy) begin(w http.ResponseWriter, r *http.Request) *request {
 	x := &request{started: time.Now()}
 	x.w = writer{ResponseWriter: w, half: &x.half}
+	x.body.total = &p.kept
 	ctx := x.half.outlive(r.Context(), p.cfg.HalfClosePatience)
 	if len(r.Header["Traceparent"]) > 0 {
 		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
