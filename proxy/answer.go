@@ -10,10 +10,10 @@ import (
 // their codes.
 func Failures() []edge.Failure {
 	return []edge.Failure{
-		*edge.InvalidUserID, *edge.UserIDRequired, *edge.AmbiguousPath, *edge.UnknownApp,
+		*edge.InvalidUserID, *edge.UserIDRequired, *edge.AmbiguousPath, *edge.UnknownApp, *edge.MalformedRequest,
 		*edge.AuthorizationRequired, *edge.CallerUnauthenticated,
 		*edge.PathNotAllowed, *edge.HostNotAllowed, *edge.UserDisabled, *edge.CallerNotAllowed,
-		*edge.MethodNotAllowed, *edge.CallerRateLimited, *edge.UpstreamUnreachable,
+		*edge.MethodNotAllowed, *edge.CallerRateLimited, *edge.HeaderTooLarge, *edge.UpstreamUnreachable,
 		*edge.StoreUnavailable, *edge.RefreshUnavailable, *edge.AppMisconfigured, *edge.Draining, *edge.UpstreamTimeout,
 	}
 }

@@ -24,6 +24,8 @@ type callerConn struct {
 	// net/http it doesn't end with each of them, which saves making one for each.
 	life context.Context
 	end  context.CancelFunc
+	// server is the connection itself; nil if its listener is none of [NewListener].
+	server *serverConn
 }
 
 type callerConnKey struct{}
@@ -33,6 +35,7 @@ func withCaller(ctx context.Context, conn net.Conn) context.Context {
 	// net/http adds the address to a request's context later.
 	life := context.WithValue(context.WithoutCancel(ctx), http.LocalAddrContextKey, conn.LocalAddr())
 	c := new(callerConn)
+	c.server, _ = conn.(*serverConn)
 	c.life, c.end = context.WithCancel(life)
 	return context.WithValue(ctx, callerConnKey{}, c)
 }

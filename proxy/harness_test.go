@@ -337,7 +337,7 @@ func listen(t testing.TB, h http.Handler) (addr string) {
 		t.Fatal(err)
 	}
 	server := proxy.NewServer(h)
-	go server.Serve(ln)
+	go server.Serve(proxy.NewListener(ln))
 	t.Cleanup(func() { server.Close() })
 	return ln.Addr().String()
 }

@@ -188,21 +188,6 @@ func (t *Transport) CloseIdleConnections() {
 // outbound reports whether requests go through an outbound proxy.
 func (t *Transport) outbound() bool { return t.shared.Proxy != nil }
 
-// NewServer returns a server with the limits that the proxy's listener needs. A
-// header has to come in 10 s and within 64 KiB, and a connection may be idle for two
-// minutes. What streams is not limited: the handler of [New] sees to it that a body
-// moves. OPTIONS * reaches h. A caller that closes its sending side gets its answer.
-func NewServer(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler:                      h,
-		ReadHeaderTimeout:            10 * time.Second,
-		IdleTimeout:                  2 * time.Minute,
-		MaxHeaderBytes:               64 << 10,
-		DisableGeneralOptionsHandler: true,
-		ConnContext:                  withCaller,
-	}
-}
-
 // buffers lends the buffers that bodies are copied through.
 type buffers struct{ pool sync.Pool }
 

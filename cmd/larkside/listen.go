@@ -196,7 +196,11 @@ func (s *server) listenAll(ctx context.Context, operators, pages http.Handler) (
 			// A browser that watches must not hold up the stop.
 			server.RegisterOnShutdown(s.console.Close)
 		}
-		all = append(all, &listener{one.name, patientListener{l, writePatience}, server})
+		var serving net.Listener = patientListener{l, writePatience}
+		if one.name != "consent" { // whose clients are people
+			serving = proxy.NewListener(serving)
+		}
+		all = append(all, &listener{one.name, serving, server})
 		s.log.Info("listening", "listener", one.name, "address", l.Addr().String())
 	}
 	return all, nil

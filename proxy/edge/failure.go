@@ -28,6 +28,7 @@ var (
 	AmbiguousPath         = &Failure{"ambiguous_path", 400, 18400003, "The path can be read in more than one way: send it without dot segments, empty segments, backslashes and control characters, encoded or not."}
 	UnknownApp            = &Failure{"unknown_app", 400, 18400004, "No such app is configured: use one of LARKSIDE_APP_ID and LARKSIDE_APPS, or leave the app out."}
 	InvalidRequest        = &Failure{"invalid_request", 400, 18400005, "The request can't be read: see the API description."}
+	MalformedRequest      = &Failure{"malformed_request", 400, 18400006, "The request is not valid HTTP/1.1: look at its target, its headers and how its body is delimited."}
 	AuthorizationRequired = &Failure{"authorization_required", 401, 18401001, "The user has to authorize the app: open error.authorize_url, then send the request again."}
 	CallerUnauthenticated = &Failure{"caller_unauthenticated", 401, 18401002, "X-Larkside-Key is missing or wrong: send the key of one of the configured callers."}
 	AdminUnauthenticated  = &Failure{"admin_unauthenticated", 401, 18401003, "The admin key is missing or wrong: send Authorization: Bearer with LARKSIDE_ADMIN_KEY."}
@@ -43,6 +44,7 @@ var (
 	NotAsked              = &Failure{"not_asked", 409, 18409004, "The user could not be asked: Lark does not know the id, Lark failed, or too many were asked: see the log, and try again after Retry-After."}
 	CallerRateLimited     = &Failure{"caller_rate_limited", 429, 18429001, "This caller sends too many requests: wait as long as Retry-After says."}
 	AdminRateLimited      = &Failure{"admin_rate_limited", 429, 18429002, "The admin key is wrong, and too many wrong ones came from this address: wait as long as Retry-After says, and look for who sends them."}
+	HeaderTooLarge        = &Failure{"header_too_large", 431, 18431001, "The request line and the headers together are larger than 64 KiB: send less."}
 	InternalError         = &Failure{"internal_error", 500, 18500001, "Something unforeseen failed: look for error.request_id in the log."}
 	UpstreamUnreachable   = &Failure{"upstream_unreachable", 502, 18502001, "Lark can't be reached: check the network from Larkside to the Open Platform."}
 	StoreUnavailable      = &Failure{"store_unavailable", 503, 18503001, "The session store can't be reached: try again after Retry-After."}

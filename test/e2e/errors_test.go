@@ -21,6 +21,7 @@ func TestErrors(t *testing.T) {
 		"user_id_required":       userIDRequired,
 		"ambiguous_path":         ambiguousPath,
 		"unknown_app":            unknownApp,
+		"malformed_request":      malformedRequest,
 		"authorization_required": authorizationRequired,
 		"caller_unauthenticated": callerUnauthenticated,
 		"caller_not_allowed":     callerNotAllowed,
@@ -29,6 +30,7 @@ func TestErrors(t *testing.T) {
 		"host_not_allowed":       hostNotAllowed,
 		"user_disabled":          userDisabled,
 		"method_not_allowed":     methodNotAllowed,
+		"header_too_large":       headerTooLarge,
 		"upstream_unreachable":   upstreamUnreachable,
 		"store_unavailable":      storeUnavailable,
 		"refresh_unavailable":    refreshUnavailable,
@@ -116,6 +118,22 @@ func unknownApp(t *testing.T) {
 	p := process.Seeded(t, process.Options{Lark: newLark(t, nil)}, alice)
 	is(t, p.Get(t, records, alice, "X-Lark-App-Id", "cli_someone_elses"), 400, "unknown_app")
 	isDataOf(t, p.Get(t, records, alice, "X-Lark-App-Id", larktest.AppID), alice)
+}
+
+func malformedRequest(t *testing.T) {
+	lark := newLark(t, nil)
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{"AUTHZ_LISTEN": "127.0.0.1:0"}}, alice)
+	for _, url := range []string{p.URL, p.AdminURL, p.AuthzURL} {
+		is(t, process.Send(t, process.Host(url), "GET "+records+"%zz", "", "X-Lark-User-Id: "+alice), 400, "malformed_request")
+	}
+	nothingSent(t, lark)
+}
+
+func headerTooLarge(t *testing.T) {
+	lark := newLark(t, nil)
+	p := process.Seeded(t, process.Options{Lark: lark}, alice)
+	is(t, process.Send(t, process.Host(p.URL), "GET "+records, "", "X-Lark-User-Id: "+alice, "X-Padding: "+strings.Repeat("a", 100<<10)), 431, "header_too_large")
+	nothingSent(t, lark)
 }
 
 func authorizationRequired(t *testing.T) {
