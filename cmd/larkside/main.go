@@ -99,7 +99,8 @@
 //	LARKSIDE_CONSENT_FLOW (default: auto)
 //	    device, redirect, or auto: redirect when PUBLIC_URL is set
 //	LARKSIDE_PUBLIC_URL (default: none)
-//	    base URL under which browsers reach the consent listener
+//	    base URL under which browsers reach the consent listener; it may have a
+//	    path, which the ingress may pass on or take away
 //	LARKSIDE_CONSENT_TTL (default: 10m)
 //	    life of one pending consent
 //	LARKSIDE_CONSENT_RATE (default: 5/1m)

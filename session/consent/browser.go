@@ -47,21 +47,27 @@ func cookieFor(publicURL string) cookieKind {
 // Handler serves three paths. /consent/start is the card's link in the redirect
 // flow, and /consent/callback is where Lark sends the browser back to.
 // /consent/events takes what Lark posts, if there are keys to verify it. Other
-// paths are 404. Put TLS in front of it; it needs no other protection.
+// paths are 404. An ingress may leave the path of the public URL in front of them or
+// take it away. Put TLS in front of it; it needs no other protection.
 func (f *Flow) Handler() http.Handler {
+	prefix := ""
+	if public, err := url.Parse(f.publicURL); err == nil {
+		prefix = public.Path
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.pages.secure(w.Header())
+		path := strings.TrimPrefix(r.URL.Path, prefix)
 		switch {
-		case f.isEvents(r):
+		case f.eventKeys != nil && strings.TrimSuffix(path, "/") == eventsPath:
 			f.serveEvent(w, r)
-		case r.URL.Path != startPath && r.URL.Path != callbackPath:
+		case path != startPath && path != callbackPath:
 			f.show(w, r, notFoundPage)
 		case r.Method == http.MethodHead, isPrefetch(r):
 			w.WriteHeader(http.StatusNoContent) // a link preview must change nothing
 		case r.Method != http.MethodGet:
 			w.Header().Set("Allow", "GET, HEAD")
 			f.show(w, r, methodPage)
-		case r.URL.Path == startPath:
+		case path == startPath:
 			f.serveStart(w, r)
 		default:
 			f.show(w, r, f.callback(r))

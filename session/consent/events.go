@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -332,9 +331,4 @@ func (f *Flow) isAbout(ctx context.Context, s *session.Session, e *lark.Event) (
 		return true, nil
 	}
 	return false, err
-}
-
-// isEvents reports whether r is for the path to which Lark posts events.
-func (f *Flow) isEvents(r *http.Request) bool {
-	return f.eventKeys != nil && strings.TrimSuffix(r.URL.Path, "/") == eventsPath
 }

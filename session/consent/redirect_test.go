@@ -338,6 +338,39 @@ func TestRedirectBrowserLeaves(t *testing.T) {
 	})
 }
 
+// The consent listener may share a host with others, below a path. An ingress
+// passes that on or takes it away.
+func TestPublicURLWithPath(t *testing.T) {
+	const base = public + "/lark/sidecar"
+	for name, received := range map[string]string{"passed on": base, "taken away": public} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, func(c *larktest.Config) { c.Apps[0].RedirectURIs = []string{base + callbackPath} })
+				f := w.flow(func(c *Config) { c.PublicURL = base })
+				link := w.ask(f, alice).AuthorizeURL
+				b := w.browser(f)
+				through := func(url string) string {
+					if !strings.HasPrefix(url, base+"/consent/") {
+						t.Errorf("%s is not below the public URL", url)
+					}
+					return received + strings.TrimPrefix(url, base)
+				}
+				back := b.consent(b.open(through(link)), larktest.Alice)
+				wantPage(t, b.get(through(back)), http.StatusOK, texts.done)
+				if c := b.cookies["__Host-larkside"]; c == nil || c.Path != "/" {
+					t.Errorf("cookie %v", c) // the prefix __Host- wants this path
+				}
+				w.awaitState(alice, session.ConsentDone)
+				for _, path := range []string{"/lark/consent/start", "/lark/sidecar", "/lark/sidecarx/consent/start", "/lark/sidecar/lark/sidecar/consent/start", "/lark/sidecar/"} {
+					if got := b.get(public + path); got.StatusCode != http.StatusNotFound {
+						t.Errorf("%s: %d", path, got.StatusCode)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestCookie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)

@@ -103,7 +103,7 @@ type Settings struct {
 	ConsentFlow string `env:"CONSENT_FLOW" envDefault:"auto" oneOf:"auto,device,redirect" meaning:"‘device’, ‘redirect’, or ‘auto’: redirect when ‘PUBLIC_URL’ is set"`
 
 	// PublicURL may be empty.
-	PublicURL BaseURL `env:"PUBLIC_URL" takes:"an https URL without user, query and fragment (http for a loopback host only)" meaning:"base URL under which browsers reach the consent listener"`
+	PublicURL BaseURL `env:"PUBLIC_URL" takes:"an https URL without user, query and fragment (http for a loopback host only)" meaning:"base URL under which browsers reach the consent listener; it may have a path, which the ingress may pass on or take away"`
 
 	ConsentTTL time.Duration `env:"CONSENT_TTL" envDefault:"10m" positive:"true" meaning:"life of one pending consent"`
 
