@@ -151,6 +151,18 @@ func newCallers(keys func() []Caller, limits map[string]CallerLimit) callers {
 	return s
 }
 
+// number returns how many callers there are. Without keys all are one.
+func (s *callers) number() int {
+	if s.keys == nil {
+		return 1
+	}
+	names := make(map[string]bool)
+	for _, c := range s.keys() {
+		names[c.Name] = true // a name may have two keys while one replaces the other
+	}
+	return len(names)
+}
+
 // identify returns the name of the caller whose key is in h, and what that caller
 // may do, and counts the request. Where callers need no key the name is "". The
 // check compares all keys, so that its time doesn't depend on the one that was

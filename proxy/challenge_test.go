@@ -222,6 +222,39 @@ func TestWaitersAreBounded(t *testing.T) {
 	}
 }
 
+// No caller can hold all places: another one finds some free. What a caller wants
+// is known to whoever asks the user.
+func TestEachCallerHasPlaces(t *testing.T) {
+	waits := make(chan bool, 4)
+	b := start(t, func(c *proxy.Config) {
+		c.MaxWaiters, c.Waiter = 4, watched{c.Waiter, waits}
+		c.CallerKeys = func() []proxy.Caller {
+			return []proxy.Caller{{Name: "greedy", Key: session.NewSecret("key-of-greedy")}, {Name: "greedy", Key: session.NewSecret("next-key-of-greedy")},
+				{Name: "modest", Key: session.NewSecret("key-of-modest")}}
+		}
+	})
+	wait := func(key string) func() reply {
+		return b.hold("GET "+table+" HTTP/1.1", "X-Lark-User-Id: ou_new", "Prefer: wait=30", "X-Larkside-Key: "+key)
+	}
+	held := []func() reply{wait("key-of-greedy"), wait("next-key-of-greedy")}
+	<-waits
+	<-waits
+	if a := wait("key-of-greedy")(); a.StatusCode != 401 || a.Header.Get("Preference-Applied") != "" {
+		t.Errorf("beyond its share: status %d, Preference-Applied %q", a.StatusCode, a.Header.Get("Preference-Applied"))
+	}
+	held = append(held, wait("key-of-modest"))
+	<-waits
+	b.tokens.grant("ou_new")
+	for _, answer := range held {
+		if a := answer(); a.StatusCode != 200 {
+			t.Errorf("status %d", a.StatusCode)
+		}
+	}
+	if asked := b.asker.all(); asked[0].caller != "greedy" || asked[0].wait != 30*time.Second || asked[3].caller != "modest" {
+		t.Errorf("asked: %+v", asked)
+	}
+}
+
 // A caller that hangs up frees its place at once.
 func TestWaiterHangsUp(t *testing.T) {
 	waits := make(chan bool, 1)

@@ -28,11 +28,22 @@ type TokenSource interface {
 // Asker asks a user for consent. It is called from many goroutines.
 type Asker interface {
 	// Ask starts a consent, or finds the one that is open, and returns what the
-	// caller may be told. scopes are the ones to ask for; for [MissingScope] they are
-	// alternatives of which one will do. nil: the configured ones.
-	// session.ErrConflict means that the user has authorized meanwhile, so that a
-	// token can be had.
-	Ask(ctx context.Context, user session.Key, reason session.Reason, scopes []string) (session.Challenge, error)
+	// caller may be told. session.ErrConflict means that the user has authorized
+	// meanwhile, so that a token can be had.
+	Ask(ctx context.Context, user session.Key, a Ask) (session.Challenge, error)
+}
+
+// Ask is what a user is asked for, and by whom.
+type Ask struct {
+	Reason session.Reason
+	// Scopes are the ones to ask for; for [MissingScope] they are alternatives of
+	// which one will do. nil: the configured ones.
+	Scopes []string
+	// Caller is the name of the caller whose request it is; "" where callers need no
+	// key. What all callers share is counted by it.
+	Caller string
+	// Wait is how long the request may be held until the user decides. 0: not at all.
+	Wait time.Duration
 }
 
 // MissingScope is the reason that an [Asker] is given for a user whose token is
@@ -114,8 +125,9 @@ type Config struct {
 	Waiter Waiter
 	// MaxWait is the upper bound of Prefer: wait. 0: 60 s.
 	MaxWait time.Duration
-	// MaxWaiters is how many requests may wait at once. Another one gets its 401
-	// without waiting. 0: 1024.
+	// MaxWaiters is how many requests may wait at once. With several callers each
+	// has a share of that ([session.Share]). Another request gets its 401 without
+	// waiting. 0: 1024.
 	MaxWaiters int
 
 	// ReplayBuffer is the size, in bytes, of the largest request body that is kept, so

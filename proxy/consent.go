@@ -43,7 +43,7 @@ func (p *proxy) askAndWait(x *request, err error) error {
 	if !p.mayWait(x) {
 		return challenge
 	}
-	defer func() { <-p.places }()
+	defer p.places.giveBack(x.who.caller)
 	x.wait.applied = true
 	refused := x.credential.access // nil, or the token that Lark refused
 	for pause := firstLook; p.pause(x, pause); pause = min(2*pause, longestPause) {
@@ -74,7 +74,7 @@ func (p *proxy) challenge(x *request, reason session.Reason) (*edge.Answer, erro
 	case p.cfg.Asker == nil:
 		a.Challenge.Card = session.CardOff
 	default:
-		c, err := p.cfg.Asker.Ask(x, x.who.user, reason, nil)
+		c, err := p.cfg.Asker.Ask(x, x.who.user, Ask{Reason: reason, Caller: x.who.caller, Wait: p.wanted(x)})
 		switch {
 		case err == nil:
 			a.Challenge = c
@@ -102,7 +102,7 @@ func (p *proxy) askForScope(x *request, alternatives []string) string {
 	if len(alternatives) == 0 || p.cfg.Asker == nil {
 		return ""
 	}
-	c, err := p.cfg.Asker.Ask(x, x.who.user, MissingScope, alternatives)
+	c, err := p.cfg.Asker.Ask(x, x.who.user, Ask{Reason: MissingScope, Scopes: alternatives, Caller: x.who.caller})
 	if err != nil {
 		// Lark's answer, which says what is missing, is passed on all the same.
 		p.complaints.Log(x, slog.LevelWarn, "asking for a missing scope failed", "", "scope", strings.Join(alternatives, " "), "error", err)
@@ -111,27 +111,31 @@ func (p *proxy) askForScope(x *request, alternatives []string) string {
 	return c.AuthorizeURL
 }
 
+// wanted returns for how long the caller wants the request to be held, and may.
+func (p *proxy) wanted(x *request) time.Duration {
+	if p.cfg.Waiter == nil || x.who.user.OpenID == "" {
+		return 0
+	}
+	wait, _ := splitPrefer(x.in.Header["Prefer"])
+	wait = min(wait, p.cfg.MaxWait)
+	if !x.wait.until.IsZero() { // it has waited before
+		wait = max(0, min(wait, time.Until(x.wait.until)))
+	}
+	return wait
+}
+
 // mayWait reports whether the request may be held, and takes a place for it if
 // so. The body has to be read before: net/http sees that a caller hangs up only
 // after the body, and a caller may not send it any more after the wait.
 func (p *proxy) mayWait(x *request) bool {
-	wait, _ := splitPrefer(x.in.Header["Prefer"])
-	wait = min(wait, p.cfg.MaxWait)
-	if p.cfg.Waiter == nil || wait <= 0 || x.who.user.OpenID == "" {
+	wait := p.wanted(x)
+	if wait <= 0 {
 		return false
 	}
 	if x.wait.until.IsZero() {
 		x.wait.until = time.Now().Add(wait)
 	}
-	if time.Now().After(x.wait.until) || !x.body.hold(x.in, p.cfg.ReplayBuffer) {
-		return false
-	}
-	select {
-	case p.places <- struct{}{}:
-		return true
-	default:
-		return false
-	}
+	return x.body.hold(x.in, p.cfg.ReplayBuffer) && p.places.take(x.who.caller, p.callers.number())
 }
 
 // pause waits until the user's session changes or d has passed. It reports false

@@ -23,7 +23,7 @@ func New(c Config) (*Handler, error) {
 		return nil, fmt.Errorf("proxy settings: %w", err)
 	}
 	c = c.withDefaults()
-	places := make(chan struct{}, c.MaxWaiters)
+	places := newPlaces(c.MaxWaiters)
 	metrics, err := newMetrics(places)
 	if err != nil {
 		return nil, err

@@ -160,9 +160,11 @@ type ask struct {
 	key    session.Key
 	reason session.Reason
 	scopes []string
+	caller string
+	wait   time.Duration
 }
 
-func (a *asker) Ask(_ context.Context, k session.Key, reason session.Reason, scopes []string) (session.Challenge, error) {
+func (a *asker) Ask(_ context.Context, k session.Key, want proxy.Ask) (session.Challenge, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.err != nil {
@@ -177,7 +179,7 @@ func (a *asker) Ask(_ context.Context, k session.Key, reason session.Reason, sco
 			c.Card = session.CardAlreadySent
 		}
 	}
-	a.asked = append(a.asked, ask{k, reason, scopes})
+	a.asked = append(a.asked, ask{k, want.Reason, want.Scopes, want.Caller, want.Wait})
 	if a.began != nil {
 		a.began <- struct{}{}
 	}

@@ -43,8 +43,8 @@ type labels struct {
 	caller        string
 }
 
-// newMetrics returns metrics that report the length of places, too.
-func newMetrics(places chan struct{}) (*metrics, error) {
+// newMetrics returns metrics that report how many places are taken, too.
+func newMetrics(places *places) (*metrics, error) {
 	meter := otel.Meter(scope)
 	latency, err1 := meter.Float64Histogram("http.server.request.duration",
 		metric.WithUnit("s"), metric.WithDescription("Duration of HTTP server requests."),
@@ -68,7 +68,7 @@ func newMetrics(places chan struct{}) (*metrics, error) {
 	_, err3 := meter.Int64ObservableGauge("larkside.requests.waiting",
 		metric.WithUnit("{request}"), metric.WithDescription("Requests that are held until their user decides (Prefer: wait)."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
-			o.Observe(int64(len(places)))
+			o.Observe(int64(places.taken()))
 			return nil
 		}))
 	if err := errors.Join(err1, err2, err3); err != nil {

@@ -24,8 +24,8 @@ type proxy struct {
 	origin  origin
 	reverse *httputil.ReverseProxy
 	buffers peekBuffers
-	// places has one element for each request that waits for a consent.
-	places chan struct{}
+	// places are for the requests that wait for a consent.
+	places *places
 	// kept counts what is kept of requests' bodies.
 	kept    keptTotal
 	metrics *metrics

@@ -874,7 +874,7 @@ func TestNewsKeepsThePlaceInLine(t *testing.T) {
 		for range 12 {
 			time.Sleep(time.Second)
 			// A consent that begins and ends changes the user, not the session.
-			p, _, err := w.Store.Consents.Begin(t.Context(), keys[1], session.DeviceFlow, "x", time.Second, time.Minute)
+			p, _, err := w.Store.Consents.Begin(t.Context(), session.Consent{Key: keys[1], Flow: session.DeviceFlow, Scopes: "x"}, time.Second, time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}

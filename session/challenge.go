@@ -47,3 +47,18 @@ type Limit struct {
 	N      int
 	Period time.Duration
 }
+
+// mostShares bounds into how many parts what callers share is cut.
+const mostShares = 4
+
+// Share returns how much of total one caller may use: an equal part. With more
+// than four callers it is a quarter, since they are seldom busy at once. So no
+// caller can use up what all share.
+func Share(total, callers int) int {
+	return max(1, total/min(max(1, callers), mostShares))
+}
+
+// Share returns the part of l that one caller may use. See [Share].
+func (l Limit) Share(callers int) Limit {
+	return Limit{N: Share(l.N, callers), Period: l.Period}
+}

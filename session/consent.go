@@ -48,6 +48,9 @@ type Consent struct {
 	Reason string
 	// Scopes are those asked of the user, separated by spaces.
 	Scopes string
+	// Caller is for whom it was started: a caller's name, or another word of
+	// package consent.
+	Caller string
 	// Link is where this user, and nobody else, answers. It is empty before the
 	// flow has been started and after it is over. Sealed at rest.
 	Link Secret

@@ -159,10 +159,24 @@ func (s *server) newFlow(db *store.DB, source *refresh.Source) (*consent.Flow, e
 		Apps: apps, Flow: flow, Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
 		ConsentTTL: s.cfg.ConsentTTL, Rate: s.cfg.ConsentRate[0], CardOff: !bool(s.cfg.Card),
 		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL), AppLink: s.cfg.AppLink(),
-		Buttons: s.cfg.Events != "off", EventKeys: s.eventKeys(),
+		Callers: s.numberOfCallers(), Buttons: s.cfg.Events != "off", EventKeys: s.eventKeys(),
 		Refused: func(ctx context.Context, key session.Key, version int64) { source.Refused(ctx, key, version) },
 		Users:   s.users, Log: s.log,
 	})
+}
+
+// numberOfCallers is nil where callers need no key: then all are one.
+func (s *server) numberOfCallers() func() int {
+	if len(s.cfg.CallerKeys) == 0 {
+		return nil
+	}
+	return func() int {
+		names := make(map[string]bool)
+		for _, k := range s.secrets.CallerKeys.Get() {
+			names[k.Name] = true
+		}
+		return len(names)
+	}
 }
 
 // reportingClient reports how Lark takes the app when a consent is started or

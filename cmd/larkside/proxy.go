@@ -101,7 +101,7 @@ func (t userTokens) Refused(ctx context.Context, key session.Key, version int64)
 // asker is a [proxy.Asker]. It starts no consent for an app that Lark refuses.
 type asker struct{ s *server }
 
-func (a asker) Ask(ctx context.Context, key session.Key, reason session.Reason, scopes []string) (session.Challenge, error) {
+func (a asker) Ask(ctx context.Context, key session.Key, want proxy.Ask) (session.Challenge, error) {
 	p, err := a.s.started()
 	if err != nil {
 		return session.Challenge{}, err
@@ -109,9 +109,9 @@ func (a asker) Ask(ctx context.Context, key session.Key, reason session.Reason, 
 	if err := p.source.Admitted(key.AppID); err != nil {
 		return session.Challenge{}, err
 	}
-	ask := consent.Ask{Reason: reason, Scopes: scopes}
-	if reason == proxy.MissingScope {
-		ask.Scopes, ask.AnyOf = nil, scopes // alternatives
+	ask := consent.Ask{Reason: want.Reason, Scopes: want.Scopes, Caller: want.Caller}
+	if want.Reason == proxy.MissingScope {
+		ask.Scopes, ask.AnyOf = nil, want.Scopes // alternatives
 	}
 	return p.flow.Ask(ctx, key, ask)
 }

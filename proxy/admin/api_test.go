@@ -123,7 +123,7 @@ func TestSessionPages(t *testing.T) {
 func TestNoTokens(t *testing.T) {
 	db := openStore(t)
 	put(t, db, "ou_1")
-	p, _, err := db.Consents.Begin(t.Context(), session.Key{AppID: app, OpenID: "ou_1"}, session.DeviceFlow, "a:b", time.Minute, time.Minute)
+	p, _, err := db.Consents.Begin(t.Context(), session.Consent{Key: session.Key{AppID: app, OpenID: "ou_1"}, Flow: session.DeviceFlow, Scopes: "a:b"}, time.Minute, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestConsents(t *testing.T) {
 	ask := serve(t, admin.Config{Apps: []string{app, "cli_b2"}, Sessions: db.Sessions, Directory: db.Directory, Consents: db.Consents.History,
 		Ask: func(ctx context.Context, key session.Key, s []string, _ admin.Actor) (*session.Consent, error) {
 			asked, scopes = key, s
-			p, _, err := db.Consents.Begin(ctx, key, session.DeviceFlow, "a:b offline_access", time.Minute, 10*time.Minute)
+			p, _, err := db.Consents.Begin(ctx, session.Consent{Key: key, Flow: session.DeviceFlow, Scopes: "a:b offline_access"}, time.Minute, 10*time.Minute)
 			return p, err
 		}})
 

@@ -194,7 +194,7 @@ func TestOpenAPI(t *testing.T) {
 		},
 	}
 	db.Audit.Write(t.Context(), store.AuditEntry{Actor: store.ByAdmin, Action: store.AuditRefresh, Key: asked.Key, Result: "done"})
-	if _, _, err := db.Consents.Begin(t.Context(), asked.Key, session.RedirectFlow, "a b", 1e9, 1e9); err != nil {
+	if _, _, err := db.Consents.Begin(t.Context(), session.Consent{Key: asked.Key, Flow: session.RedirectFlow, Scopes: "a b"}, 1e9, 1e9); err != nil {
 		t.Fatal(err)
 	}
 	d := describe(t)

@@ -146,7 +146,7 @@ func (s *stage) put(key session.Key, name string, change func(*session.Session))
 // ask begins a consent whose link and code must not be shown.
 func (s *stage) ask(key session.Key) *session.Consent {
 	s.t.Helper()
-	p, _, err := s.store.Consents.Begin(s.t.Context(), key, session.DeviceFlow, "x:y", time.Minute, 10*time.Minute)
+	p, _, err := s.store.Consents.Begin(s.t.Context(), session.Consent{Key: key, Flow: session.DeviceFlow, Scopes: "x:y"}, time.Minute, 10*time.Minute)
 	if err == nil {
 		err = s.store.Consents.SetLink(s.t.Context(), p, session.NewSecret("https://accounts.example/"+canary), session.NewSecret(canary), "", time.Second, time.Minute)
 	}

@@ -26,6 +26,16 @@ type Ask struct {
 	// AnyOf are scopes of which an API wants one. One is asked for. If none can
 	// help, nobody is asked and the Challenge is zero.
 	AnyOf []string
+	// Caller is the name of the app that asks. What all callers share is counted
+	// by it.
+	Caller string
+}
+
+// asker is whose Asks share one look into the database. Callers don't share
+// them, since each has limits of its own.
+type asker struct {
+	session.Key
+	caller string
 }
 
 const (
@@ -53,11 +63,6 @@ const (
 	muteForCard   = time.Hour
 )
 
-// startRates bound the consents started for one app, over all users and
-// replicas. Each needs a message, and Lark takes 50/s and 1000/min. Invented
-// user ids must not use these up. Source: Lark "send message", rate limits.
-var startRates = []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
-
 // outcome is the result of an Ask. Everybody who asks meanwhile shares it.
 type outcome struct {
 	challenge session.Challenge
@@ -76,6 +81,7 @@ type wish struct {
 	reason session.Reason
 	scopes scopes
 	anyOf  []string // see Ask.AnyOf; scopes is empty then
+	caller string
 	life   time.Duration
 }
 
@@ -142,9 +148,9 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 	}
 	waiting, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	w := wish{reason: a.Reason, scopes: f.wanted(a.Scopes), anyOf: a.AnyOf, life: f.ttl}
+	w := wish{reason: a.Reason, scopes: f.wanted(a.Scopes), anyOf: a.AnyOf, caller: a.Caller, life: f.ttl}
 	for range askTries {
-		o, joined, err := f.asks.Do(waiting, key, func(ctx context.Context) (outcome, error) {
+		o, joined, err := f.asks.Do(waiting, asker{key, a.Caller}, func(ctx context.Context) (outcome, error) {
 			return f.open(ctx, key, w)
 		})
 		switch {
@@ -198,7 +204,7 @@ func (f *Flow) wanted(exactly []string) scopes {
 // Start opens a consent for an operator. It is [Flow.Ask], and also returns the
 // consent, which is zero without a link.
 func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (session.Consent, session.Challenge, error) {
-	c, err := f.Ask(ctx, key, Ask{Scopes: scopes})
+	c, err := f.Ask(ctx, key, Ask{Scopes: scopes, Caller: ownCaller})
 	if err != nil || c.AuthorizeURL == "" {
 		return session.Consent{}, c, err
 	}
@@ -268,17 +274,18 @@ func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, err
 	if limited, err := f.rateReached(ctx, key); limited || err != nil {
 		return withoutLink(session.CardRateLimited, f.rate.Period), err
 	}
-	if n, err := f.consents.History.Pending(ctx); err != nil || n >= f.maxPending {
-		return withoutLink(session.CardRateLimited, retryFailed), err
-	}
-	if !f.takeSlot(ctx) {
+	giveBack := f.slots.take(ctx, w.caller, f.callers())
+	if giveBack == nil {
 		return withoutLink(session.CardRateLimited, retrySoon), nil
 	}
-	defer func() { <-f.slots }()
-	if admitted, wait, err := f.rates.Take(ctx, "consent/"+key.AppID, startRates, 1); err != nil || admitted == 0 {
-		return withoutLink(session.CardRateLimited, max(wait, retrySoon)), err
+	defer giveBack()
+	admitted, err := f.admitStart(ctx, key.AppID, w.caller)
+	if err != nil || !admitted.granted {
+		return withoutLink(session.CardRateLimited, admitted.wait), err
 	}
-	p, began, err := f.consents.Begin(ctx, key, f.flow, w.scopes.String(), startLease, w.life)
+	p, began, err := f.consents.Begin(ctx, session.Consent{
+		Key: key, Flow: f.flow, Scopes: w.scopes.String(), Caller: w.caller,
+	}, startLease, w.life)
 	switch {
 	case errors.Is(err, session.ErrNotFound), err == nil && !began:
 		return outcome{}, errAgain
@@ -292,7 +299,7 @@ func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, err
 		return outcome{}, err
 	}
 	f.count(p, session.ConsentPending)
-	return f.start(ctx, p, w.reason)
+	return f.start(ctx, p, w.reason, admitted.card)
 }
 
 // justGranted is the age up to which a grant may have been stored after a
@@ -323,18 +330,6 @@ func (f *Flow) checkNotAuthorized(ctx context.Context, key session.Key, w wish) 
 func (f *Flow) rateReached(ctx context.Context, key session.Key) (bool, error) {
 	n, err := f.consents.History.Started(ctx, key, f.rate.Period)
 	return n >= f.rate.N, err
-}
-
-func (f *Flow) takeSlot(ctx context.Context) bool {
-	timer := time.NewTimer(slotWait)
-	defer timer.Stop()
-	select {
-	case f.slots <- struct{}{}:
-		return true
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return false
 }
 
 // awaitLink waits until the replica that is starting p has stored the link. It
@@ -370,7 +365,7 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session
 		case err != nil:
 			return outcome{}, err
 		case claimed.Link.Empty():
-			return f.start(ctx, claimed, reason)
+			return f.start(ctx, claimed, reason, true)
 		default: // the starter has stored the link just now
 			return outcome{}, errors.Join(errAgain, f.consents.Leases.Release(ctx, p.ID, claimed.PollInterval))
 		}
@@ -394,14 +389,23 @@ func (f *Flow) supersede(ctx context.Context, p *session.Consent, reason session
 
 // report returns the outcome of an open consent.
 func (f *Flow) report(ctx context.Context, p *session.Consent, reason session.Reason) outcome {
-	card := p.Card
+	card, send := p.Card, false
 	switch {
 	case card == session.CardSent, card == "" && age(p) < cardGrace:
 		card = session.CardAlreadySent
+	case card == session.CardRateLimited:
+		// The card had to wait. If it can't be sent now, the link is there.
+		send, _, _ = f.admitCard(ctx, p.AppID, p.Caller)
 	case card == "":
 		// The starter died between the link and the card. If the card was sent,
 		// Lark knows its uuid and drops this one.
-		card, _ = f.sendCard(ctx, p, reason)
+		send = true
+	}
+	if send {
+		var nobody bool
+		if card, nobody = f.sendCard(ctx, p, reason); nobody {
+			return withoutLink(session.CardFailed, retryNobody)
+		}
 	}
 	return withLink(p, card)
 }

@@ -96,7 +96,7 @@ func TestAskTakesOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		f := w.flow(nil)
-		if _, _, err := w.Store.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute); err != nil {
+		if _, _, err := w.Store.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "offline_access"}, startLease, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
@@ -119,7 +119,7 @@ func TestAskSendsMissingCard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		f := w.flow(nil)
-		p, _, err := w.Store.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", startLease, time.Minute)
+		p, _, err := w.Store.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "offline_access"}, startLease, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -378,7 +378,7 @@ func TestRevoke(t *testing.T) {
 func TestFinishRepeated(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
-		p, _, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", time.Minute, time.Minute)
+		p, _, err := s.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "offline_access"}, time.Minute, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -239,7 +239,7 @@ func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *
 	case err == nil && renew:
 		want, reason = want.with(parseScopes(s.Scope)...), s.Reason
 	}
-	c, err := f.Ask(ctx, operator, Ask{Reason: reason, Scopes: want})
+	c, err := f.Ask(ctx, operator, Ask{Reason: reason, Scopes: want, Caller: ownCaller})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded): // the start goes on
 		return EventReply{Toast: toast("info", texts.toastSent)}, nil

@@ -79,7 +79,7 @@ func (f *Flow) remind(ctx context.Context, x store.Expiring) {
 		if err != nil {
 			return err
 		}
-		return f.askToRenew(ctx, x.Key, wish{reason: ending, scopes: f.scopes.with(parseScopes(row.Scope)...), life: life})
+		return f.askToRenew(ctx, x.Key, wish{reason: ending, scopes: f.scopes.with(parseScopes(row.Scope)...), caller: ownCaller, life: life})
 	})
 }
 
@@ -91,7 +91,7 @@ func (f *Flow) Ended(ctx context.Context, s *session.Session) {
 		f.now().Sub(s.ExpiresAt) > activeFor {
 		return
 	}
-	w := wish{reason: s.Reason, scopes: f.scopes.with(parseScopes(s.Scope)...), life: f.ttl}
+	w := wish{reason: s.Reason, scopes: f.scopes.with(parseScopes(s.Scope)...), caller: ownCaller, life: f.ttl}
 	if f.flow == session.RedirectFlow {
 		w.life = renewalLead
 	}
@@ -124,7 +124,7 @@ func (f *Flow) remindOnce(ctx context.Context, key session.Key, grantedAt time.T
 var errNotAsked = errors.New("no consent could be started")
 
 func (f *Flow) askToRenew(ctx context.Context, key session.Key, w wish) error {
-	o, _, err := f.asks.Do(ctx, key, func(ctx context.Context) (outcome, error) { return f.open(ctx, key, w) })
+	o, _, err := f.asks.Do(ctx, asker{key, w.caller}, func(ctx context.Context) (outcome, error) { return f.open(ctx, key, w) })
 	if err != nil {
 		return err
 	}

@@ -91,6 +91,9 @@ type Config struct {
 	// and not its refresh token, is revoked, so that it can be replaced. Nil:
 	// no callback. The next request finds out.
 	Refused func(ctx context.Context, key session.Key, version int64)
+	// Callers returns how many callers share what MaxPending, MaxStarting and
+	// Lark's rates allow, so that each gets a share ([session.Share]). Nil: one.
+	Callers func() int
 	// MaxPending bounds the open consents of all users. 0: 10,000.
 	MaxPending int
 	// MaxStarting bounds how many consents this process starts at once. 0: 16.
@@ -135,7 +138,8 @@ type Flow struct {
 	cardOff    bool
 	pages      *pages
 	maxPending int
-	slots      chan struct{} // has one value for each start under way
+	slots      *slots
+	callers    func() int
 	polls      chan struct{} // has one value for each poll under way
 	eventKeys  *lark.EventKeys
 	refused    func(ctx context.Context, key session.Key, version int64)
@@ -143,7 +147,7 @@ type Flow struct {
 	now        func() time.Time
 	log        *slog.Logger
 	complaints *telemetry.Complaints
-	asks       singleflight.Group[session.Key, outcome]
+	asks       singleflight.Group[asker, outcome]
 	refusals   *lru.Cache[session.Key, refusal]
 	wakeUp     chan struct{}
 	tracer     trace.Tracer
@@ -171,7 +175,7 @@ func New(c Config) (*Flow, error) {
 		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
 		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
 		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
-		slots: make(chan struct{}, orDefault(c.MaxStarting, 16)), polls: make(chan struct{}, maxPolls),
+		slots: newSlots(orDefault(c.MaxStarting, 16)), callers: c.Callers, polls: make(chan struct{}, maxPolls),
 		eventKeys: c.EventKeys, refused: c.Refused,
 		users: c.Users, now: c.Now, log: c.Log, wakeUp: make(chan struct{}, 1),
 		tracer: otel.Tracer("larkside/session/consent"),
@@ -186,6 +190,9 @@ func New(c Config) (*Flow, error) {
 	}
 	if f.refused == nil {
 		f.refused = func(context.Context, session.Key, int64) {}
+	}
+	if f.callers == nil {
+		f.callers = func() int { return 1 }
 	}
 	if f.now == nil {
 		f.now = time.Now

@@ -61,8 +61,9 @@ func (f *Flow) refuse(ctx context.Context, p *session.Consent, r consentRefusal,
 	f.closeOrLog(ctx, p, session.ConsentFailed, r.reason)
 }
 
-// start gives p its link and sends the card. The caller has the lease on p.
-func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
+// start gives p its link, and sends the card if that need not wait. The caller
+// has the lease on p.
+func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Reason, sendNow bool) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	err := f.giveLink(ctx, p)
@@ -73,6 +74,10 @@ func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Rea
 		return outcome{}, err
 	case err != nil:
 		return f.startFailed(ctx, p, err)
+	}
+	if !sendNow && !f.cardOff {
+		f.recordCard(ctx, p, session.CardRateLimited, "")
+		return withLink(p, session.CardRateLimited), nil
 	}
 	card, nobody := f.sendCard(ctx, p, reason)
 	if nobody {
@@ -160,6 +165,7 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Consent, reason session.
 	switch {
 	case e != nil && e.Class == lark.InvalidID:
 		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForNobody), unknown: true})
+		f.chargeUnknown(ctx, p)
 		if err := f.consents.Drop(ctx, p); err != nil {
 			f.logThrottled(ctx, "can't drop a consent", p.Key, err) // it expires, and is counted then
 		} else {

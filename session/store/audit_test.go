@@ -69,7 +69,7 @@ func TestConsentsAreAudited(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		begin := func(key session.Key) string {
-			p, _, err := s.Consents.Begin(t.Context(), key, session.DeviceFlow, "a:b", time.Minute, time.Minute)
+			p, _, err := s.Consents.Begin(t.Context(), session.Consent{Key: key, Flow: session.DeviceFlow, Scopes: "a:b"}, time.Minute, time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -105,7 +105,7 @@ func TestAuditFails(t *testing.T) {
 	if _, err := db.SQL(t).Exec("DROP TABLE audit"); err != nil {
 		t.Fatal(err)
 	}
-	p, _, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "", time.Minute, time.Minute)
+	p, _, err := s.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: ""}, time.Minute, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

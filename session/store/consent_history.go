@@ -44,6 +44,29 @@ func (h *ConsentHistory) Pending(ctx context.Context) (int, error) {
 	return h.count(ctx, queryConsentOpenCount)
 }
 
+const queryConsentOpenBy = `SELECT count(*) AS all_open,
+		count(CASE WHEN caller = $1 THEN 1 END) AS theirs,
+		count(CASE WHEN caller = $1 AND card IN ('off', 'rate_limited') THEN 1 END) AS without_card
+	FROM consents WHERE state = 'pending'`
+
+// Pending counts open consents.
+type Pending struct {
+	// All are those of all users and callers. Theirs are those of one caller,
+	// and WithoutCard those of them whose card was not sent.
+	All         int `db:"all_open"`
+	Theirs      int `db:"theirs"`
+	WithoutCard int `db:"without_card"`
+}
+
+// PendingBy counts the open consents of all users, and those that were started
+// for caller.
+func (h *ConsentHistory) PendingBy(ctx context.Context, caller string) (n Pending, err error) {
+	if err := h.db.GetContext(ctx, &n, queryConsentOpenBy, caller); err != nil {
+		return Pending{}, unavailable(err, "counting consents")
+	}
+	return n, nil
+}
+
 func (h *ConsentHistory) count(ctx context.Context, query string, args ...any) (int, error) {
 	var n int
 	if err := h.db.GetContext(ctx, &n, query, args...); err != nil {

@@ -46,32 +46,31 @@ func newConsents(sessions *Sessions, audit *Audit, owner string) *Consents {
 // The insert is the claim to be the one open consent of this user: by the
 // partial unique index it succeeds on one replica. A consent that has expired
 // stands in the way until it is closed (ConsentLeases.Claim, Close).
-const queryConsentInsert = `INSERT INTO consents (id, app_id, open_id, flow, state, scopes, seal,
+const queryConsentInsert = `INSERT INTO consents (id, app_id, open_id, flow, state, scopes, seal, caller,
 		lease_owner, lease_until, created_at, expires_at, changed_at)
-	VALUES ($1, $2, $3, $4, 'pending', $5, $9, $6, larkside_now() + $7, larkside_now(), larkside_now() + $8, larkside_now())
+	VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, larkside_now() + $9, larkside_now(), larkside_now() + $10, larkside_now())
 	ON CONFLICT DO NOTHING`
 
-// Begin claims to be the one open consent of key. If there is one already, that
-// is returned and began is false. Otherwise the caller has the time lease to
-// start the flow and call [Consents.SetLink]. If it dies, another replica takes
-// over after that time.
-func (c *Consents) Begin(ctx context.Context, key session.Key, flow session.Flow, scopes string, lease, life time.Duration) (consent *session.Consent, began bool, err error) {
+// Begin claims to be the one open consent of draft's user, for the flow, scopes
+// and caller of draft. If there is one already, that is returned and began is
+// false. Otherwise the caller has the time lease to start the flow and call
+// [Consents.SetLink]. If it dies, another replica takes over after that time.
+func (c *Consents) Begin(ctx context.Context, draft session.Consent, lease, life time.Duration) (consent *session.Consent, began bool, err error) {
 	if err := c.sealer.noteKey(ctx); err != nil {
 		return nil, false, err
 	}
 	// The id sorts by time of creation.
-	id := fmt.Sprintf("%012x", c.now().UnixMilli()) + randomID()[:20]
-	begun := session.Consent{ID: id, Key: key, Flow: flow, Scopes: scopes}
-	result, err := c.db.ExecContext(ctx, queryConsentInsert, id, key.AppID, key.OpenID, flow, scopes,
-		c.owner, lease.Milliseconds(), life.Milliseconds(), c.sealer.Seal(consentSeal, sealPlace(&begun)))
+	draft.ID = fmt.Sprintf("%012x", c.now().UnixMilli()) + randomID()[:20]
+	result, err := c.db.ExecContext(ctx, queryConsentInsert, draft.ID, draft.AppID, draft.OpenID, draft.Flow, draft.Scopes,
+		c.sealer.Seal(consentSeal, sealPlace(&draft)), draft.Caller, c.owner, lease.Milliseconds(), life.Milliseconds())
 	if err != nil {
 		return nil, false, unavailable(err, "beginning a consent")
 	}
 	if n, err := result.RowsAffected(); err == nil && n == 1 {
-		consent, err := c.Get(ctx, id)
+		consent, err := c.Get(ctx, draft.ID)
 		return consent, err == nil, err
 	}
-	consent, err = c.Open(ctx, key)
+	consent, err = c.Open(ctx, draft.Key)
 	return consent, false, err
 }
 
@@ -231,7 +230,7 @@ func (c *Consents) finish(ctx context.Context, id string, g session.Session) (*s
 	return &row, nil
 }
 
-const consentColumns = `id, app_id, open_id, flow, state, reason, scopes, seal, link, secret,
+const consentColumns = `id, app_id, open_id, flow, state, reason, scopes, seal, caller, link, secret,
 	ticket_hash, state_hash, browser_hash, poll_interval, poll_at, card, card_message_id, card_shows,
 	created_at, expires_at, larkside_now() AS now`
 
@@ -245,6 +244,7 @@ type consentRow struct {
 	Reason        string `db:"reason"`
 	Scopes        string `db:"scopes"`
 	Seal          []byte `db:"seal"`
+	Caller        string `db:"caller"`
 	Link          []byte `db:"link"`
 	Secret        []byte `db:"secret"`
 	TicketHash    string `db:"ticket_hash"`
@@ -283,7 +283,7 @@ func (r *consentRow) view() *session.Consent {
 	return &session.Consent{
 		ID: r.ID, Key: session.Key{AppID: r.AppID, OpenID: r.OpenID}, Flow: session.Flow(r.Flow),
 		State:  oneOf(session.ConsentState(r.State), session.ConsentFailed, consentStates...),
-		Reason: r.Reason, Scopes: r.Scopes, BrowserHash: r.BrowserHash,
+		Reason: r.Reason, Scopes: r.Scopes, Caller: r.Caller, BrowserHash: r.BrowserHash,
 		PollInterval: span(r.PollInterval, 0, time.Minute),
 		Card:         oneOf(session.CardResult(r.Card), session.CardFailed, cardResults...), CardMessageID: r.CardMessageID,
 		CardShows: session.ConsentState(r.CardShows),

@@ -19,7 +19,7 @@ func TestConsentIsSealed(t *testing.T) {
 		bob := session.Key{AppID: alice.AppID, OpenID: "ou_bob"}
 		begin := func(key session.Key) *session.Consent {
 			t.Helper()
-			p, began, err := s.Consents.Begin(t.Context(), key, session.RedirectFlow, "offline_access", time.Minute, time.Minute)
+			p, began, err := s.Consents.Begin(t.Context(), session.Consent{Key: key, Flow: session.RedirectFlow, Scopes: "offline_access"}, time.Minute, time.Minute)
 			if err != nil || !began {
 				t.Fatalf("%v, %v", began, err)
 			}

@@ -111,7 +111,7 @@ func TestPulse(t *testing.T) {
 		look("looking again", false)
 		put(t, s, grant(alice, "1"))
 		look("a session", true)
-		p, _, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "a", time.Minute, time.Minute)
+		p, _, err := s.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "a"}, time.Minute, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -94,7 +94,7 @@ func TestReseal(t *testing.T) {
 		for i := range users {
 			put(t, before, grant(user(i), fmt.Sprint(i)))
 		}
-		p, _, err := before.Consents.Begin(t.Context(), user(0), session.DeviceFlow, "x", time.Minute, time.Minute)
+		p, _, err := before.Consents.Begin(t.Context(), session.Consent{Key: user(0), Flow: session.DeviceFlow, Scopes: "x"}, time.Minute, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}

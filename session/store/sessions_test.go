@@ -397,7 +397,7 @@ func TestNothingInClear(t *testing.T) {
 	if _, err := s.Leases.Replace(t.Context(), claim(t, s, alice, 1, time.Minute), renewed("CANARY-2")); err != nil {
 		t.Fatal(err)
 	}
-	p, _, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", time.Second, time.Minute)
+	p, _, err := s.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "offline_access"}, time.Second, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -645,7 +645,7 @@ func TestOneOpenConsent(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 16 {
 			wg.Go(func() {
-				p, first, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "offline_access", time.Second, time.Minute)
+				p, first, err := s.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "offline_access"}, time.Second, time.Minute)
 				if err != nil {
 					t.Error(err)
 					return
@@ -668,7 +668,7 @@ func TestOneOpenConsent(t *testing.T) {
 				t.Errorf("closed twice: %v", err)
 			}
 		}
-		if _, first, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "x", time.Second, time.Minute); err != nil || !first {
+		if _, first, err := s.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "x"}, time.Second, time.Minute); err != nil || !first {
 			t.Errorf("after it was closed: %v, %v", first, err)
 		}
 		if list, err := s.Consents.History.List(t.Context(), "", store.ConsentFilter{}, 10); err != nil || len(list) != 2 || list[0].State != session.ConsentPending {

@@ -69,6 +69,7 @@ CREATE TABLE consents (
     reason          text   NOT NULL DEFAULT '',
     scopes          text   NOT NULL,
     seal            bytea,                        -- sealed: vouches for app_id, open_id, flow and scopes while the consent is open
+    caller          text   NOT NULL DEFAULT '',   -- for whom it was started
     link            bytea,                        -- sealed: the user's link
     secret          bytea,                        -- sealed: device_code or code_verifier
     ticket_hash     text   NOT NULL DEFAULT '',   -- SHA-256 of the ticket in the redirect flow's link
