@@ -54,13 +54,13 @@ type Consent struct {
 	// Link is where this user, and nobody else, answers. It is empty before the
 	// flow has been started and after it is over. Sealed at rest.
 	Link Secret
-	// Secret is the device_code (device flow) or the code_verifier (redirect
-	// flow, once a browser has opened the link). Sealed at rest.
+	// Secret is the device_code (device flow) or the key from which each
+	// browser's code_verifier is made (redirect flow). Sealed at rest.
 	Secret Secret
 	// PollInterval is how often Lark may be asked (device flow).
 	PollInterval time.Duration
-	// BrowserHash is [Hash] of the cookie of the browser that opened the link.
-	BrowserHash string
+	// TicketHash is [Hash] of the ticket in the link (redirect flow).
+	TicketHash string
 	// Card says what became of the auth card, CardMessageID names its message,
 	// and CardShows is the state that it was last made to show.
 	Card          CardResult

@@ -18,8 +18,10 @@ import (
 const (
 	startPath    = "/consent/start"
 	callbackPath = "/consent/callback"
-	// secretLength is the length of newSecret's values and of states.
+	// secretLength is the length of newSecret's values and of keyed hashes.
 	secretLength = 43
+	// idLength is the length of a consent's id, with which its states begin.
+	idLength = 32
 	// cookieLife is longer than a consent's, so that a page that is loaded
 	// again still says what became of the consent.
 	cookieLife = time.Hour
@@ -82,8 +84,10 @@ func isPrefetch(r *http.Request) bool {
 		r.Header.Get("X-Moz") == "prefetch"
 }
 
-// serveStart redirects a browser that has a ticket to Lark. That does not use
-// up the ticket, since link previews fetch links too. The callback works once.
+// serveStart redirects a browser that has a ticket to Lark. It changes nothing:
+// link previews and mail scanners fetch links too, also while the user stands on
+// Lark's page. So any number of browsers may be under way for one consent. The
+// first callback that comes from one of them ends it.
 func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 	p, refused := f.startable(r)
 	if p == nil {
@@ -91,28 +95,11 @@ func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	cookie := f.browserSecret(r)
-	state := stateOf(cookie, p)
-	browser, verifier := session.Hash(cookie.Expose()), p.Secret
-	if p.BrowserHash != browser || verifier.Empty() {
-		verifier = newSecret()
-	}
-	// A browser that opens the link twice gets the same state and verifier, so
-	// that both tabs work. Another browser takes over.
-	err := f.consents.SetBrowser(r.Context(), p, session.Hash(state), browser, verifier)
-	switch {
-	case errors.Is(err, session.ErrConflict):
-		f.show(w, r, replayedPage)
-		return
-	case err != nil:
-		f.logThrottled(r.Context(), "can't bind a consent to a browser", p.Key, err)
-		f.show(w, r, unavailablePage)
-		return
-	}
 	http.SetCookie(w, &http.Cookie{
 		Name: f.cookie.name, Value: cookie.Expose(), Path: "/", MaxAge: int(cookieLife.Seconds()),
 		Secure: f.cookie.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
-	to := f.apps[p.AppID].AuthorizeURL(f.publicURL+callbackPath, state, challengeOf(verifier), parseScopes(p.Scopes))
+	to := f.apps[p.AppID].AuthorizeURL(f.publicURL+callbackPath, stateOf(cookie, p), challengeOf(verifierOf(cookie, p)), parseScopes(p.Scopes))
 	w.Header().Set("Location", to)
 	w.WriteHeader(http.StatusFound)
 }
@@ -136,7 +123,7 @@ func (f *Flow) startable(r *http.Request) (*session.Consent, page) {
 	case p.Left <= 0:
 		f.expireOrLog(r.Context(), p)
 		return nil, replayedPage
-	case f.apps[p.AppID] == nil:
+	case f.apps[p.AppID] == nil, p.Secret.Empty():
 		return nil, replayedPage
 	}
 	return p, page{}
@@ -160,28 +147,55 @@ func isOpaque(s string) bool {
 	})
 }
 
+// cookieOf returns the secret in the browser's cookie, or an empty one.
+func (f *Flow) cookieOf(r *http.Request) session.Secret {
+	if c, err := r.Cookie(f.cookie.name); err == nil && isSecret(c.Value) {
+		return session.NewSecret(c.Value)
+	}
+	return session.Secret{}
+}
+
 // browserSecret returns the secret in the browser's cookie, or a new one. A
 // browser may have several consents under way.
 func (f *Flow) browserSecret(r *http.Request) session.Secret {
-	if c, err := r.Cookie(f.cookie.name); err == nil && isSecret(c.Value) {
-		return session.NewSecret(c.Value)
+	if cookie := f.cookieOf(r); !cookie.Empty() {
+		return cookie
 	}
 	return newSecret()
 }
 
-// sameBrowser reports whether r comes from the browser that opened p's link.
-func (f *Flow) sameBrowser(r *http.Request, p *session.Consent) bool {
-	c, err := r.Cookie(f.cookie.name)
-	return err == nil && isSecret(c.Value) && p.BrowserHash != "" &&
-		subtle.ConstantTimeCompare([]byte(session.Hash(c.Value)), []byte(p.BrowserHash)) == 1
+// What binds a consent to a browser is derived from the browser's cookie and
+// not stored, so that no browser takes anything from another one.
+
+// stateOf returns the OAuth state for p in the browser with this cookie: the id
+// of p, and 256 bits that are known only to that browser and Lark. The link's
+// ticket is in them, so that nobody can make a state who has no link.
+func stateOf(cookie session.Secret, p *session.Consent) string {
+	return p.ID + keyedHash(cookie, "state of consent "+p.ID+" with ticket "+p.TicketHash)
 }
 
-// stateOf returns the OAuth state for p in the browser with this cookie: 256
-// bits that only that browser and Lark can know.
-func stateOf(cookie session.Secret, p *session.Consent) string {
-	mac := hmac.New(sha256.New, []byte(cookie.Expose()))
-	mac.Write([]byte("state of consent " + p.ID))
+// verifierOf returns the PKCE code_verifier for p in the browser with this
+// cookie. Its key is stored sealed and leaves this process for nobody. So
+// neither the browser nor a reader of the database knows the verifier.
+func verifierOf(cookie session.Secret, p *session.Consent) session.Secret {
+	return session.NewSecret(keyedHash(p.Secret, "verifier for browser "+cookie.Expose()))
+}
+
+// keyedHash returns the HMAC-SHA-256 of text as secretLength characters that a
+// URL may have.
+func keyedHash(key session.Secret, text string) string {
+	mac := hmac.New(sha256.New, []byte(key.Expose()))
+	mac.Write([]byte(text))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// isState reports whether s has the form of a state.
+func isState(s string) bool { return len(s) == idLength+secretLength && isOpaque(s) }
+
+// startedHere reports whether state was made for p in the browser that sends r.
+func (f *Flow) startedHere(r *http.Request, p *session.Consent, state string) bool {
+	cookie := f.cookieOf(r)
+	return !cookie.Empty() && subtle.ConstantTimeCompare([]byte(stateOf(cookie, p)), []byte(state)) == 1
 }
 
 // challengeOf returns the S256 code challenge (RFC 7636 section 4.2).

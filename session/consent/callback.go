@@ -27,16 +27,18 @@ const (
 // 2026-03-19.
 func (f *Flow) callback(r *http.Request) page {
 	state, ok := param(r, "state")
-	if !ok || !isSecret(state) {
+	if !ok || !isState(state) {
 		return malformedPage
 	}
-	p, err := f.consents.ByState(r.Context(), state)
-	switch same := err == nil && f.sameBrowser(r, p); {
+	p, err := f.consents.Get(r.Context(), state[:idLength])
+	switch same := err == nil && f.startedHere(r, p, state); {
 	case errors.Is(err, session.ErrNotFound):
 		return malformedPage
 	case err != nil:
 		f.logThrottled(r.Context(), "can't look up a consent", session.Key{}, err)
 		return unavailablePage
+	case p.Flow != session.RedirectFlow:
+		return malformedPage
 	case p.State != session.ConsentPending && same:
 		return resultPage(p) // the browser repeats its request
 	case p.State != session.ConsentPending:
@@ -98,12 +100,10 @@ func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) 
 	case err != nil:
 		f.logThrottled(ctx, "can't claim a consent", p.Key, err)
 		return unavailablePage
-	case !f.sameBrowser(r, claimed): // another browser took over between the two reads
-		f.release(ctx, p)
-		return replayedPage
 	}
+	verifier := verifierOf(f.cookieOf(r), claimed)
 	result := make(chan page, 1)
-	if !f.task(ctx, func(ctx context.Context) { result <- f.exchange(ctx, claimed, code) }) {
+	if !f.task(ctx, func(ctx context.Context) { result <- f.exchange(ctx, claimed, code, verifier) }) {
 		f.release(ctx, p)
 		return unavailablePage
 	}
@@ -121,12 +121,12 @@ func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) 
 // exchange exchanges the code for tokens and stores the session. If Lark
 // refuses the code, the consent stays open: the code may be somebody else's,
 // and the link still works.
-func (f *Flow) exchange(ctx context.Context, p *session.Consent, code session.Secret) page {
+func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier session.Secret) page {
 	var token lark.Token
 	err := retry(ctx, 250*time.Millisecond, exchangeTries, func() (again bool, err error) {
 		bounded, cancel := context.WithTimeout(ctx, exchangeTimeout)
 		defer cancel()
-		token, err = f.apps[p.AppID].Exchange(bounded, code, f.publicURL+callbackPath, p.Secret)
+		token, err = f.apps[p.AppID].Exchange(bounded, code, f.publicURL+callbackPath, verifier)
 		var e *lark.Error
 		return errors.As(err, &e) && e.Class == lark.Retry, err
 	})

@@ -132,24 +132,53 @@ func TestRedirectOtherBrowser(t *testing.T) {
 	})
 }
 
-// Opening the link elsewhere takes over; opening it twice in one browser does not.
+// While the user stands on Lark's page the link is fetched again: by a mail
+// scanner, a preview, a second tab, a phone. The approval still counts, whichever
+// browser it comes from.
 func TestRedirectLinkOpenedAgain(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, nil)
+			f, b, link, back := w.atCallback(larktest.Alice)
+			b.open(link)
+			for range 20 {
+				w.browser(f).open(link)
+			}
+			phone := w.browser(f)
+			phoneBack := phone.consent(phone.open(link), larktest.Alice)
+			if !first {
+				b, back, phone, phoneBack = phone, phoneBack, b, back
+			}
+			wantPage(t, b.get(back), http.StatusOK, texts.done)
+			wantPage(t, phone.get(phoneBack), http.StatusOK, texts.done)
+			if n := w.TokenCalls(); n != 1 {
+				t.Errorf("the token endpoint was asked %d times", n)
+			}
+		})
+	}
+}
+
+// What one browser got is of no use in another, which opened the link too, and
+// a link's ticket is needed to make a state at all.
+func TestRedirectBrowsersAreApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		f, b, link, back := w.atCallback(larktest.Alice)
-		b.open(link)
-		b.open(link)
-		phone := w.browser(f)
-		phonePage := phone.open(link)
-		wantPage(t, b.get(back), http.StatusBadRequest, texts.malformed)
-		wantPage(t, phone.get(phone.consent(phonePage, larktest.Alice)), http.StatusOK, texts.done)
-	})
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, nil)
-		_, b, link, back := w.atCallback(larktest.Alice)
-		b.open(link)
-		b.open(link)
-		wantPage(t, b.get(back), http.StatusOK, texts.done)
+		other := w.browser(f)
+		otherPage := other.open(link)
+		wantPage(t, other.get(back), http.StatusBadRequest, texts.otherBrowser)
+
+		// The code of one browser's page with the state of the other.
+		mixed := with(t, other.consent(otherPage, larktest.Alice), "code", queryOf(t, back, "code"))
+		wantPage(t, other.get(mixed), http.StatusGone, texts.malformed)
+
+		p := w.latest(alice)
+		cookie := session.NewSecret(other.cookies[f.cookie.name].Value)
+		guess := *p
+		guess.TicketHash = ""
+		wantPage(t, other.get(with(t, back, "state", stateOf(cookie, &guess))), http.StatusBadRequest, texts.otherBrowser)
+		w.noSession(alice)
+		wantPage(t, b.get(with(t, b.consent(b.open(link), larktest.Alice), "x", "y")), http.StatusOK, texts.done)
 	})
 }
 

@@ -97,7 +97,7 @@ func (f *Flow) giveLink(ctx context.Context, p *session.Consent) error {
 		}
 		ticket := newSecret()
 		p.Link = session.NewSecret(f.publicURL + startPath + "?t=" + ticket.Expose())
-		return f.consents.SetLink(ctx, p, p.Link, session.Secret{}, session.Hash(ticket.Expose()), 0, p.Left)
+		return f.consents.SetLink(ctx, p, p.Link, newSecret(), session.Hash(ticket.Expose()), 0, p.Left)
 	}
 	d, err := f.apps[p.AppID].StartDevice(ctx, parseScopes(p.Scopes))
 	if err != nil {

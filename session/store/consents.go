@@ -80,8 +80,8 @@ const queryConsentLink = `UPDATE consents SET link = $2, secret = $3, ticket_has
 	WHERE id = $1 AND state = 'pending'`
 
 // SetLink stores the user's link. For the device flow it also stores the
-// device_code and how often to poll, for the redirect flow the hash of the
-// link's ticket. left shortens the consent's life if Lark gives it less.
+// device_code and how often to poll, for the redirect flow the key of the
+// code_verifiers and the hash of the link's ticket. left shortens the consent's life if Lark gives it less.
 // [session.ErrConflict] if the consent is over.
 func (c *Consents) SetLink(ctx context.Context, consent *session.Consent, link, secret session.Secret, ticketHash string, interval, left time.Duration) error {
 	if err := c.sealer.noteKey(ctx); err != nil {
@@ -91,22 +91,6 @@ func (c *Consents) SetLink(ctx context.Context, consent *session.Consent, link, 
 		c.sealer.Seal(link, consentPlace(consent, "link")), c.sealer.Seal(secret, consentPlace(consent, "secret")),
 		ticketHash, interval.Milliseconds(), left.Milliseconds())
 	return changedOne(result, err, "storing a consent's link")
-}
-
-const queryConsentBrowser = `UPDATE consents SET state_hash = $2, browser_hash = $3, secret = $4
-	WHERE id = $1 AND state = 'pending'`
-
-// SetBrowser binds a redirect consent to the browser that opened its link: by
-// the hashes of the OAuth state and of the browser's cookie, and the
-// code_verifier. A second browser takes over from the first.
-// [session.ErrConflict] if the consent is over.
-func (c *Consents) SetBrowser(ctx context.Context, consent *session.Consent, stateHash, browserHash string, verifier session.Secret) error {
-	if err := c.sealer.noteKey(ctx); err != nil {
-		return err
-	}
-	result, err := c.db.ExecContext(ctx, queryConsentBrowser, consent.ID, stateHash, browserHash,
-		c.sealer.Seal(verifier, consentPlace(consent, "secret")))
-	return changedOne(result, err, "storing a consent's browser")
 }
 
 const (
@@ -119,8 +103,6 @@ const (
 	WHERE app_id = $1 AND open_id = $2 ORDER BY created_at DESC LIMIT 1`
 
 	queryConsentByTicket = `SELECT ` + consentColumns + ` FROM consents WHERE ticket_hash = $1`
-
-	queryConsentByState = `SELECT ` + consentColumns + ` FROM consents WHERE state_hash = $1`
 )
 
 // Get returns the consent with id, in whatever state. [session.ErrNotFound] if
@@ -148,12 +130,6 @@ func (c *Consents) Latest(ctx context.Context, key session.Key) (*session.Consen
 // if there is none.
 func (c *Consents) ByTicket(ctx context.Context, ticket string) (*session.Consent, error) {
 	return c.sealer.consent(ctx, queryConsentByTicket, session.Hash(ticket))
-}
-
-// ByState returns the consent with an OAuth state. [session.ErrNotFound] if
-// there is none.
-func (c *Consents) ByState(ctx context.Context, state string) (*session.Consent, error) {
-	return c.sealer.consent(ctx, queryConsentByState, session.Hash(state))
 }
 
 // Whoever finds the consent pending closes it, so it is closed once.
@@ -231,7 +207,7 @@ func (c *Consents) finish(ctx context.Context, id string, g session.Session) (*s
 }
 
 const consentColumns = `id, app_id, open_id, flow, state, reason, scopes, seal, caller, link, secret,
-	ticket_hash, state_hash, browser_hash, poll_interval, poll_at, card, card_message_id, card_shows,
+	ticket_hash, poll_interval, poll_at, card, card_message_id, card_shows,
 	created_at, expires_at, larkside_now() AS now`
 
 // consentRow is a row of consents, and the time when it was read.
@@ -248,8 +224,6 @@ type consentRow struct {
 	Link          []byte `db:"link"`
 	Secret        []byte `db:"secret"`
 	TicketHash    string `db:"ticket_hash"`
-	StateHash     string `db:"state_hash"`
-	BrowserHash   string `db:"browser_hash"`
 	PollInterval  int64  `db:"poll_interval"`
 	PollAt        int64  `db:"poll_at"`
 	Card          string `db:"card"`
@@ -283,7 +257,7 @@ func (r *consentRow) view() *session.Consent {
 	return &session.Consent{
 		ID: r.ID, Key: session.Key{AppID: r.AppID, OpenID: r.OpenID}, Flow: session.Flow(r.Flow),
 		State:  oneOf(session.ConsentState(r.State), session.ConsentFailed, consentStates...),
-		Reason: r.Reason, Scopes: r.Scopes, Caller: r.Caller, BrowserHash: r.BrowserHash,
+		Reason: r.Reason, Scopes: r.Scopes, Caller: r.Caller, TicketHash: r.TicketHash,
 		PollInterval: span(r.PollInterval, 0, time.Minute),
 		Card:         oneOf(session.CardResult(r.Card), session.CardFailed, cardResults...), CardMessageID: r.CardMessageID,
 		CardShows: session.ConsentState(r.CardShows),

@@ -32,7 +32,7 @@ func TestIsolation(t *testing.T) {
 			var g errgroup.Group
 			for user := range 8 {
 				g.Go(func() error { // consents, each with a transaction
-					consent, _, err := s.Consents.Begin(t.Context(), key(user), session.DeviceFlow, "offline_access", time.Minute, time.Minute)
+					consent, _, err := s.Consents.Begin(t.Context(), session.Consent{Key: key(user), Flow: session.DeviceFlow, Scopes: "offline_access"}, time.Minute, time.Minute)
 					if err != nil {
 						return err
 					}

@@ -71,10 +71,8 @@ CREATE TABLE consents (
     seal            bytea,                        -- sealed: vouches for app_id, open_id, flow and scopes while the consent is open
     caller          text   NOT NULL DEFAULT '',   -- for whom it was started
     link            bytea,                        -- sealed: the user's link
-    secret          bytea,                        -- sealed: device_code or code_verifier
+    secret          bytea,                        -- sealed: device_code, or the key of the code_verifiers
     ticket_hash     text   NOT NULL DEFAULT '',   -- SHA-256 of the ticket in the redirect flow's link
-    state_hash      text   NOT NULL DEFAULT '',   -- SHA-256 of the OAuth state
-    browser_hash    text   NOT NULL DEFAULT '',   -- SHA-256 of the cookie of the browser that started
     poll_interval   bigint NOT NULL DEFAULT 0,    -- milliseconds
     poll_at         bigint NOT NULL DEFAULT 0,
     card            text   NOT NULL DEFAULT '',   -- sent, rate_limited, failed, off; empty while unknown
@@ -91,7 +89,6 @@ CREATE UNIQUE INDEX consents_pending ON consents (app_id, open_id) WHERE state =
 CREATE INDEX consents_user ON consents (app_id, open_id, created_at);
 CREATE INDEX consents_poll ON consents (poll_at) WHERE state = 'pending';
 CREATE INDEX consents_ticket ON consents (ticket_hash) WHERE ticket_hash <> '';
-CREATE INDEX consents_state ON consents (state_hash) WHERE state_hash <> '';
 CREATE INDEX consents_changed ON consents (changed_at);
 CREATE INDEX consents_closed ON consents (created_at) WHERE state <> 'pending';
 CREATE INDEX consents_cards_behind ON consents (changed_at)
