@@ -27,7 +27,7 @@ type app struct {
 
 	mu sync.Mutex
 	// refusal is Lark's last answer that refused the app itself, nil if Lark
-	// accepts it. probeAt is when one refresh is tried nevertheless.
+	// accepts it. probeAt is when one refresh, the probe, is tried nevertheless.
 	refusal error
 	probeAt time.Time
 }
@@ -60,10 +60,8 @@ func newApp(id string, client Lark, g *governor, now func() time.Time, log *slog
 func (a *app) resting() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.refusal != nil {
-		if rest := a.probeAt.Sub(a.now()); rest > 0 {
-			return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, a.refusal), After: atLeastASecond(rest)}
-		}
+	if err := a.refused(); err != nil {
+		return err
 	}
 	if a.breaker.State() == gobreaker.StateOpen {
 		return errCircuitOpen()
@@ -71,24 +69,60 @@ func (a *app) resting() error {
 	return nil
 }
 
+// refused returns Lark's refusal if no probe is due. a.mu is held.
+func (a *app) refused() error {
+	if rest := a.probeAt.Sub(a.now()); a.refusal != nil && rest > 0 {
+		return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, a.refusal), After: atLeastASecond(rest)}
+	}
+	return nil
+}
+
+// enter is resting for a run that goes on to call the token endpoint. For a
+// refused app it makes the first run the probe, so that the others rest and
+// take neither the rate nor a lease. A probe that does not call gives that back
+// by leave.
+func (a *app) enter() (probe bool, err error) {
+	if err := a.resting(); err != nil {
+		return false, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.refused(); err != nil { // another run was faster
+		return false, err
+	}
+	if probe = a.refusal != nil; probe {
+		a.probeAt = a.now().Add(probeEvery)
+	}
+	return probe, nil
+}
+
+// leave ends a run that has not called the token endpoint.
+func (a *app) leave(probe bool) {
+	if probe {
+		a.probeNow()
+	}
+}
+
 func errCircuitOpen() error {
 	return &session.RetryError{Err: fmt.Errorf("%w: the token endpoint keeps failing", session.ErrRefreshUnavailable), After: breakFor}
 }
 
 // admit gives the right to call the token endpoint once. The caller passes the
-// call's error to done. For an app that Lark refuses, one call in each
-// probeEvery is admitted.
-func (a *app) admit() (done func(error), err error) {
-	if err := a.resting(); err != nil {
+// call's error to done. For an app that Lark refuses, only the probe is
+// admitted.
+func (a *app) admit(probe bool) (done func(error), err error) {
+	a.mu.Lock()
+	if err = a.refused(); probe {
+		err = nil
+	}
+	a.mu.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	report, err := a.breaker.Allow()
 	if err != nil {
 		return nil, errCircuitOpen()
 	}
-	a.mu.Lock()
-	a.probeAt = a.now().Add(probeEvery)
-	a.mu.Unlock()
 	return func(err error) {
 		a.note(err)
 		report(transient(err))

@@ -78,19 +78,22 @@ func (s *Source) run(ctx context.Context, key session.Key, w want) (*session.Acc
 		if a, class, err := s.decidedByRow(row, w); class != "" {
 			return a, class, err
 		}
-		if err := app.resting(); err != nil {
-			return nil, Rested, err
-		}
 		if err := s.stopped(); err != nil {
 			return nil, Stopped, err
 		}
+		probe, err := app.enter()
+		if err != nil {
+			return nil, Rested, err
+		}
 		if a, class, err := s.waitForRate(ctx, app, row, w, changed); class != "" {
+			app.leave(probe)
 			return a, class, err
 		}
 		lease, until, err := s.claim(ctx, row)
 		if err == nil {
-			return s.spend(ctx, app, lease, w, until)
+			return s.spend(ctx, app, lease, w, until, probe)
 		}
+		app.leave(probe)
 		app.governor.pass()
 		switch {
 		case s.stopped() != nil:
@@ -215,9 +218,11 @@ func (s *Source) waitForOwner(ctx context.Context, row *session.Session) {
 
 // spend sends the lease's refresh token to Lark (step 5) and stores what comes
 // of it (steps 6 and 7).
-func (s *Source) spend(ctx context.Context, app *app, l *store.Lease, w want, until time.Time) (*session.Access, Class, error) {
-	done, err := app.admit()
+func (s *Source) spend(ctx context.Context, app *app, l *store.Lease, w want, until time.Time, probe bool) (*session.Access, Class, error) {
+	done, err := app.admit(probe)
 	if err != nil {
+		app.leave(probe)
+		app.governor.pass()
 		s.leases.Release(ctx, l, store.Failure{}) // if it fails, the lease runs out
 		return nil, Rested, err
 	}

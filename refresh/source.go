@@ -293,7 +293,16 @@ func (s *Source) Refresh(ctx context.Context, key session.Key) (*session.Access,
 	}
 	fresh, _, err := s.runOrJoin(ctx, key, want{version: a.Version, force: true})
 	if err == nil && fresh.Version == a.Version {
-		// The run failed and returned the present token.
+		// The run failed and returned the present token. What it has stored says
+		// why.
+		if now, err := s.sessions.Access(ctx, key); err == nil {
+			if err := s.renewalBlocked(now); err != nil {
+				return nil, err
+			}
+		}
+		if err := s.Resting(key.AppID); err != nil {
+			return nil, err
+		}
 		return nil, &session.RetryError{Err: fmt.Errorf("%w: nothing was renewed", session.ErrRefreshUnavailable), After: time.Second}
 	}
 	return fresh, err
