@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 
 	"larkside/session"
@@ -74,6 +76,9 @@ func (f *Flow) storeGrant(ctx context.Context, p *session.Consent, t lark.Token,
 	if !t.RefreshToken.Empty() {
 		g.RefreshExpiresAt = received.Add(t.RefreshExpiresIn)
 	}
+	if t.RefreshToken.Empty() {
+		f.warnOfShortGrant(ctx, p, t)
+	}
 	err := f.retryStore(ctx, func(ctx context.Context) error {
 		_, err := f.consents.Finish(ctx, p.ID, g)
 		return err
@@ -96,6 +101,18 @@ func (f *Flow) storeGrant(ctx context.Context, p *session.Consent, t lark.Token,
 	}
 	f.afterClose(ctx, &done)
 	return &done, nil
+}
+
+// warnOfShortGrant says that a grant can't be renewed although offline_access
+// was asked for, which is always. The cause is the app's, so the line comes once
+// for all of its users.
+func (f *Flow) warnOfShortGrant(ctx context.Context, p *session.Consent, t lark.Token) {
+	do := "enable offline_access as a user token scope under Permissions & Scopes in the developer console, and publish a version"
+	if slices.Contains(parseScopes(t.Scope), offlineAccess) {
+		do = `switch "refresh user_access_token" on under Security Settings in the developer console, and publish a version`
+	}
+	f.complaints.Log(ctx, slog.LevelWarn, "Lark issued no refresh token; the user is asked again when the access token ends", p.AppID,
+		"do", do, "app_id", p.AppID, f.users.Log(p.OpenID), "scope", t.Scope, "access_token_life", t.ExpiresIn.String())
 }
 
 // reject closes p as failed and revokes what was granted.

@@ -293,3 +293,32 @@ func TestRedirectFlow(t *testing.T) {
 		}
 	})
 }
+
+// Lark issues no refresh token: the log says once for the app, and not for each
+// of its users, what to change.
+func TestNoRefreshTokenIsWarnedAbout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(redirect)
+		consents := func(first, n int) {
+			for i := range n {
+				b, who := w.browser(f), w.person(first+i)
+				wantPage(t, b.get(b.consent(b.open(w.ask(f, who).AuthorizeURL), who.OpenID)), http.StatusOK, texts.done)
+			}
+		}
+		const warning = "Lark issued no refresh token"
+		consents(0, 1)
+		if strings.Contains(w.Log.String(), warning) {
+			t.Errorf("warned of a grant that has one:\n%s", w.Log)
+		}
+		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) {
+			a.Scopes = slices.DeleteFunc(a.Scopes, func(scope string) bool { return scope == offlineAccess })
+		})
+		w.Lark.Switch(func(s *larktest.Switches) { s.OfflineAccessDropped = true })
+		consents(1, 5)
+		text := w.Log.String()
+		if strings.Count(text, warning) != 1 || !strings.Contains(text, "enable offline_access as a user token scope") {
+			t.Errorf("log:\n%s", text)
+		}
+	})
+}

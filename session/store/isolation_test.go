@@ -64,7 +64,7 @@ func TestTransactionFailure(t *testing.T) {
 		log := new(lines)
 		s := db.Open(t, func(c *store.Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })
 		key := session.Key{AppID: "cli_a", OpenID: "ou_a"}
-		consent, _, err := s.Consents.Begin(t.Context(), key, session.DeviceFlow, "offline_access", time.Minute, time.Minute)
+		consent, _, err := s.Consents.Begin(t.Context(), session.Consent{Key: key, Flow: session.DeviceFlow, Scopes: "offline_access"}, time.Minute, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
