@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,11 +26,19 @@ type app struct {
 	now     func() time.Time
 	log     *slog.Logger
 
+	// wake makes the prober look again: the app has just been refused, or its
+	// secret has changed. accepted gets an item when Lark accepts an app again;
+	// all apps share it.
+	wake, accepted chan struct{}
+
 	mu sync.Mutex
 	// refusal is Lark's last answer that refused the app itself, nil if Lark
-	// accepts it. probeAt is when one refresh, the probe, is tried nevertheless.
+	// accepts it. probeAt is when Lark is asked again.
 	refusal error
 	probeAt time.Time
+	// refusedFor is the session whose refresh was refused with the refusal; zero
+	// if that came from another call.
+	refusedFor session.Key
 }
 
 const (
@@ -41,10 +50,10 @@ const (
 	probeEvery = 30 * time.Second
 )
 
-func newApp(id string, client Lark, g *governor, now func() time.Time, log *slog.Logger) *app {
+func newApp(id string, client Lark, g *governor, accepted chan struct{}, now func() time.Time, log *slog.Logger) *app {
 	return &app{
 		id: id, client: client, now: now, log: log.With("app_id", id),
-		governor: g,
+		governor: g, wake: make(chan struct{}, 1), accepted: accepted,
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			Name: id, MaxRequests: 1, Timeout: breakFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },
@@ -56,11 +65,9 @@ func newApp(id string, client Lark, g *governor, now func() time.Time, log *slog
 }
 
 // resting returns why the token endpoint is not called now, or nil. It changes
-// nothing.
-func (a *app) resting() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err := a.refused(); err != nil {
+// nothing. A probe is called although Lark refuses the app.
+func (a *app) resting(probe bool) error {
+	if err := a.misconfigured(); err != nil && !probe {
 		return err
 	}
 	if a.breaker.State() == gobreaker.StateOpen {
@@ -69,54 +76,25 @@ func (a *app) resting() error {
 	return nil
 }
 
-// refused returns Lark's refusal if no probe is due. a.mu is held.
-func (a *app) refused() error {
-	if rest := a.probeAt.Sub(a.now()); a.refusal != nil && rest > 0 {
-		return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, a.refusal), After: atLeastASecond(rest)}
-	}
-	return nil
-}
-
-// enter is resting for a run that goes on to call the token endpoint. For a
-// refused app it makes the first run the probe, so that the others rest and
-// take neither the rate nor a lease. A probe that does not call gives that back
-// by leave.
-func (a *app) enter() (probe bool, err error) {
-	if err := a.resting(); err != nil {
-		return false, err
-	}
+// misconfigured returns an error while Lark refuses the app.
+func (a *app) misconfigured() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.refused(); err != nil { // another run was faster
-		return false, err
+	if a.refusal == nil {
+		return nil
 	}
-	if probe = a.refusal != nil; probe {
-		a.probeAt = a.now().Add(probeEvery)
-	}
-	return probe, nil
-}
-
-// leave ends a run that has not called the token endpoint.
-func (a *app) leave(probe bool) {
-	if probe {
-		a.probeNow()
-	}
+	return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, a.refusal), After: atLeastASecond(a.probeAt.Sub(a.now()))}
 }
 
 func errCircuitOpen() error {
 	return &session.RetryError{Err: fmt.Errorf("%w: the token endpoint keeps failing", session.ErrRefreshUnavailable), After: breakFor}
 }
 
-// admit gives the right to call the token endpoint once. The caller passes the
-// call's error to done. For an app that Lark refuses, only the probe is
-// admitted.
-func (a *app) admit(probe bool) (done func(error), err error) {
-	a.mu.Lock()
-	if err = a.refused(); probe {
-		err = nil
-	}
-	a.mu.Unlock()
-	if err != nil {
+// admit gives the right to call the token endpoint once, to refresh key's
+// session. The caller passes the call's error to done. For an app that Lark
+// refuses, only a probe is admitted.
+func (a *app) admit(key session.Key, probe bool) (done func(error), err error) {
+	if err := a.resting(probe); err != nil {
 		return nil, err
 	}
 	report, err := a.breaker.Allow()
@@ -124,7 +102,7 @@ func (a *app) admit(probe bool) (done func(error), err error) {
 		return nil, errCircuitOpen()
 	}
 	return func(err error) {
-		a.note(err)
+		a.note(key, err)
 		report(transient(err))
 	}, nil
 }
@@ -139,42 +117,47 @@ func transient(err error) error {
 	return err
 }
 
-// note records what a call says about whether Lark accepts the app. It logs
-// changes only.
-func (a *app) note(err error) {
+// appRefused reports whether Lark refused the app itself.
+func appRefused(err error) bool {
 	var e *lark.Error
-	refused := errors.As(err, &e) && e.Class == lark.AppRefused
+	return errors.As(err, &e) && e.Class == lark.AppRefused
+}
+
+// note records what a call says about whether Lark accepts the app. key is the
+// session that the call was to refresh; zero for another call. It logs changes
+// only.
+func (a *app) note(key session.Key, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case refused:
+	case appRefused(err):
 		if a.refusal == nil {
 			a.log.Error("Lark refuses the app; no session is renewed and nobody is asked to authorize until this is mended", "error", err)
 		}
-		a.refusal, a.probeAt = err, a.now().Add(probeEvery)
+		a.refusal, a.refusedFor, a.probeAt = err, key, a.now().Add(probeEvery)
+		signal(a.wake)
 	case err == nil && a.refusal != nil:
 		a.log.Info("Lark accepts the app again")
 		a.refusal = nil
+		signal(a.accepted)
 	}
 }
 
-// refreshSwitch is Lark's code for an app whose switch "refresh
-// user_access_token" is off in the console.
-const refreshSwitch = 20074
+// signal puts an item into a channel for one, unless it has one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
 
 // Report takes the outcome of another call to Lark that authenticated as the
-// app, such as the start of a consent. A success of such a call says nothing
-// about the refresh switch.
+// app, such as the start of a consent. A success is no reason to believe that
+// Lark lets the app renew sessions again: the probe finds that out.
 func (s *Source) Report(appID string, err error) {
-	a, ok := s.apps[appID]
-	if !ok {
-		return
+	if a, ok := s.apps[appID]; ok && appRefused(err) {
+		a.note(session.Key{}, err)
 	}
-	var refusal *lark.Error
-	if err == nil && errors.As(a.lastRefusal(), &refusal) && refusal.Code == refreshSwitch {
-		return
-	}
-	a.note(err)
 }
 
 func (a *app) lastRefusal() error {
@@ -183,11 +166,12 @@ func (a *app) lastRefusal() error {
 	return a.refusal
 }
 
-// probeNow lets the next refresh be tried.
+// probeNow has the app tried at once if Lark refuses it.
 func (a *app) probeNow() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.probeAt = time.Time{}
+	signal(a.wake)
 }
 
 // Refusal returns why Lark refuses the app. It is nil if Lark accepts the app,
@@ -199,7 +183,30 @@ func (s *Source) Refusal(appID string) error {
 	return nil
 }
 
-// Reconsider lets apps that Lark refuses be tried at once. It is called when an
+// AllRefused reports whether Lark refuses every app.
+func (s *Source) AllRefused() bool {
+	for _, a := range s.apps {
+		if a.lastRefusal() == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// AwaitAccepted returns when Lark refuses some of the apps at most, or ctx ends.
+// One caller at a time may wait. It needs [Source.Run], which asks Lark again.
+func (s *Source) AwaitAccepted(ctx context.Context) error {
+	for s.AllRefused() {
+		select {
+		case <-s.accepted:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// Reconsider has apps that Lark refuses tried at once. It is called when an
 // app's secret has changed.
 func (s *Source) Reconsider() {
 	for _, a := range s.apps {
@@ -207,7 +214,7 @@ func (s *Source) Reconsider() {
 	}
 }
 
-// Admitted returns an error if Lark refuses the app. It is called before a
+// Admitted returns an error while Lark refuses the app. It is called before a
 // consent is started, so that nobody gets the card of an app that can't use the
 // answer.
 func (s *Source) Admitted(appID string) error {
@@ -215,8 +222,5 @@ func (s *Source) Admitted(appID string) error {
 	if !ok {
 		return fmt.Errorf("app %q is not configured", appID)
 	}
-	if err := a.resting(); errors.Is(err, session.ErrAppMisconfigured) {
-		return err
-	}
-	return nil
+	return a.misconfigured()
 }

@@ -22,7 +22,7 @@ func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Lim
 // it.
 func (s *Source) Resting(appID string) error {
 	if a, ok := s.apps[appID]; ok {
-		return a.resting()
+		return a.resting(false)
 	}
 	return nil
 }

@@ -2,10 +2,7 @@ package refresh
 
 import (
 	"errors"
-	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"larkside/session"
 	"larkside/test/larktest"
@@ -44,38 +41,6 @@ func TestRefreshByHandOfDeadGrant(t *testing.T) {
 		k = w.consented(larktest.Bob)
 		if _, err := w.source.Refresh(t.Context(), k); !errors.Is(err, session.ErrUserDisabled) {
 			t.Errorf("a disabled user: %v", err)
-		}
-	})
-}
-
-// Of all who wait for an app that Lark has refused, one asks whether it is
-// accepted again, even while that answer takes long.
-func TestOneProbeOfARefusedApp(t *testing.T) {
-	inWorld(t, nil, nil, func(t *testing.T, w *world) {
-		keys := users(w, 30)
-		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20002})
-		w.source.Refresh(t.Context(), keys[0])
-		time.Sleep(probeEvery + time.Second)
-		before := w.TokenCalls()
-		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20002, Hang: true})
-		var gone sync.WaitGroup
-		for _, k := range keys {
-			gone.Go(func() {
-				if _, err := w.source.Refresh(t.Context(), k); !errors.Is(err, session.ErrAppMisconfigured) {
-					t.Errorf("%s: %v", k.OpenID, err)
-				}
-			})
-		}
-		w.AwaitHit(slow)
-		synctest.Wait()
-		slow.Release()
-		gone.Wait()
-		if n := w.TokenCalls() - before; n != 1 {
-			t.Errorf("Lark was asked %d times, want one probe", n)
-		}
-		_, used, err := w.source.Budget(t.Context(), larktest.AppID)
-		if err != nil || used[1] > 3 {
-			t.Errorf("the crowd used %v of the rate, %v", used, err)
 		}
 	})
 }

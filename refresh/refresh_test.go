@@ -735,6 +735,7 @@ func TestRefusedWhileLarkFails(t *testing.T) {
 // the first success puts all right.
 func TestRefusedApp(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		w.runSource()
 		keys := users(w, 20)
 		time.Sleep(3 * time.Hour)
 		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = true })
@@ -754,6 +755,7 @@ func TestRefusedApp(t *testing.T) {
 		}
 		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = false })
 		w.source.Reconsider()
+		synctest.Wait()
 		for _, k := range keys {
 			if _, _, err := w.token(k); err != nil {
 				t.Error(err)

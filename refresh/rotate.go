@@ -26,6 +26,9 @@ type want struct {
 	refused bool
 	// force: renew even if the access token is fresh.
 	force bool
+	// probe: ask Lark although it refuses the app, to learn whether it still
+	// does.
+	probe bool
 }
 
 const (
@@ -78,22 +81,19 @@ func (s *Source) run(ctx context.Context, key session.Key, w want) (*session.Acc
 		if a, class, err := s.decidedByRow(row, w); class != "" {
 			return a, class, err
 		}
+		if err := app.resting(w.probe); err != nil {
+			return nil, Rested, err
+		}
 		if err := s.stopped(); err != nil {
 			return nil, Stopped, err
 		}
-		probe, err := app.enter()
-		if err != nil {
-			return nil, Rested, err
-		}
 		if a, class, err := s.waitForRate(ctx, app, row, w, changed); class != "" {
-			app.leave(probe)
 			return a, class, err
 		}
 		lease, until, err := s.claim(ctx, row)
 		if err == nil {
-			return s.spend(ctx, app, lease, w, until, probe)
+			return s.spend(ctx, app, lease, w, until)
 		}
-		app.leave(probe)
 		app.governor.pass()
 		switch {
 		case s.stopped() != nil:
@@ -218,10 +218,9 @@ func (s *Source) waitForOwner(ctx context.Context, row *session.Session) {
 
 // spend sends the lease's refresh token to Lark (step 5) and stores what comes
 // of it (steps 6 and 7).
-func (s *Source) spend(ctx context.Context, app *app, l *store.Lease, w want, until time.Time, probe bool) (*session.Access, Class, error) {
-	done, err := app.admit(probe)
+func (s *Source) spend(ctx context.Context, app *app, l *store.Lease, w want, until time.Time) (*session.Access, Class, error) {
+	done, err := app.admit(l.Session.Key, w.probe)
 	if err != nil {
-		app.leave(probe)
 		app.governor.pass()
 		s.leases.Release(ctx, l, store.Failure{}) // if it fails, the lease runs out
 		return nil, Rested, err

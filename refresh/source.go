@@ -22,6 +22,8 @@ import (
 type Lark interface {
 	// Refresh spends a refresh token. Its errors are *lark.Error.
 	Refresh(ctx context.Context, tokenURL string, refreshToken session.Secret) (lark.Token, error)
+	// Verify asks Lark whether it accepts the app's id and secret.
+	Verify(ctx context.Context) error
 	// Users reads the profiles of up to 50 users.
 	Users(ctx context.Context, openIDs []string) ([]lark.ContactUser, error)
 }
@@ -90,6 +92,8 @@ type Source struct {
 	metrics     metrics
 
 	runs singleflight.Group[session.Key, *session.Access]
+	// accepted gets an item when Lark accepts an app again. See AwaitAccepted.
+	accepted chan struct{}
 	// claiming has an item while a run claims a lease. See claim.
 	claiming chan struct{}
 	// behind counts the goroutines that go on after a run has ended.
@@ -133,6 +137,7 @@ func New(c Config) (*Source, error) {
 		tracer:   otel.Tracer("larkside/refresh"),
 		stopping: make(chan struct{}),
 		claiming: make(chan struct{}, 1),
+		accepted: make(chan struct{}, 1),
 	}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	if s.threshold == 0 {
@@ -159,7 +164,7 @@ func New(c Config) (*Source, error) {
 		limits = []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}
 	}
 	for id, client := range c.Apps {
-		s.apps[id] = newApp(id, client, newGovernor(id, c.Rates, limits), s.now, s.log)
+		s.apps[id] = newApp(id, client, newGovernor(id, c.Rates, limits), s.accepted, s.now, s.log)
 	}
 	var err error
 	s.metrics, err = newMetrics(s)

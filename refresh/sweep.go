@@ -19,9 +19,13 @@ const (
 )
 
 // Run renews idle sessions and reads profiles until ctx ends. Each of the two
-// jobs is done by one replica at a time.
+// jobs is done by one replica at a time. It also asks Lark now and then about
+// apps that Lark refuses, on each replica.
 func (s *Source) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	for _, a := range s.apps {
+		g.Go(func() error { s.probeRefused(ctx, a); return nil })
+	}
 	if s.sweepEvery > 0 {
 		g.Go(func() error { return s.every(ctx, "sweep", s.sweepEvery, s.sweep) })
 	}

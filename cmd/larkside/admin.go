@@ -22,7 +22,7 @@ import (
 // metrics of a process that is starting.
 func (s *server) newAdmin(p *parts) http.Handler {
 	c := admin.Config{
-		Ready: s.ready, Metrics: s.metrics, Quit: s.quit, Key: s.adminKey,
+		Ready: s.readiness, Metrics: s.metrics, Quit: s.quit, Key: s.adminKey,
 		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.AppIDs(), Console: s.console, Log: s.log,
 	}
 	if p != nil {
@@ -62,8 +62,10 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 		Version: s.build.Version, Replica: host, Database: database, Started: time.Now(),
 		Apps: s.cfg.AppIDs(), Key: s.adminKey,
 		Ready: func(ctx context.Context) (checks []webconsole.Check) {
-			for _, c := range s.ready(ctx) {
-				checks = append(checks, webconsole.Check{Name: c.Name, Detail: c.Detail, OK: c.OK})
+			for _, c := range s.readiness(ctx) {
+				if !c.Advisory { // Resting says what Lark refuses
+					checks = append(checks, webconsole.Check{Name: c.Name, Detail: c.Detail, OK: c.OK})
+				}
 			}
 			return checks
 		},

@@ -13,7 +13,6 @@ import (
 
 	"larkside/cmd/larkside/operate"
 	"larkside/cmd/larkside/settings"
-	"larkside/proxy/admin"
 	webconsole "larkside/proxy/console"
 	"larkside/proxy/edge"
 	"larkside/session"
@@ -38,6 +37,7 @@ type server struct {
 	quit     context.CancelFunc
 
 	parts    atomic.Pointer[parts] // nil until the store is open
+	ready    atomic.Bool           // it has been ready once
 	stopping chan struct{}         // closed when the stop begins
 	// app and authz are the handlers of these two listeners.
 	app, authz inFlight
@@ -123,12 +123,13 @@ func (s *server) serve(ctx context.Context) error {
 	work.Go(func() error { return s.secrets.Run(background) })
 	work.Go(func() error { s.history.Run(background); return nil })
 
+	verdicts := s.askLark(ctx)
 	p, err := s.openParts(ctx)
 	if err == nil && p != nil {
 		s.begin(background, work, p)
 		pages.set(p.flow.Handler())
 		operators.set(s.newAdmin(p))
-		s.log.Info("ready", "version", s.build.Version, "apps", len(s.clients))
+		go s.becomeReady(ctx, p, verdicts)
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
@@ -199,39 +200,3 @@ func (s *server) started() (*parts, error) {
 }
 
 var errStarting = &session.RetryError{Err: fmt.Errorf("starting: %w", session.ErrUnavailable), After: time.Second}
-
-// ready says whether requests should be sent here. A database that is away for
-// a moment does not change it: cached users are still served, and another
-// replica would have the same database.
-func (s *server) ready(context.Context) []admin.Check {
-	p := s.parts.Load()
-	serving := true
-	select {
-	case <-s.stopping:
-		serving = false
-	default:
-	}
-	checks := []admin.Check{
-		{Name: "started", OK: p != nil, Detail: ifNot(p != nil, "waiting for the database")},
-		{Name: "serving", OK: serving, Detail: ifNot(serving, "shutting down")},
-	}
-	if p == nil {
-		return checks
-	}
-	for _, id := range s.cfg.AppIDs() {
-		refusal := p.source.Refusal(id)
-		c := admin.Check{Name: "app " + id, OK: refusal == nil}
-		if refusal != nil {
-			c.Detail = refusal.Error()
-		}
-		checks = append(checks, c)
-	}
-	return checks
-}
-
-func ifNot(ok bool, detail string) string {
-	if ok {
-		return ""
-	}
-	return detail
-}

@@ -12,6 +12,8 @@ type Check struct {
 	OK   bool   `json:"ok"`
 	// Detail says what is wrong and what to do. It holds no secret and no user's id.
 	Detail string `json:"detail,omitempty"`
+	// Advisory: the instance is ready although the check fails.
+	Advisory bool `json:"advisory,omitempty"`
 }
 
 // healthz says only that the process answers. It doesn't look at the database or at
@@ -35,7 +37,7 @@ func (a *admin) ready(ctx context.Context) (ready bool, checks []Check) {
 		return ready, checks
 	}
 	for _, c := range a.Ready(ctx) {
-		ready = ready && c.OK
+		ready = ready && (c.OK || c.Advisory)
 		checks = append(checks, c)
 	}
 	return ready, checks

@@ -3,6 +3,7 @@ package lark
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -73,6 +74,23 @@ func (c *Client) App(ctx context.Context) (AppInfo, error) {
 		})
 	}
 	return info, nil
+}
+
+// Verify asks Lark whether it accepts the app's id and secret. Lark may refuse
+// the app in one place only, so it fetches a tenant token, which is not used, and
+// starts a device flow, which nobody is told of. If Lark refuses the app, the
+// error's class is [AppRefused]. Any other error says nothing about the app.
+func (c *Client) Verify(ctx context.Context) error {
+	if _, _, err := c.requestTenant(ctx); err != nil {
+		return err
+	}
+	// Where only redirects are used, the accounts host need not be reachable.
+	_, err := c.StartDevice(ctx, []string{"offline_access"})
+	var e *Error
+	if errors.As(err, &e) && e.Class == AppRefused {
+		return err
+	}
+	return nil
 }
 
 // Bot is the app's bot, which sends the cards.

@@ -274,3 +274,32 @@ func TestRefreshGoesNowhereElse(t *testing.T) {
 		t.Errorf("sent to %s", calls[0].Path)
 	}
 }
+
+// Verify tells a refusal of the app from everything else, wherever Lark refuses.
+func TestVerify(t *testing.T) {
+	for name, c := range map[string]struct {
+		app   func(*larktest.App)
+		fault larktest.Endpoint // does not answer
+		want  lark.Class        // empty: no error
+	}{
+		"accepted":                          {},
+		"another secret":                    {app: func(a *larktest.App) { a.Secret = "another" }, want: lark.AppRefused},
+		"refused by the device flow only":   {app: func(a *larktest.App) { a.NotInstalled = true }, want: lark.AppRefused},
+		"Lark is out of reach":              {fault: larktest.TenantEndpoint, want: lark.Retry},
+		"the accounts host is out of reach": {fault: larktest.DeviceEndpoint},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := larktest.Start(t, nil)
+			if c.app != nil {
+				p.UpdateApp(larktest.AppID, c.app)
+			}
+			if c.fault != larktest.Any {
+				p.Fault(larktest.Fault{Endpoint: c.fault, Drop: true, Times: -1})
+			}
+			err := onPlatform(t, p, "/oauth/v3/token").Verify(t.Context())
+			if c.want == "" && err != nil || c.want != "" && asError(t, err).Class != c.want {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}

@@ -37,7 +37,7 @@ func wholeLife(t *testing.T, db *dbtest.DB) {
 	s := db.Open(t, nil)
 	defer s.Close()
 	ctx := t.Context()
-	asked, began, err := s.Consents.Begin(ctx, alice, session.DeviceFlow, "offline_access", time.Second, time.Minute)
+	asked, began, err := s.Consents.Begin(ctx, session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "offline_access"}, time.Second, time.Minute)
 	if err != nil || !began {
 		t.Fatalf("beginning a consent: %v, %v", began, err)
 	}

@@ -195,7 +195,7 @@ func TestAliasIsGivenToAnother(t *testing.T) {
 		if row := load(t, s, alice); row.UserID != "" || row.UnionID == "" || row.AccessToken.Expose() != "access-1" {
 			t.Errorf("the former owner has %q and %q", row.UserID, row.UnionID)
 		}
-		p, _, err := s.Consents.Begin(t.Context(), alice, session.DeviceFlow, "x", time.Minute, time.Minute)
+		p, _, err := s.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "x"}, time.Minute, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}

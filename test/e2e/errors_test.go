@@ -300,7 +300,8 @@ func appMisconfigured(t *testing.T) {
 	lark := newLark(t, nil)
 	db := process.SQLite(t)
 	process.Seed(t, db, lark, 3*time.Hour, alice, bob)
-	p := process.Start(t, process.Options{Lark: lark, DB: db, AppSecret: "not-the-apps-secret"})
+	p := process.Start(t, process.Options{Lark: lark, DB: db, AppSecret: "not-the-apps-secret", Unready: true})
+	p.Log().AwaitText(t, "not ready: Lark refuses every app")
 	for range 3 {
 		is(t, p.Get(t, records, alice), 503, "app_misconfigured")
 	}
@@ -313,7 +314,7 @@ func appMisconfigured(t *testing.T) {
 		t.Errorf("%d %s", ready.Status, ready.Body)
 	}
 	errors := p.Log().Find(func(l process.Line) bool { return l.Level == "ERROR" })
-	if len(errors) != 1 || !strings.Contains(errors[0].Raw, "20002") {
+	if len(errors) != 1 || !strings.Contains(errors[0].Raw, "10014") {
 		t.Errorf("want one error line with Lark's code, got %v", errors)
 	}
 }

@@ -338,10 +338,12 @@ func TestSecretFile(t *testing.T) {
 	write("the-old-secret")
 	db := process.SQLite(t)
 	process.Seed(t, db, lark, 3*time.Hour, alice, bob)
-	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"APP_SECRET": "", "APP_SECRET_FILE": file}})
+	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"APP_SECRET": "", "APP_SECRET_FILE": file}, Unready: true})
+	p.Log().AwaitText(t, "not ready: Lark refuses every app")
 	is(t, p.Get(t, records, alice), 503, "app_misconfigured")
 	write(larktest.AppSecret)
 	p.Signal(syscall.SIGHUP)
+	p.AwaitReady()
 	process.Eventually(t, "the new secret", func() bool { return p.Get(t, records, alice).Status == 200 })
 	if a := p.Admin(t, "GET", "/readyz"); a.Status != 200 {
 		t.Errorf("readyz: %d %s", a.Status, a.Body)

@@ -1,0 +1,105 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"larkside/test/larktest"
+	"larkside/test/process"
+)
+
+// saysReady reports whether the log has the line "ready".
+func saysReady(p *process.Process) bool {
+	return len(p.Log().Find(func(l process.Line) bool { return l.Msg == "ready" })) > 0
+}
+
+// A rollout with a wrong secret stops: the replica does not become ready and says
+// why. It asks Lark again by itself, since a replica that is not ready gets no
+// traffic that would.
+func TestWrongSecretIsNotReady(t *testing.T) {
+	t.Parallel()
+	lark := newLark(t, nil)
+	p := process.Start(t, process.Options{Lark: lark, AppSecret: "not-the-apps-secret", Unready: true})
+	line := p.Log().AwaitText(t, "not ready: Lark refuses every app")
+	if line.Text("do") == "" {
+		t.Errorf("it does not say what to do: %s", line.Raw)
+	}
+	ready := p.Admin(t, "GET", "/readyz")
+	if ready.Status != 503 || !strings.Contains(ready.Body, "Lark refuses every app") || !strings.Contains(ready.Body, "10014") {
+		t.Errorf("%d %s", ready.Status, ready.Body)
+	}
+	if r := p.Command(t, []string{"wait", "--timeout", "300ms", "--admin", p.AdminURL}); r.Status != 1 || !strings.Contains(r.Stderr, "Lark refuses every app") {
+		t.Errorf("wait: %d %s", r.Status, r.Stderr)
+	}
+	if a := p.Admin(t, "GET", "/healthz"); a.Status != 200 {
+		t.Errorf("a restart would not help, yet healthz is %d", a.Status)
+	}
+	if saysReady(p) {
+		t.Error("ready in the log")
+	}
+	if testing.Short() {
+		t.Skip("waits for the next probe")
+	}
+	if err := lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Secret = "not-the-apps-secret" }); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); p.Admin(t, "GET", "/readyz").Status != 200; <-time.After(100 * time.Millisecond) {
+		if time.Since(began) > 35*time.Second {
+			t.Fatal("not ready 35 s after Lark accepted the app, without traffic")
+		}
+	}
+}
+
+// A Lark that can't be reached holds nobody back.
+func TestReadyWithoutLark(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]larktest.Fault{
+		"it fails":       {Endpoint: larktest.TenantEndpoint, Status: 503, Times: -1},
+		"it cuts":        {Endpoint: larktest.TenantEndpoint, Drop: true, Times: -1},
+		"it is silent":   {Endpoint: larktest.TenantEndpoint, Hang: true, Times: -1},
+		"it is too busy": {Endpoint: larktest.TenantEndpoint, Code: 99991400, Times: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lark := newLark(t, nil)
+			lark.Fault(fault)
+			p := process.Seeded(t, process.Options{Lark: lark}, alice)
+			if a := p.Admin(t, "GET", "/readyz"); a.Status != 200 {
+				t.Errorf("%d %s", a.Status, a.Body)
+			}
+			isDataOf(t, p.Get(t, records, alice), alice)
+		})
+	}
+}
+
+// Lark's answer comes after the replica has become ready: the refusal counts, and
+// the replica stays in service.
+func TestRefusedAfterReady(t *testing.T) {
+	t.Parallel()
+	lark := newLark(t, nil)
+	held := lark.Fault(larktest.Fault{Endpoint: larktest.TenantEndpoint, Hang: true, Times: -1})
+	p := process.Start(t, process.Options{Lark: lark, AppSecret: "not-the-apps-secret"})
+	held.Release()
+	p.Log().AwaitText(t, "Lark refuses the app")
+	is(t, p.Get(t, records, carol), 503, "app_misconfigured")
+	a := p.Admin(t, "GET", "/readyz")
+	if a.Status != 200 || !strings.Contains(a.Body, `"advisory":true`) || !strings.Contains(a.Body, "10014") {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+}
+
+// With two apps, the wrong secret of one takes nobody down.
+func TestOneAppOfTwoIsRefused(t *testing.T) {
+	t.Parallel()
+	lark := newLark(t, nil)
+	p := process.Seeded(t, process.Options{Lark: lark, Env: map[string]string{"APPS": "cli_theother00000:not-its-secret"}}, alice)
+	isDataOf(t, p.Get(t, records, alice), alice)
+	is(t, p.Get(t, records, alice, "X-Lark-App-Id", "cli_theother00000"), 503, "app_misconfigured")
+	if a := p.Admin(t, "GET", "/readyz"); a.Status != 200 || !strings.Contains(a.Body, "cli_theother00000") {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+	if a := p.Admin(t, "GET", "/metrics"); !strings.Contains(a.Body, `larkside_app_refused{app_id="cli_theother00000"`) {
+		t.Error("no metric of the refused app")
+	}
+}
