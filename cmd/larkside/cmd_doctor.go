@@ -116,7 +116,8 @@ func examineInto(ctx context.Context, in operate.Invocation, where string, repor
 	c := doctor.Config{
 		Apps: s.apps, Scopes: s.Scopes, Card: bool(s.Card),
 		DatabaseURL: s.secrets.DatabaseURL.Get(), EncryptionKeys: s.secrets.EncryptionKeys.Get(),
-		Instance: func(ctx context.Context) (bool, string) { return operate.AskReady(ctx, in, where) },
+		ExpectSessions: s.ExpectSessions,
+		Instance:       func(ctx context.Context) (bool, string) { return operate.AskReady(ctx, in, where) },
 	}
 	if s.Redirects() {
 		c.RedirectURL = string(s.PublicURL) + "/consent/callback"

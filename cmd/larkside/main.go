@@ -63,6 +63,9 @@
 //	    off: poll; or from the file that DATABASE_LISTEN_URL_FILE names
 //	LARKSIDE_DATABASE_MAX_CONNS (default: two for each processor, 6 to 16)
 //	    connections to PostgreSQL of one replica, beside the one that listens
+//	LARKSIDE_EXPECT_SESSIONS (default: false)
+//	    true, once there are some: a database without one session is taken for
+//	    the wrong one; not ready, 503 store_unavailable, and nobody is asked
 //	LARKSIDE_ENCRYPTION_KEYS (default: SQLite: made at the first start)
 //	    keys for the tokens at rest, id:base64(32 bytes), comma separated; the
 //	    first seals, all open; required for PostgreSQL. SQLite without it makes

@@ -33,7 +33,7 @@ func (s *server) openParts(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	db, err := s.openStore(ctx, store.Config{
-		Keys: ring, MaxConns: s.cfg.DatabaseMaxConns,
+		Keys: ring, MaxConns: s.cfg.DatabaseMaxConns, ExpectSessions: s.cfg.ExpectSessions,
 		CacheSize: s.cfg.CacheSize, CacheTTL: s.cfg.CacheTTL, Log: s.log,
 	})
 	if db == nil {
@@ -63,6 +63,8 @@ func (s *server) keyring() (*seal.Keyring, error) {
 	return ring, nil
 }
 
+// openStore tries until the database is there, and has sessions if some are
+// expected. It returns nil when ctx ends first.
 func (s *server) openStore(ctx context.Context, c store.Config) (*store.DB, error) {
 	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		// The URL may be corrected in its file meanwhile.
@@ -78,7 +80,14 @@ func (s *server) openStore(ctx context.Context, c store.Config) (*store.DB, erro
 		case errors.Is(err, store.ErrSetup), errors.Is(err, store.ErrSchemaNewer), errors.Is(err, store.ErrInUse):
 			return nil, fmt.Errorf("%sDATABASE_URL: %w", settings.Prefix, err)
 		}
-		s.log.Warn("the database is not there yet; trying again", "retry_in", wait.String(), "error", err)
+		empty := errors.Is(err, store.ErrNoSessions)
+		switch was := s.empty.Swap(empty); {
+		case !empty:
+			s.log.Warn("the database is not there yet; trying again", "retry_in", wait.String(), "error", err)
+		case !was:
+			s.log.Error("not ready: the database has no session, and EXPECT_SESSIONS=true says that there are some; nobody is asked for consent",
+				"do", "check that DATABASE_URL leads to the right database; for a new one leave EXPECT_SESSIONS out until the first user has consented")
+		}
 		select {
 		case <-ctx.Done():
 			return nil, nil

@@ -109,6 +109,12 @@ func (a asker) Ask(ctx context.Context, key session.Key, want proxy.Ask) (sessio
 	if err := p.source.Admitted(key.AppID); err != nil {
 		return session.Challenge{}, err
 	}
+	if want.Reason == session.NoSession && a.s.cfg.ExpectSessions {
+		// The URL may lead to another database since the start.
+		if err := p.db.ExpectSessions(ctx); err != nil {
+			return session.Challenge{}, &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrUnavailable, err), After: 5 * time.Second}
+		}
+	}
 	ask := consent.Ask{Reason: want.Reason, Scopes: want.Scopes, Caller: want.Caller}
 	if want.Reason == proxy.MissingScope {
 		ask.Scopes, ask.AnyOf = nil, want.Scopes // alternatives

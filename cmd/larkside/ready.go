@@ -78,7 +78,7 @@ func (s *server) readiness(context.Context) []admin.Check {
 	default:
 	}
 	checks := []admin.Check{
-		{Name: "started", OK: p != nil, Detail: ifNot(p != nil, "waiting for the database")},
+		{Name: "started", OK: p != nil, Detail: ifNot(p != nil, s.whyNotStarted())},
 		{Name: "serving", OK: serving, Detail: ifNot(serving, "shutting down")},
 	}
 	if p == nil {
@@ -95,6 +95,13 @@ func (s *server) readiness(context.Context) []admin.Check {
 		checks = append(checks, c)
 	}
 	return checks
+}
+
+func (s *server) whyNotStarted() string {
+	if s.empty.Load() {
+		return "the database has no session, and EXPECT_SESSIONS=true says that there are some: is it the right one?"
+	}
+	return "waiting for the database"
 }
 
 func whyNotAccepted(p *parts) string {

@@ -38,6 +38,7 @@ type server struct {
 
 	parts    atomic.Pointer[parts] // nil until the store is open
 	ready    atomic.Bool           // it has been ready once
+	empty    atomic.Bool           // the store has no session at the last try, though some are expected
 	stopping chan struct{}         // closed when the stop begins
 	// app and authz are the handlers of these two listeners.
 	app, authz inFlight

@@ -34,6 +34,9 @@ type Config struct {
 	// MaxConns bounds the connections to PostgreSQL. 0: two for each processor
 	// that Go may use, between 6 and 16.
 	MaxConns int
+	// ExpectSessions makes Open return [ErrNoSessions] for a database without a
+	// session, which is then left as it is.
+	ExpectSessions bool
 	// Now is the clock that judges expiry. Nil: time.Now.
 	Now func() time.Time
 	// Log receives what an operator can act on. Nil: no log.
@@ -52,6 +55,9 @@ var (
 	ErrSchemaNewer = errors.New("the database schema is newer than this program")
 	// ErrInUse: another process has the SQLite file open.
 	ErrInUse = errors.New("the SQLite database is in use by another process")
+	// ErrNoSessions: there is no session although some are expected, so it is
+	// likely the wrong database.
+	ErrNoSessions = errors.New("the database has no session, and some are expected: is it the right one?")
 	// ErrSetup wraps what trying again can't mend: a bad URL, a wrong key.
 	ErrSetup = errors.New("database set-up")
 	// ErrRights: the database role lacks a right, which the error names. It
@@ -102,6 +108,13 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 }
 
 func open(ctx context.Context, conn *connection, cfg Config) (*DB, error) {
+	if cfg.ExpectSessions {
+		if any, err := conn.anySession(ctx); err != nil {
+			return nil, err
+		} else if !any {
+			return nil, ErrNoSessions
+		}
+	}
 	if err := conn.migrate(ctx, cfg.Log); err != nil {
 		return nil, err
 	}
@@ -188,6 +201,15 @@ func (d *DB) Ping(ctx context.Context) error {
 		return unavailable(err, "asking the database")
 	}
 	return nil
+}
+
+// ExpectSessions returns [ErrNoSessions] if there is no session in any state.
+func (d *DB) ExpectSessions(ctx context.Context) error {
+	any, err := d.conn.anySession(ctx)
+	if err == nil && !any {
+		return ErrNoSessions
+	}
+	return err
 }
 
 // Reconnect makes connections that are opened from now on use other URLs, such

@@ -29,6 +29,8 @@ type Examination struct {
 	// NotRenewable counts the active sessions without a refresh token: each of
 	// them ends with its access token.
 	NotRenewable int
+	// NoSessions reports whether there is no session in any state.
+	NoSessions bool
 	// KeysErr says why the configured keys can't open what is stored. It wraps
 	// [ErrSetup], and is nil if they can.
 	KeysErr error
@@ -40,7 +42,7 @@ type Examination struct {
 func Examine(ctx context.Context, cfg Config) (*Examination, error) {
 	if path, ok := strings.CutPrefix(cfg.URL.Expose(), "sqlite:"); ok {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return &Examination{Absent: true}, nil
+			return &Examination{Absent: true, NoSessions: true}, nil
 		}
 	}
 	c, err := connect(ctx, cfg)
@@ -79,8 +81,14 @@ func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, err
 	}
 	e.Schema, e.Oldest = has.Version, has.Oldest
 	if e.Absent = e.Schema == 0; e.Absent {
+		e.NoSessions = true
 		return e, nil
 	}
+	any, err := c.anySession(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.NoSessions = !any
 	if err := c.db.SelectContext(ctx, &e.Keys, `SELECT id FROM encryption_keys ORDER BY id`); err != nil {
 		return nil, fmt.Errorf("reading the encryption keys in use: %w", err)
 	}
@@ -95,4 +103,25 @@ func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, err
 		_, e.KeysErr = c.keyring(ctx, cfg.Keys)
 	}
 	return e, nil
+}
+
+const queryAnySession = `SELECT count(*) FROM (SELECT 1 FROM sessions LIMIT 1) AS one`
+
+// anySession reports whether there is a session in any state. The database may
+// be an empty one.
+func (c *connection) anySession(ctx context.Context) (bool, error) {
+	table := `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'sessions'`
+	if c.dialect == dialectPostgres {
+		table = `SELECT count(*) FROM pg_tables WHERE tablename = 'sessions' AND schemaname = ANY (current_schemas(false))`
+	}
+	for _, query := range []string{table, queryAnySession} {
+		var n int
+		if err := c.db.GetContext(ctx, &n, query); err != nil {
+			return false, unavailable(err, "looking for sessions")
+		}
+		if n == 0 {
+			return false, nil
+		}
+	}
+	return true, nil
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
 )
@@ -101,5 +102,66 @@ func TestOneAppOfTwoIsRefused(t *testing.T) {
 	}
 	if a := p.Admin(t, "GET", "/metrics"); !strings.Contains(a.Body, `larkside_app_refused{app_id="cli_theother00000"`) {
 		t.Error("no metric of the refused app")
+	}
+}
+
+// With EXPECT_SESSIONS an empty database is taken for the wrong one: nobody gets
+// a card, and the replica says why. It serves as soon as there are sessions.
+func TestEmptyDatabaseAsksNobody(t *testing.T) {
+	t.Parallel()
+	process.Each(t, func(t *testing.T, db *dbtest.DB) {
+		lark := newLark(t, nil)
+		o := process.Options{Lark: lark, DB: db, Env: map[string]string{"EXPECT_SESSIONS": "true"}, Unready: true}
+		p := process.Start(t, o)
+		p.Log().AwaitText(t, "not ready: the database has no session")
+		is(t, p.Get(t, records, alice), 503, "store_unavailable")
+		if a := p.Admin(t, "GET", "/readyz"); a.Status != 503 || !strings.Contains(a.Body, "EXPECT_SESSIONS") {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+		if n := len(lark.Messages("")); n > 0 {
+			t.Errorf("%d cards", n)
+		}
+		if saysReady(p) {
+			t.Error("it says that it is ready")
+		}
+		if r := p.Command(t, []string{"doctor"}); r.Status != 1 || db.Postgres && !strings.Contains(r.Stdout, "LARKSIDE_EXPECT_SESSIONS") {
+			t.Errorf("doctor: %d %s", r.Status, r.Stdout)
+		}
+		p.Stop()
+		process.Seed(t, db, lark, time.Minute, alice)
+		p.Restart()
+		p.AwaitReady()
+		isDataOf(t, p.Get(t, records, alice), alice)
+		if a := p.Get(t, records, bob); a.Name() != "authorization_required" {
+			t.Errorf("a new user beside others: %d %s", a.Status, a.Body)
+		}
+	})
+}
+
+// The sessions come while the replica waits for them.
+func TestSessionsComeLater(t *testing.T) {
+	t.Parallel()
+	db := process.Postgres(t)
+	lark := newLark(t, nil)
+	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"EXPECT_SESSIONS": "true"}, Unready: true})
+	p.Log().AwaitText(t, "not ready: the database has no session")
+	process.Seed(t, db, lark, time.Minute, alice)
+	p.AwaitReady()
+	isDataOf(t, p.Get(t, records, alice), alice)
+}
+
+// The database loses its sessions while it serves: new users are not asked.
+func TestSessionsVanish(t *testing.T) {
+	t.Parallel()
+	db := process.Postgres(t)
+	lark := newLark(t, nil)
+	p := process.Seeded(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"EXPECT_SESSIONS": "true"}}, alice)
+	isDataOf(t, p.Get(t, records, alice), alice)
+	if _, err := db.SQL(t).Exec("DELETE FROM sessions"); err != nil {
+		t.Fatal(err)
+	}
+	is(t, p.Get(t, records, bob), 503, "store_unavailable")
+	if n := len(lark.Messages("")); n > 0 {
+		t.Errorf("%d cards", n)
 	}
 }

@@ -44,6 +44,8 @@ type Config struct {
 	DatabaseURL session.Secret
 	// EncryptionKeys are the keys for it. Empty: SQLite's own key file.
 	EncryptionKeys session.Secret
+	// ExpectSessions: a database without a session is the wrong one.
+	ExpectSessions bool
 	// Instance asks a running instance whether it is ready, and returns what it
 	// says. It is called when that instance holds the SQLite database.
 	Instance func(context.Context) (ready bool, says string)

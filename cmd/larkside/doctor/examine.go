@@ -114,6 +114,9 @@ func (x *examination) database(ctx context.Context) {
 		}
 	case err != nil:
 		x.r.fail("database", fmt.Sprintf("%s: %v", kind, err), "check LARKSIDE_DATABASE_URL, and that the server runs and lets this host in")
+	case e.NoSessions && x.ExpectSessions:
+		x.r.fail("database", kind+" without a session, and LARKSIDE_EXPECT_SESSIONS=true says that there are some",
+			"check that LARKSIDE_DATABASE_URL leads to the right database; for a new one leave LARKSIDE_EXPECT_SESSIONS out until the first user has consented")
 	case e.Absent:
 		x.r.ok("database", kind+", empty; the first start makes its tables")
 	case e.Oldest > e.Knows:

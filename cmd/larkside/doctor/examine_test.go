@@ -309,6 +309,10 @@ func TestDatabase(t *testing.T) {
 		if f := with(process.Keys).of("database"); f.Status != OK || !strings.Contains(f.Detail, "empty") {
 			t.Errorf("before the first start: %+v", f)
 		}
+		c.ExpectSessions = true
+		if f := with(process.Keys).of("database"); f.Status != Fail || !strings.Contains(f.Detail, "LARKSIDE_EXPECT_SESSIONS") || f.Do == "" {
+			t.Errorf("empty although sessions are expected: %+v", f)
+		}
 		put(t, db, session.NewSecret("r"))
 		got := with(process.Keys)
 		if d, k := got.of("database"), got.of("keys"); d.Status != OK || !strings.Contains(d.Detail, "schema version 1") || k.Status != OK || !strings.Contains(k.Detail, "test") {

@@ -69,6 +69,8 @@ type Settings struct {
 	// DatabaseMaxConns 0 leaves it to the store.
 	DatabaseMaxConns int `env:"DATABASE_MAX_CONNS" default:"two for each processor, 6 to 16" takes:"a whole number from 2 to 1000" meaning:"connections to PostgreSQL of one replica, beside the one that listens"`
 
+	ExpectSessions bool `env:"EXPECT_SESSIONS" envDefault:"false" meaning:"‘true’, once there are some: a database without one session is taken for the wrong one; not ready, 503 ‘store_unavailable’, and nobody is asked"`
+
 	// EncryptionKeys is empty where SQLite has its own key file, and where a
 	// command prints the keys.
 	EncryptionKeys session.Secret `env:"ENCRYPTION_KEYS" default:"SQLite: made at the first start" file:"true" takes:"id:base64(32 bytes), comma separated, as \"larkside keys new\" prints" meaning:"keys for the tokens at rest, ‘id:base64(32 bytes)’, comma separated; the first seals, all open; required for PostgreSQL. SQLite without it makes ‘PATH.key’"`

@@ -87,6 +87,7 @@ func TestDefaults(t *testing.T) {
 		"DATABASE_URL":            {c.DatabaseURL.Expose(), "sqlite:larkside.db"},
 		"DATABASE_LISTEN_URL":     {c.DatabaseListenURL.Expose(), ""},
 		"DATABASE_MAX_CONNS":      {c.DatabaseMaxConns, 0},
+		"EXPECT_SESSIONS":         {c.ExpectSessions, false},
 		"ENCRYPTION_KEYS":         {c.EncryptionKeys.Expose(), ""},
 		"ENCRYPTION_KEYS_COMMAND": {c.EncryptionKeysCommand, ""},
 		"INJECT_PATHS":            {c.InjectPaths, Paths{"/open-apis/apaas/", "/open-apis/spark/"}},
