@@ -126,7 +126,7 @@ func TestCompose(t *testing.T) {
 		}
 	}
 	grace, err := time.ParseDuration(s.Environment["LARKSIDE_SHUTDOWN_GRACE"])
-	if stop, err2 := time.ParseDuration(s.StopGracePeriod); err != nil || err2 != nil || stop <= grace {
+	if stop, err2 := time.ParseDuration(s.StopGracePeriod); err != nil || err2 != nil || stop <= grace+afterGrace {
 		t.Errorf("stop_grace_period %s, SHUTDOWN_GRACE %s: %v %v", s.StopGracePeriod, grace, err, err2)
 	}
 	if app := c.Services["app"]; len(app.Secrets) > 0 || app.NetworkMode != "service:larkside" {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"larkside/test/process"
 )
@@ -20,6 +21,10 @@ func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 
 // root is the repository.
 const root = "../.."
+
+// afterGrace is what a stop may take after SHUTDOWN_GRACE: 12 s to store renewed
+// tokens and 5 s to export telemetry, as deploy/OPERATING.md says.
+const afterGrace = 17 * time.Second
 
 // setting is one of "larkside env -o json".
 type setting struct {

@@ -338,7 +338,7 @@ func TestNoSecretInClear(t *testing.T) {
 }
 
 // A pod that is told to go has the time that all of it takes, one after the
-// other: preStop, the app's own end, SHUTDOWN_GRACE.
+// other: preStop, the app's own end, SHUTDOWN_GRACE and what comes after it.
 func TestGrace(t *testing.T) {
 	t.Parallel()
 	known := settings(t)
@@ -348,10 +348,11 @@ func TestGrace(t *testing.T) {
 			if text == "" {
 				text = known["LARKSIDE_SHUTDOWN_GRACE"].Default
 			}
-			need, err := time.ParseDuration(text)
+			grace, err := time.ParseDuration(text)
 			if err != nil {
 				t.Fatal(err)
 			}
+			need := grace + afterGrace
 			for _, one := range containers(p) {
 				if one.Lifecycle != nil && one.Lifecycle.PreStop != nil {
 					if one.Lifecycle.PreStop.Sleep == nil {

@@ -73,7 +73,7 @@ func TestUnitStart(t *testing.T) {
 	}
 	grace, err := time.ParseDuration(o.Env["SHUTDOWN_GRACE"])
 	stop, err2 := time.ParseDuration(u["TimeoutStopSec"][0])
-	if err != nil || err2 != nil || stop <= grace {
+	if err != nil || err2 != nil || stop <= grace+afterGrace {
 		t.Errorf("TimeoutStopSec=%s, SHUTDOWN_GRACE %s: %v %v", u["TimeoutStopSec"], grace, err, err2)
 	}
 }
