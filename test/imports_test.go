@@ -102,6 +102,7 @@ func checkImports(t *testing.T, path string) {
 // the product needs needs them. What is large and for one kind of test gets a
 // module of its own: test/browser, test/deploy, test/load, test/tools.
 var onlyTested = []string{
+	"github.com/creack/pty",
 	"github.com/google/go-cmp",
 	"github.com/santhosh-tekuri/jsonschema/v6",
 	"go.opentelemetry.io/proto/otlp",

@@ -36,7 +36,7 @@ var mayExpose = map[string]string{
 	"session/consent/browser.go":        "the browser's cookie and the PKCE challenge",
 	"session/consent/start.go":          "the link of a device flow",
 	"proxy/authorize.go":                "the Authorization header of a tenant path",
-	"cmd/larkside/settings/settings.go": "which kind of database it is",
+	"cmd/larkside/settings/settings.go": "which database it is, without its password",
 	"cmd/larkside/settings/check.go":    "checking settings",
 	"cmd/larkside/doctor/examine.go":    "which kind of database it is",
 	"cmd/larkside/doctor/consent.go":    "polls in an encoding of the doctor's own",

@@ -201,7 +201,7 @@ func (s *server) listenAll(ctx context.Context, operators, pages http.Handler) (
 			serving = proxy.NewListener(serving)
 		}
 		all = append(all, &listener{one.name, serving, server})
-		s.log.Info("listening", "listener", one.name, "address", l.Addr().String())
+		s.announce(one.name, l.Addr())
 	}
 	return all, nil
 }

@@ -236,10 +236,14 @@ files again. The log goes to standard error.`,
 			if err != nil {
 				return err
 			}
-			for _, w := range cfg.Warnings {
-				log.Warn(w)
+			banner := newBanner(cfg, in.ErrOut)
+			banner.begin(in.Build)
+			if banner == nil {
+				for _, w := range cfg.Warnings {
+					log.Warn(w)
+				}
 			}
-			err = run(c.Context(), cfg, in.Build, log)
+			err = run(c.Context(), cfg, in.Build, log, banner)
 			var wrong settings.Error
 			if err == nil || errors.As(err, &wrong) {
 				return err

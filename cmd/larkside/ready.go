@@ -45,7 +45,7 @@ func (s *server) becomeReady(ctx context.Context, p *parts, verdicts <-chan verd
 		}
 	}
 	s.ready.Store(true)
-	s.log.Info("ready", "version", s.build.Version, "apps", len(s.clients))
+	s.announceReady()
 	s.takeVerdicts(p, verdicts, missing, nil)
 }
 

@@ -25,6 +25,7 @@ import (
 type server struct {
 	cfg     *settings.Settings
 	log     *slog.Logger
+	banner  *banner
 	build   operate.Build
 	secrets *settings.Secrets
 	clients map[string]*lark.Client // by app
@@ -46,7 +47,7 @@ type server struct {
 
 // run is the parts list. It builds what needs no database, serves until ctx
 // ends, and stops in the reverse order.
-func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *slog.Logger) error {
+func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *slog.Logger, banner *banner) error {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 
@@ -74,7 +75,7 @@ func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *
 	if err != nil {
 		return err
 	}
-	s := &server{cfg: cfg, log: log, build: build, secrets: secrets, clients: clients, users: users,
+	s := &server{cfg: cfg, log: log, banner: banner, build: build, secrets: secrets, clients: clients, users: users,
 		metrics: metrics, history: history, quit: quit, stopping: make(chan struct{}),
 		adminKey: edge.NewAdminKey(secrets.AdminKey.Get, log)}
 	s.console = s.newConsole(history, recent)
@@ -130,6 +131,7 @@ func (s *server) serve(ctx context.Context) error {
 		s.begin(background, work, p)
 		pages.set(p.flow.Handler())
 		operators.set(s.newAdmin(p))
+		s.banner.opened()
 		go s.becomeReady(ctx, p, verdicts)
 		select {
 		case <-ctx.Done():

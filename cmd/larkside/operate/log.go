@@ -15,7 +15,7 @@ func NewLog(cfg *settings.Settings, w io.Writer) (*slog.Logger, error) {
 	format := cfg.LogFormat
 	if format == "" {
 		format = telemetry.FormatJSON
-		if isTerminal(w) {
+		if IsTerminal(w) {
 			format = telemetry.FormatText
 		}
 	}
@@ -26,7 +26,8 @@ func NewLog(cfg *settings.Settings, w io.Writer) (*slog.Logger, error) {
 	return slog.New(handler), nil
 }
 
-func isTerminal(w io.Writer) bool {
+// IsTerminal reports whether a person may read what is written to w.
+func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

@@ -40,7 +40,7 @@ func (o *operation) run(in Invocation, do func(*operation) error) func(*cobra.Co
 		if o.client.key, err = settings.AdminKey(in.Environ); err != nil {
 			return err
 		}
-		o.in, o.ctx, o.terminal = in, c.Context(), isTerminal(in.ErrOut)
+		o.in, o.ctx, o.terminal = in, c.Context(), IsTerminal(in.ErrOut)
 		err = do(o)
 		o.progressEnds()
 		return err

@@ -11,6 +11,7 @@ package settings
 
 import (
 	"log/slog"
+	"strings"
 	"time"
 
 	"larkside/session"
@@ -180,6 +181,26 @@ type Settings struct {
 
 // Postgres reports whether the database is PostgreSQL rather than SQLite.
 func (s *Settings) Postgres() bool { return isPostgres(s.DatabaseURL.Expose()) }
+
+// SQLiteFile is the path of the SQLite database, "" with PostgreSQL.
+func (s *Settings) SQLiteFile() string {
+	path, _ := strings.CutPrefix(s.DatabaseURL.Expose(), "sqlite:")
+	if s.Postgres() {
+		return ""
+	}
+	return path
+}
+
+// ShownDatabase is the database's URL without password and query, "" if it is not
+// certain where the password stands.
+func (s *Settings) ShownDatabase() string {
+	shown, _ := withoutLogin(s.DatabaseURL.Expose())
+	return shown
+}
+
+// File is the path of the file that a setting came from, "" if it came from
+// elsewhere. name is without LARKSIDE_.
+func (s *Settings) File(name string) string { return s.files[name].path }
 
 // Redirects reports whether users consent by redirect rather than by device
 // flow.

@@ -174,7 +174,7 @@ func Text() string {
 			standing = "required"
 		}
 		fmt.Fprintf(&b, "%s%s (%s)\n", Prefix, v.Name, standing)
-		for _, line := range fold(plain.Replace(v.meaning()), 72) {
+		for _, line := range Fold(plain.Replace(v.meaning()), 72) {
 			fmt.Fprintf(&b, "    %s\n", line)
 		}
 	}
@@ -213,8 +213,8 @@ func WriteJSON(w io.Writer) error {
 	return enc.Encode(views)
 }
 
-// fold breaks text at spaces into lines of at most width bytes.
-func fold(text string, width int) []string {
+// Fold breaks text at spaces into lines of at most width bytes.
+func Fold(text string, width int) []string {
 	var lines []string
 	line := ""
 	for _, word := range strings.Fields(text) {
