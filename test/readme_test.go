@@ -94,7 +94,7 @@ func TestREADMEReasons(t *testing.T) {
 }
 
 // settingRow is a row of the table of settings. That the English one is what
-// "larkside env" prints is checked in cmd/larkside/settings.
+// "larkside env --defaults" prints is checked in cmd/larkside/settings.
 var settingRow = regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| .*$")
 
 // The Chinese table has the same settings in the same order, and says of the

@@ -5,7 +5,7 @@
 // Usage:
 //
 //	larkside [serve]                     serve until SIGTERM or SIGINT
-//	larkside env [-o text|json|markdown] print every setting
+//	larkside env [--defaults]            print every setting: what is in force, or the defaults
 //	larkside version                     print what this binary was made of
 //	larkside healthcheck [--admin URL]   exit 1 unless the instance lives
 //	larkside wait [--timeout 1m]         return when the instance is ready

@@ -78,7 +78,7 @@ func TestCommandDocumentation(t *testing.T) {
 	}
 	want := "\t" + strings.ReplaceAll(strings.TrimSuffix(settings.Text(), "\n"), "\n", "\n\t")
 	if !strings.Contains(file.Doc.Text(), want) {
-		t.Errorf("the documentation of the command does not have the table that \"larkside env\" prints:\n%s", want)
+		t.Errorf("the documentation of the command does not have the table that \"larkside env --defaults\" prints:\n%s", want)
 	}
 }
 

@@ -26,7 +26,7 @@ const root = "../.."
 // tokens and 5 s to export telemetry, as deploy/OPERATING.md says.
 const afterGrace = 17 * time.Second
 
-// setting is one of "larkside env -o json".
+// setting is one of "larkside env --defaults -o json".
 type setting struct {
 	Name, Default string
 	Secret        bool
@@ -36,10 +36,10 @@ type setting struct {
 // settings are what the real binary knows, by name.
 func settings(t *testing.T) map[string]setting {
 	t.Helper()
-	r := process.Run(t, process.Options{Args: []string{"env", "-o", "json"}})
+	r := process.Run(t, process.Options{Args: []string{"env", "--defaults", "-o", "json"}})
 	var all []setting
 	if err := json.Unmarshal([]byte(r.Stdout), &all); err != nil {
-		t.Fatalf("larkside env -o json: %v\n%s", err, r.Stderr)
+		t.Fatalf("larkside env --defaults -o json: %v\n%s", err, r.Stderr)
 	}
 	byName := map[string]setting{}
 	for _, s := range all {

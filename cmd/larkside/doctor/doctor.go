@@ -110,7 +110,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // SettingsInvalid adds the problems that stop the start, one line each.
 func (r *Report) SettingsInvalid(problems ...string) {
 	for _, problem := range problems {
-		r.fail("settings", problem, `"larkside env" prints every setting`)
+		r.fail("settings", problem, `"larkside env" prints what is in force, "larkside env --defaults" what there is`)
 	}
 }
 

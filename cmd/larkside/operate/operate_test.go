@@ -54,7 +54,7 @@ func TestWrongUse(t *testing.T) {
 		{"an unknown flag", []string{"env", "--jsn"}, "unknown flag: --jsn"},
 		{"an argument too many", []string{"version", "2"}, `unknown command "2" for "larkside version"`},
 		{"a flag's value", []string{"wait", "--timeout", "soon"}, `invalid argument "soon" for "--timeout"`},
-		{"an unknown format", []string{"env", "-o", "yaml"}, `output format "yaml": want text, json or markdown`},
+		{"an unknown format", []string{"env", "-o", "yaml"}, `output format "yaml": want text or json, or markdown with --defaults`},
 		{"an admin address without scheme", []string{"healthcheck", "--admin", "localhost:1"}, "--admin takes http://host:port or unix:/path.sock"},
 	} {
 		t.Run(tc.sentence, func(t *testing.T) {
@@ -66,11 +66,58 @@ func TestWrongUse(t *testing.T) {
 	}
 }
 
-// "larkside env" says everything, also when the settings are wrong, and no value.
+// "larkside env" says what is in force and where it comes from, never a secret, and
+// also when something is wrong.
 func TestEnv(t *testing.T) {
-	environ := []string{"LARKSIDE_APP_SECRET=" + canary, "LARKSIDE_NOPE=1"}
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte("web:"+canary+"-1,batch:"+canary+"-2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"LARKSIDE_APP_ID=cli_a1", "LARKSIDE_APP_SECRET=" + canary, "LARKSIDE_BRAND=lark", "LARKSIDE_CALLER_KEYS_FILE=" + file,
+		"LARKSIDE_SCOPES=calendar:calendar:read", "LARKSIDE_DATABASE_URL=postgres://u:" + canary + "@db.example/x?password=" + canary,
+		"LARKSIDE_ENCRYPTION_KEYS=" + seal.NewKey("k").Expose(), "LARKSIDE_UPSTREAM_PROXY=http://u:" + canary + "@proxy.example:3128"}
 	text := larkside(t, environ, "env")
-	markdown := larkside(t, environ, "env", "-o", "markdown")
+	if text.status != ExitDone || text.err != "" || strings.Contains(text.out, canary) {
+		t.Errorf("%+v", text)
+	}
+	for name, want := range map[string]string{
+		"APP_ID":             "environment  cli_a1",
+		"APP_SECRET":         "environment  ***",
+		"APPS":               "not set  -",
+		"BRAND":              "environment  lark",
+		"OPEN_URL":           "default  https://open.larksuite.com",
+		"CALLER_KEYS":        "file " + file + "  web:***,batch:***",
+		"SCOPES":             "environment  calendar:calendar:read offline_access",
+		"DATABASE_URL":       "environment  postgres://u:xxxxx@db.example/x",
+		"DATABASE_MAX_CONNS": "default  (two for each processor, 6 to 16)",
+		"ENCRYPTION_KEYS":    "environment  ***",
+		"CACHE_TTL":          "default  60s",
+		"ADMIN_KEY":          "not set  -",
+		"UPSTREAM_PROXY":     "environment  http://u:xxxxx@proxy.example:3128",
+	} {
+		line := regexp.MustCompile(`(?m)^LARKSIDE_` + name + ` +(.*)$`).FindStringSubmatch(text.out)
+		if line == nil || regexp.MustCompile(` {2,}`).ReplaceAllString(line[1], "  ") != want {
+			t.Errorf("%s: %q, want %s", name, line, want)
+		}
+	}
+	var values []settings.Value
+	asJSON := larkside(t, environ, "env", "-o", "json")
+	if err := json.Unmarshal([]byte(asJSON.out), &values); err != nil || len(values) != len(settings.Variables()) || strings.Contains(asJSON.out, canary) {
+		t.Errorf("%v, %d values", err, len(values))
+	}
+	wrong := larkside(t, []string{"LARKSIDE_BRAND=fieshu", "LARKSIDE_ADMIN_KEY=" + canary[:5], "LARKSIDE_NOPE=1"}, "env")
+	if wrong.status != ExitUsage || !strings.Contains(wrong.err, "LARKSIDE_APP_ID: got nothing") || !strings.Contains(wrong.err, "LARKSIDE_NOPE: ") ||
+		!regexp.MustCompile(`(?m)^LARKSIDE_BRAND +environment +fieshu$`).MatchString(wrong.out) || strings.Contains(wrong.out+wrong.err, canary[:5]) {
+		t.Errorf("%+v", wrong)
+	}
+}
+
+// "larkside env --defaults" says everything, also when the settings are wrong, and
+// no value.
+func TestEnvDefaults(t *testing.T) {
+	environ := []string{"LARKSIDE_APP_SECRET=" + canary, "LARKSIDE_NOPE=1"}
+	text := larkside(t, environ, "env", "--defaults")
+	markdown := larkside(t, environ, "env", "--defaults", "-o", "markdown")
 	for _, s := range settings.Variables() {
 		if !strings.Contains(text.out, settings.Prefix+s.Name+" (") || !strings.Contains(markdown.out, "| `"+s.Name+"` |") {
 			t.Errorf("%s is missing", s.Name)
@@ -93,7 +140,7 @@ func TestEnv(t *testing.T) {
 		FileFrom      string `json:"file_variable"`
 	}
 	var views []view
-	if err := json.Unmarshal([]byte(larkside(t, nil, "env", "-o", "json").out), &views); err != nil {
+	if err := json.Unmarshal([]byte(larkside(t, nil, "env", "--defaults", "-o", "json").out), &views); err != nil {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(views, func(v view) bool { return v.Name == "LARKSIDE_DATABASE_URL" })

@@ -75,8 +75,8 @@ func newRoot(in Invocation, serve *cobra.Command, more []*cobra.Command) *cobra.
 X-Lark-User-Id; Larkside adds that user's token, renews it, and asks the user
 in chat when there is none.
 
-Without a command it serves. Settings are environment variables; "larkside env"
-lists them. The app's id and secret are all that it needs to start:
+Without a command it serves. Settings are environment variables; "larkside
+env --defaults" lists them. The app's id and secret are all that it needs to start:
 
     LARKSIDE_APP_ID=cli_… LARKSIDE_APP_SECRET=… larkside`,
 		Args:          knownCommand,

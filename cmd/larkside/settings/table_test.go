@@ -38,7 +38,7 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// The README shows "larkside env -o markdown"; the Chinese one says the same in
+// The README shows "larkside env --defaults -o markdown"; the Chinese one says the same in
 // other words, so its names and defaults are compared.
 func TestREADME(t *testing.T) {
 	readme, err := os.ReadFile("../../../README.md")
@@ -49,7 +49,7 @@ func TestREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(readme), Markdown()) {
-		t.Errorf("README.md does not have the output of \"larkside env -o markdown\":\n%s", Markdown())
+		t.Errorf("README.md does not have the output of \"larkside env --defaults -o markdown\":\n%s", Markdown())
 	}
 	chinese, err := os.ReadFile("../../../README.zh-CN.md")
 	if os.IsNotExist(err) {
