@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,8 +10,9 @@ import (
 	"larkside/session"
 )
 
-// admit decides which credential the request goes on with, and gets it.
-func (p *proxy) admit(x *request) error {
+// admit decides which credential the request goes on with, and gets it. fallback is
+// [Config.DefaultUser], or nil.
+func (p *proxy) admit(x *request, fallback func(context.Context, string) (string, error)) error {
 	h := x.in.Header
 	user, err := userID(h)
 	if err != nil {
@@ -48,8 +50,28 @@ func (p *proxy) admit(x *request) error {
 		}
 		x.credential.tenant, err = p.cfg.Tenant.TenantAccessToken(x, x.who.app)
 		return err
+	case x.target.class.inject && fallback != nil:
+		return p.admitDefault(x, fallback)
 	}
 	return edge.UserIDRequired
+}
+
+// admitDefault gets the default user's token.
+func (p *proxy) admitDefault(x *request, fallback func(context.Context, string) (string, error)) error {
+	if edge.MayBePage(x.in) {
+		return &edge.Answer{Failure: edge.HostNotAllowed, Detail: "Browsers can't use the default user, since any web page could then: send X-Lark-User-Id."}
+	}
+	user, err := fallback(x.identifyContext(), x.who.app)
+	switch {
+	case errors.Is(err, session.ErrNotFound):
+		return &edge.Answer{Failure: edge.AuthorizationRequired, Reason: session.NoSession, RetryAfter: defaultRetry,
+			Challenge: session.Challenge{Card: session.CardOff},
+			Detail:    `Nobody has signed in yet who could be the default user: run "larkside login", then send the request again.`}
+	case err != nil:
+		return err
+	}
+	x.credential.kind, x.result.outcome = userToken, Proxied
+	return p.admitUser(x, user)
 }
 
 // admitUser gets the token of the user whom the app calls name.

@@ -34,7 +34,7 @@ func (p *proxy) serveAuthz(x *request) error {
 	if x.target.class.own {
 		return edge.PathNotAllowed
 	}
-	if err := p.admit(x); err != nil {
+	if err := p.admit(x, nil); err != nil {
 		return err
 	}
 	if x.credential.kind == nothing {

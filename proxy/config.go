@@ -119,6 +119,11 @@ type Config struct {
 	Asker Asker
 	// Resolver finds users by other names. nil: only an open_id names a user.
 	Resolver Resolver
+	// DefaultUser returns the open_id of the user whom a request means that may get a
+	// user's token, names no user and brings no token of its own. It returns
+	// session.ErrNotFound if the app has none yet. Browsers can't use it. nil: such a
+	// request is refused.
+	DefaultUser func(ctx context.Context, appID string) (openID string, err error)
 	// Tenant has the apps' tokens. It is required with TenantPaths.
 	Tenant Tenant
 	// Waiter waits for consents. nil: Prefer: wait has no effect.

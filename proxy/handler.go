@@ -99,7 +99,7 @@ func (p *proxy) serve(x *request) error {
 	}
 
 	// For whom, and with which token.
-	if err := p.admit(x); err != nil {
+	if err := p.admit(x, p.cfg.DefaultUser); err != nil {
 		return err
 	}
 	if x.credential.kind == nothing {

@@ -10,10 +10,13 @@ import (
 	"os"
 	"time"
 
+	"larkside/cmd/larkside/settings"
 	"larkside/proxy/admin"
 	webconsole "larkside/proxy/console"
+	"larkside/proxy/edge"
 	"larkside/refresh"
 	"larkside/session"
+	"larkside/session/consent"
 	"larkside/session/store"
 	"larkside/telemetry"
 )
@@ -31,6 +34,9 @@ func (s *server) newAdmin(p *parts) http.Handler {
 		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (*session.Consent, error) {
 			pending, _, err := p.askByHand(ctx, key, scopes, by)
 			return pending, err
+		}
+		if s.cfg.DefaultUser == settings.SignedIn {
+			c.Login = s.login
 		}
 		c.SyncUsers = func(ctx context.Context, progress func(admin.UserSync), by admin.Actor) (admin.UserSync, error) {
 			n, err := p.syncUsers(ctx, s.cfg.AppIDs(), progress)
@@ -115,6 +121,38 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 		},
 		History: history, Recent: recent, OpenAPI: admin.OpenAPI(), Log: s.log,
 	})
+}
+
+// login has whoever opens a link become the default user. The stop of the process
+// ends it.
+func (s *server) login(ctx context.Context, appID string, progress func(admin.Login), by admin.Actor) (admin.Login, error) {
+	p, err := s.started()
+	if err != nil {
+		return admin.Login{}, err
+	}
+	if err := p.source.Admitted(appID); err != nil {
+		return admin.Login{}, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-s.stopping:
+			cancel(&consent.SignInError{Reason: "stopping"})
+		case <-ctx.Done():
+		}
+	}()
+	who, err := p.flow.SignIn(ctx, appID, func(link string, life time.Duration) {
+		progress(admin.Login{AppID: appID, AuthorizeURL: link, ExpiresIn: int64(life.Seconds())})
+	})
+	var refused *consent.SignInError
+	switch {
+	case errors.As(err, &refused):
+		return admin.Login{}, &edge.Answer{Failure: edge.NotSignedIn, Reason: refused.Reason}
+	case err != nil:
+		return admin.Login{}, err
+	}
+	return admin.Login{AppID: appID, OpenID: who.OpenID, Name: who.Profile.Name}, nil
 }
 
 // refreshByHand renews a session because an operator wants it.

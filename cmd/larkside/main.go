@@ -5,6 +5,7 @@
 // Usage:
 //
 //	larkside [serve]                     serve until SIGTERM or SIGINT
+//	larkside login                       sign in at this terminal (DEFAULT_USER=login)
 //	larkside env [--defaults]            print every setting: what is in force, or the defaults
 //	larkside version                     print what this binary was made of
 //	larkside healthcheck [--admin URL]   exit 1 unless the instance lives
@@ -18,7 +19,7 @@
 //	larkside keys rotate                 seal everything under the first key
 //	larkside completion SHELL            print completions for bash, zsh or fish
 //
-// sessions, consent, users and keys rotate ask a running instance's admin
+// login, sessions, consent, users and keys rotate ask a running instance's admin
 // listener (ADMIN_LISTEN, or --admin URL) with ADMIN_KEY, and take -o json.
 //
 // The exit status is 0 when it is done, 1 when it failed, and 2 for wrong use or
@@ -80,6 +81,11 @@
 //	    path prefixes on which a request that names no user and brings no token
 //	    of its own gets the app's tenant_access_token, so that an app needs no
 //	    secret at all
+//	LARKSIDE_DEFAULT_USER (default: none)
+//	    whom a request means that names no user and brings no token of its own,
+//	    on the inject paths: an open_id, or login: whoever signed in last by
+//	    larkside login. For one person's own machine: refused unless the proxy
+//	    listener is loopback or a Unix socket and there are no CALLER_KEYS
 //	LARKSIDE_SCOPES (default: offline_access)
 //	    scopes asked of the user; offline_access is always added; at most 200 in
 //	    the redirect flow, and more than 50 may be too many for a device flow

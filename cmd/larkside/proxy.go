@@ -10,6 +10,7 @@ import (
 
 	"larkside/cmd/larkside/settings"
 	"larkside/proxy"
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/consent"
 	"larkside/session/lark"
@@ -29,7 +30,7 @@ func (s *server) newProxy() (*proxy.Handler, error) {
 		UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal,
 		Upstream: upstream, Transport: proxy.NewTransport(transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
 		Apps: s.cfg.AppIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
-		Tokens: userTokens{s}, Asker: asker{s}, Resolver: userNames{s}, Tenant: tenantTokens{s}, Waiter: consentWaiter{s},
+		Tokens: userTokens{s}, Asker: asker{s}, Resolver: userNames{s}, DefaultUser: s.defaultUser(), Tenant: tenantTokens{s}, Waiter: consentWaiter{s},
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
 		CallerKeys: s.callers(), CallerLimits: callerLimits(s.cfg.CallerLimits), PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
 		Route: func(method, path string) string {
@@ -131,6 +132,30 @@ func (n userNames) Resolve(ctx context.Context, appID, id string) (session.Key, 
 		return session.Key{}, err
 	}
 	return p.db.Sessions.Resolve(ctx, appID, id)
+}
+
+// defaultUser is nil where every request has to name its user. An open_id is one of
+// the main app's.
+func (s *server) defaultUser() func(context.Context, string) (string, error) {
+	switch s.cfg.DefaultUser {
+	case "":
+		return nil
+	case settings.SignedIn:
+		return func(ctx context.Context, appID string) (string, error) {
+			p, err := s.started()
+			if err != nil {
+				return "", err
+			}
+			user, err := p.db.Defaults.Get(ctx, appID)
+			return user.OpenID, err
+		}
+	}
+	return func(_ context.Context, appID string) (string, error) {
+		if appID != s.cfg.AppID {
+			return "", edge.UserIDRequired
+		}
+		return s.cfg.DefaultUser, nil
+	}
 }
 
 // consentWaiter is a [proxy.Waiter].

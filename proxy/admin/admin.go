@@ -2,7 +2,8 @@
 // Prometheus, and the API by which operators see and change sessions.
 //
 // [New] makes the handler from a [Config]. Parts of the Config may be missing; their
-// paths answer 404. No answer holds a token, or a link that is meant for a user.
+// paths answer 404. No answer holds a token, or a link that is meant for a user
+// other than the one at the terminal ("larkside login").
 // /healthz, /readyz and /metrics are open to everybody. All other paths refuse web
 // pages and unknown Host values, and take the key if there is one. If the database is
 // down, the API answers 503 and the health endpoints go on.
@@ -58,6 +59,10 @@ type Config struct {
 	// Ask starts a consent, or finds the one that is open. scopes nil: the configured
 	// ones.
 	Ask func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Consent, error)
+
+	// Login has whoever opens a link become the default user of the app. It calls
+	// progress with the link, from the goroutine that called it.
+	Login func(ctx context.Context, appID string, progress func(Login), by Actor) (Login, error)
 
 	// SyncUsers reads the profiles of all known users from Lark now, and returns how
 	// many it read. It calls progress with the counts so far, from the goroutine that
@@ -143,6 +148,7 @@ func (a *admin) routes() map[string]methods {
 	add(stored && a.Refresh != nil, one+"/refresh", http.MethodPost, a.refreshSession)
 	add(a.Consents != nil, "/api/v1/consents", http.MethodGet, a.listConsents)
 	add(stored && a.Ask != nil, "/api/v1/consents", http.MethodPost, a.startConsent)
+	add(a.Login != nil, "/api/v1/login", http.MethodPost, a.login)
 	add(a.SyncUsers != nil, "/api/v1/users/sync", http.MethodPost, a.syncUsers)
 	add(a.RotateKeys != nil, "/api/v1/keys/rotate", http.MethodPost, a.rotateKeys)
 	add(a.Audit != nil, "/api/v1/audit", http.MethodGet, a.listAudit)

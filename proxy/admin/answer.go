@@ -15,7 +15,7 @@ import (
 func Failures() []edge.Failure {
 	return []edge.Failure{
 		*edge.UnknownApp, *edge.InvalidRequest, *edge.AdminUnauthenticated, *edge.HostNotAllowed, *edge.UserDisabled,
-		*edge.NotFound, *edge.MethodNotAllowed, *edge.ConsentRequired, *edge.Conflict, *edge.NotAllSealed, *edge.NotAsked,
+		*edge.NotFound, *edge.MethodNotAllowed, *edge.ConsentRequired, *edge.Conflict, *edge.NotAllSealed, *edge.NotAsked, *edge.NotSignedIn,
 		*edge.AdminRateLimited, *edge.InternalError, *edge.StoreUnavailable, *edge.RefreshUnavailable, *edge.AppMisconfigured,
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"larkside/proxy/admin"
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/store"
 )
@@ -180,6 +181,13 @@ func TestOpenAPI(t *testing.T) {
 		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
 			return &asked, failure
 		},
+		Login: func(_ context.Context, appID string, progress func(admin.Login), _ admin.Actor) (admin.Login, error) {
+			if failure != nil {
+				return admin.Login{}, failure
+			}
+			progress(admin.Login{AppID: appID, AuthorizeURL: "https://accounts.feishu.cn/x?a=1&b=2", ExpiresIn: 240})
+			return admin.Login{AppID: appID, OpenID: "ou_1", Name: "Alice"}, nil
+		},
 		SyncUsers: func(context.Context, func(admin.UserSync), admin.Actor) (admin.UserSync, error) {
 			return admin.UserSync{Users: 1}, failure
 		},
@@ -278,7 +286,11 @@ func TestOpenAPI(t *testing.T) {
 	try("POST /api/v1/consents", "", `{"open_id":"on_nobody"}`, nil, key...)
 	try("POST /api/v1/consents", "", `{"open_id":"ou_1"}`, session.ErrConflict, key...)
 	try("POST /api/v1/keys/rotate", "", "", store.ErrReseal, key...)
-	for _, at := range []string{"POST /api/v1/users/sync", "POST /api/v1/keys/rotate", "GET /api/v1/audit"} {
+	try("POST /api/v1/login", "", "", edge.NotSignedIn, append(key, "Accept", "application/x-ndjson")...)
+	for _, err := range []error{session.ErrUnavailable, errors.New("unforeseen")} {
+		try("POST /api/v1/login", "", "", err, append(key, "Accept", "application/x-ndjson")...)
+	}
+	for _, at := range []string{"POST /api/v1/login", "POST /api/v1/users/sync", "POST /api/v1/keys/rotate", "GET /api/v1/audit"} {
 		try(at, "", "", nil, append(key, "Accept", "application/x-ndjson")...)
 	}
 	for _, at := range served {

@@ -118,7 +118,7 @@ type auditBody struct {
 }
 
 var auditActions = []store.AuditAction{store.AuditConsent, store.AuditAsk, store.AuditRefresh, store.AuditRevoke,
-	store.AuditLost, store.AuditSync, store.AuditRotate}
+	store.AuditLost, store.AuditSync, store.AuditRotate, store.AuditSignIn}
 
 func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()

@@ -100,6 +100,7 @@ var texts = map[string]struct{ zh, en string }{
 	"action.revoke":               {"撤销", "Revoked"},
 	"action.session_lost":         {"会话失效", "Session lost"},
 	"action.users_sync":           {"同步用户资料", "Profiles read"},
+	"action.login":                {"登录", "Signed in"},
 	"action.keys_rotate":          {"轮换加密密钥", "Keys rotated"},
 	"actor.admin":                 {"管理员", "Admin"},
 	"actor.user":                  {"用户", "User"},

@@ -169,3 +169,46 @@ func TestWrite(t *testing.T) {
 		t.Errorf("%v", body)
 	}
 }
+
+// What acts for a user without naming one must come from no browser at all: not from
+// a page of another site, nor from a file that was opened from this listener.
+func TestMayBePage(t *testing.T) {
+	const (
+		firefox    = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+		powershell = "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.1"
+	)
+	for _, tc := range []struct {
+		sentence, method string
+		header           []string
+		want             bool
+	}{
+		{"curl", "GET", []string{"User-Agent", "curl/8.5.0"}, false},
+		{"an SDK", "POST", []string{"User-Agent", "oapi-node-sdk/1.74.0", "Content-Type", "application/json"}, false},
+		{"fetch of Node, which sends a mode and no site", "GET", []string{"User-Agent", "node", "Sec-Fetch-Mode", "cors"}, false},
+		{"no header at all", "GET", nil, false},
+		{"an image of another site", "GET", []string{"User-Agent", firefox, "Sec-Fetch-Site", "cross-site"}, true},
+		{"an image of another port", "GET", []string{"User-Agent", firefox, "Sec-Fetch-Site", "same-site"}, true},
+		{"a script in a file that was opened from here", "GET", []string{"User-Agent", firefox, "Sec-Fetch-Site", "same-origin"}, true},
+		{"a link in a chat, opened in the browser", "GET", []string{"User-Agent", firefox, "Sec-Fetch-Site", "none"}, true},
+		{"the same without a known User-Agent", "GET", []string{"Sec-Fetch-Site", "none"}, true},
+		{"an old browser's image", "GET", []string{"User-Agent", firefox}, true},
+		{"an old browser's form", "POST", []string{"User-Agent", firefox, "Content-Type", "application/x-www-form-urlencoded"}, true},
+		{"a form of text that looks like JSON", "POST", []string{"User-Agent", firefox, "Sec-Fetch-Site", "none", "Content-Type", "text/plain"}, true},
+		{"a script of the same origin that posts", "POST", []string{"User-Agent", "x", "Origin", "http://localhost", "Content-Type", "application/json"}, true},
+		{"a sandboxed frame", "GET", []string{"Origin", "null"}, true},
+		{"an empty Origin", "GET", []string{"Origin", ""}, true},
+		{"two sites", "POST", []string{"Sec-Fetch-Site", "none", "Sec-Fetch-Site", "cross-site", "Content-Type", "application/json"}, true},
+		{"an editor that is made of a browser", "POST", []string{"User-Agent", firefox, "Sec-Fetch-Site", "none", "Content-Type", "application/json; charset=utf-8"}, false},
+		{"PowerShell that posts JSON", "POST", []string{"User-Agent", powershell, "Content-Type", "application/json"}, false},
+		{"JSON with a GET, which no client sends", "GET", []string{"User-Agent", firefox, "Content-Type", "application/json"}, true},
+		{"JSON that another site sent", "POST", []string{"User-Agent", firefox, "Sec-Fetch-Site", "cross-site", "Content-Type", "application/json"}, true},
+	} {
+		r := httptest.NewRequest(tc.method, "/", nil)
+		for i := 0; i+1 < len(tc.header); i += 2 {
+			r.Header.Add(tc.header[i], tc.header[i+1])
+		}
+		if got := edge.MayBePage(r); got != tc.want {
+			t.Errorf("%s: %v", tc.sentence, got)
+		}
+	}
+}

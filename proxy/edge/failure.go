@@ -42,6 +42,7 @@ var (
 	Conflict              = &Failure{"conflict", 409, 18409002, "Someone else changed the session at the same time: read it again."}
 	NotAllSealed          = &Failure{"not_all_sealed", 409, 18409003, "Not everything could be sealed under the first key: give every replica the same keys, then rotate again."}
 	NotAsked              = &Failure{"not_asked", 409, 18409004, "The user could not be asked: Lark does not know the id, Lark failed, or too many were asked: see the log, and try again after Retry-After."}
+	NotSignedIn           = &Failure{"not_signed_in", 409, 18409005, "Nobody has signed in: error.reason says why. Run larkside login again."}
 	CallerRateLimited     = &Failure{"caller_rate_limited", 429, 18429001, "This caller sends too many requests: wait as long as Retry-After says."}
 	AdminRateLimited      = &Failure{"admin_rate_limited", 429, 18429002, "The admin key is wrong, and too many wrong ones came from this address: wait as long as Retry-After says, and look for who sends them."}
 	HeaderTooLarge        = &Failure{"header_too_large", 431, 18431001, "The request line and the headers together are larger than 64 KiB: send less."}

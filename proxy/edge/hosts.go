@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -80,6 +81,30 @@ func CrossSite(r *http.Request) bool {
 	// "null" has no host. The scheme isn't compared: an ingress may have changed it.
 	origin, err := url.Parse(origins[0])
 	return err != nil || len(origins) > 1 || origin.Host == "" || !strings.EqualFold(origin.Host, r.Host)
+}
+
+// MayBePage reports whether the page of a web site, of any site, may have made the
+// request. [Hosts.Check] lets pages of the listener's own origin pass, and what a
+// person types into a browser. A request that acts for a user without naming one
+// needs more than that: a file that somebody shares in Lark would be a page of this
+// origin once a browser opens it, and so could call everything.
+//
+// A page gives itself away by Origin or Sec-Fetch-Site. Old browsers send neither
+// with a GET, but all call themselves Mozilla. Editors that are made of a browser
+// send the same. They are told apart by a JSON body without an Origin: browsers put
+// an Origin on every POST, whoever makes it.
+func MayBePage(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	switch {
+	case len(r.Header["Origin"]) > 0:
+		return true
+	case site == "" && !strings.HasPrefix(r.UserAgent(), "Mozilla/"):
+		return false
+	case site != "" && site != "none" || len(r.Header["Sec-Fetch-Site"]) > 1:
+		return true
+	}
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return r.Method != http.MethodPost || err != nil || kind != "application/json"
 }
 
 func overUnixSocket(r *http.Request) bool {

@@ -67,15 +67,7 @@ func ownerOf(ctx context.Context, app Lark, t lark.Token) (who lark.UserInfo, er
 
 // storeGrant stores the grant and closes p, in one transaction.
 func (f *Flow) storeGrant(ctx context.Context, p *session.Consent, t lark.Token, who lark.UserInfo, received time.Time) (*session.Consent, error) {
-	g := session.Session{
-		Key: p.Key, UnionID: who.UnionID, UserID: who.UserID, Profile: who.Profile,
-		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken,
-		TokenType: t.TokenType, TokenURL: t.TokenURL, Scope: t.Scope,
-		IssuedAt: received, ExpiresAt: received.Add(t.ExpiresIn), GrantedAt: received, SyncedAt: received,
-	}
-	if !t.RefreshToken.Empty() {
-		g.RefreshExpiresAt = received.Add(t.RefreshExpiresIn)
-	}
+	g := grantOf(p.Key, t, who, received)
 	if t.RefreshToken.Empty() {
 		f.warnOfShortGrant(ctx, p, t)
 	}
@@ -113,6 +105,20 @@ func (f *Flow) warnOfShortGrant(ctx context.Context, p *session.Consent, t lark.
 	}
 	f.complaints.Log(ctx, slog.LevelWarn, "Lark issued no refresh token; the user is asked again when the access token ends", p.AppID,
 		"do", do, "app_id", p.AppID, f.users.Log(p.OpenID), "scope", t.Scope, "access_token_life", t.ExpiresIn.String())
+}
+
+// grantOf returns what to store of tokens that were received at a time.
+func grantOf(key session.Key, t lark.Token, who lark.UserInfo, received time.Time) session.Session {
+	g := session.Session{
+		Key: key, UnionID: who.UnionID, UserID: who.UserID, Profile: who.Profile,
+		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken,
+		TokenType: t.TokenType, TokenURL: t.TokenURL, Scope: t.Scope,
+		IssuedAt: received, ExpiresAt: received.Add(t.ExpiresIn), GrantedAt: received, SyncedAt: received,
+	}
+	if !t.RefreshToken.Empty() {
+		g.RefreshExpiresAt = received.Add(t.RefreshExpiresIn)
+	}
+	return g
 }
 
 // reject closes p as failed and revokes what was granted.

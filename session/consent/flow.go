@@ -40,8 +40,8 @@ type Lark interface {
 
 // Config is what a [Flow] needs.
 type Config struct {
-	// Sessions, Consents, Reminders, Events, Rates, Audit and Changes are those
-	// of one database; required.
+	// Sessions, Consents, Reminders, Events, Rates, Audit, Changes and Defaults are
+	// those of one database; required.
 	Sessions  *store.Sessions
 	Consents  *store.Consents
 	Reminders *store.Reminders
@@ -49,6 +49,7 @@ type Config struct {
 	Rates     *store.Rates
 	Audit     *store.Audit
 	Changes   *store.Changes
+	Defaults  *store.Defaults
 	// Apps has the client of each app, by the app's id (cli_…); required. It is
 	// not changed after New.
 	Apps map[string]Lark
@@ -127,6 +128,7 @@ type Flow struct {
 	rates      *store.Rates
 	audit      *store.Audit
 	changes    *store.Changes
+	defaults   *store.Defaults
 	apps       apps
 	flow       session.Flow
 	scopes     scopes
@@ -171,7 +173,7 @@ func New(c Config) (*Flow, error) {
 	}
 	f := &Flow{
 		sessions: c.Sessions, consents: c.Consents, reminders: c.Reminders, events: c.Events,
-		rates: c.Rates, audit: c.Audit, changes: c.Changes, apps: newApps(c.Apps), flow: c.Flow,
+		rates: c.Rates, audit: c.Audit, changes: c.Changes, defaults: c.Defaults, apps: newApps(c.Apps), flow: c.Flow,
 		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
 		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
 		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
@@ -213,7 +215,7 @@ func New(c Config) (*Flow, error) {
 }
 
 func (c Config) check() error {
-	if c.Sessions == nil || c.Consents == nil || c.Reminders == nil || c.Events == nil || c.Rates == nil || c.Audit == nil || c.Changes == nil {
+	if c.Sessions == nil || c.Consents == nil || c.Reminders == nil || c.Events == nil || c.Rates == nil || c.Audit == nil || c.Changes == nil || c.Defaults == nil {
 		return errors.New("a part of the store is missing")
 	}
 	if len(c.Apps) == 0 {

@@ -41,6 +41,8 @@ const (
 	AuditConsent AuditAction = "consent"
 	// AuditAsk: an operator had a user asked.
 	AuditAsk AuditAction = "consent_send"
+	// AuditSignIn: a user signed in by "larkside login".
+	AuditSignIn AuditAction = "login"
 	// AuditRefresh: an operator had a session refreshed.
 	AuditRefresh AuditAction = "refresh"
 	// AuditRevoke: a session was revoked, here or at Lark.

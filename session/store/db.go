@@ -80,6 +80,7 @@ type DB struct {
 	Elections *Elections
 	Audit     *Audit
 	Directory *Directory
+	Defaults  *Defaults
 	Changes   *Changes
 
 	conn   *connection
@@ -176,6 +177,7 @@ func assemble(conn *connection, ring *seal.Keyring, cache *cache, cfg Config) (*
 		Elections: &Elections{db: db, owner: owner},
 		Audit:     audit,
 		Directory: &Directory{db: db, ring: ring},
+		Defaults:  &Defaults{db: db, sealer: sealer},
 		Changes:   changes,
 		conn:      conn, db: db, sealer: sealer, log: cfg.Log, settle: resealSettle,
 	}

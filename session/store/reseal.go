@@ -35,6 +35,7 @@ var sealedTables = []sealedTable{
 		vouches: map[string][]string{"access_token": strings.Split(termsColumns, ", "), "refresh_token": strings.Split(termsColumns, ", ")}},
 	{name: "consents", columns: []string{"seal", "link", "secret"}, order: []string{"id"}, row: "id",
 		vouches: map[string][]string{"seal": {"flow", "scopes"}}},
+	{name: "default_users", columns: []string{"proof"}, order: []string{"app_id"}},
 }
 
 const (

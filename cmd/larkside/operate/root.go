@@ -89,7 +89,7 @@ env --defaults" lists them. The app's id and secret are all that it needs to sta
 	root.SetErr(in.ErrOut)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError(err.Error()) })
 	root.AddCommand(serve, newEnv(in), newVersion(in), newHealthcheck(in), newWait(in), newMigrate(in), newKeys(in),
-		newSessions(in), newConsent(in), newUsers(in))
+		newSessions(in), newConsent(in), newUsers(in), newLogin(in))
 	root.AddCommand(more...)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()

@@ -41,6 +41,7 @@ func (p *parser) ranges(s *Settings) {
 	if _, set := p.set["DATABASE_MAX_CONNS"]; set {
 		p.check("DATABASE_MAX_CONNS", s.DatabaseMaxConns >= 2 && s.DatabaseMaxConns <= 1000)
 	}
+	p.check("DEFAULT_USER", s.DefaultUser == "" || s.DefaultUser == SignedIn || openID.MatchString(s.DefaultUser))
 	p.check("CACHE_SIZE", s.CacheSize >= 1)
 	p.check("REFRESH_THRESHOLD", s.RefreshThreshold > 0 && s.RefreshThreshold < 1)
 	p.check("PUBLIC_URL", strings.HasPrefix(string(s.PublicURL), "https://") || s.PublicURL.loopback() || s.PublicURL == "")
@@ -49,6 +50,8 @@ func (p *parser) ranges(s *Settings) {
 	p.check("ADMIN_KEY", s.AdminKey.Empty() || checkAdminKey(s.AdminKey) == nil)
 	p.check("UPSTREAM_PROXY", s.UpstreamProxy.Empty() || isProxyURL(s.UpstreamProxy.Expose()))
 }
+
+var openID = regexp.MustCompile(`^ou_[A-Za-z0-9]{1,125}$`)
 
 var appID = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 
@@ -66,6 +69,7 @@ func (p *parser) contradictions(s *Settings) {
 	p.remoteContradiction("ADMIN_LISTEN", s.AdminListen, "ADMIN_KEY", s.AdminKey.Empty() && !s.AllowRemote)
 	p.sameAddresses([]listener{{"LISTEN", s.Listen}, {"ADMIN_LISTEN", s.AdminListen}, {"AUTHZ_LISTEN", s.AuthzListen}, {"CONSENT_LISTEN", s.ConsentListen}})
 	p.consentContradictions(s)
+	p.defaultUserContradictions(s)
 	if !p.bad("CALLER_KEYS") {
 		p.accept("CALLER_LIMITS", s.CallerLimits.checkCallers(s.CallerKeys))
 	}
@@ -92,6 +96,26 @@ func (p *parser) remoteContradiction(name string, a Address, keys string, open b
 	}
 	p.add(name, fmt.Sprintf("got %q without %s%s, takes a loopback address or unix:/path.sock, or any address with %[2]s%[3]s; or set %[2]sALLOW_REMOTE=true if something else guards it",
 		a.String(), Prefix, keys))
+}
+
+// defaultUserContradictions refuses a default user where others than the person at
+// this machine could use it.
+func (p *parser) defaultUserContradictions(s *Settings) {
+	if s.DefaultUser == "" || p.bad("DEFAULT_USER") {
+		return
+	}
+	refuse := func(because string) {
+		p.add("DEFAULT_USER", fmt.Sprintf("got %q although %s; it is for one person's own machine", s.DefaultUser, because))
+	}
+	if !p.bad("LISTEN") && !s.Listen.loopback() {
+		refuse(fmt.Sprintf("%sLISTEN is %q, which other machines may reach: takes a loopback address or unix:/path.sock there", Prefix, s.Listen))
+	}
+	if !p.bad("CALLER_KEYS") && len(s.CallerKeys) > 0 {
+		refuse(Prefix + "CALLER_KEYS tells several callers apart: takes one of the two")
+	}
+	if !p.bad("ALLOW_HOSTS") && slices.Contains(s.AllowHosts, "*") {
+		refuse(Prefix + "ALLOW_HOSTS is *, by which any web page could use it (DNS rebinding): takes names there")
+	}
 }
 
 // listener is a variable and where it says to listen.

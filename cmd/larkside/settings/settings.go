@@ -82,6 +82,9 @@ type Settings struct {
 
 	TenantPaths Paths `env:"TENANT_PATHS" meaning:"path prefixes on which a request that names no user and brings no token of its own gets the app's tenant_access_token, so that an app needs no secret at all"`
 
+	// DefaultUser is an open_id, [SignedIn], or empty for nobody.
+	DefaultUser string `env:"DEFAULT_USER" takes:"an open_id (ou_…) or login" meaning:"whom a request means that names no user and brings no token of its own, on the inject paths: an open_id, or ‘login’: whoever signed in last by ‘larkside login’. For one person's own machine: refused unless the proxy listener is loopback or a Unix socket and there are no ‘CALLER_KEYS’"`
+
 	// Scopes always have offline_access.
 	Scopes Scopes `env:"SCOPES" envDefault:"offline_access" takes:"scopes as Lark writes them, such as im:message, separated by spaces or commas" meaning:"scopes asked of the user; ‘offline_access’ is always added; at most 200 in the redirect flow, and more than 50 may be too many for a device flow"`
 
@@ -178,6 +181,9 @@ type Settings struct {
 	// files maps a variable's name to the file that its value came from.
 	files map[string]secretFile
 }
+
+// SignedIn is the DefaultUser who signed in last by "larkside login".
+const SignedIn = "login"
 
 // Postgres reports whether the database is PostgreSQL rather than SQLite.
 func (s *Settings) Postgres() bool { return isPostgres(s.DatabaseURL.Expose()) }

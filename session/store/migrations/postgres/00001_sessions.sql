@@ -135,6 +135,13 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_user ON audit (app_id, open_id, id);
 
+-- Who signed in last by "larkside login", for each app.
+CREATE TABLE default_users (
+    app_id  text  NOT NULL PRIMARY KEY,
+    open_id text  NOT NULL,
+    proof   bytea NOT NULL                  -- sealed: only who has a key can name another user
+);
+
 -- Other replicas drop what they cached. The payload holds keys, never secrets.
 CREATE FUNCTION larkside_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -131,3 +131,10 @@ CREATE TABLE audit (
     detail  text   NOT NULL DEFAULT ''
 );
 CREATE INDEX audit_user ON audit (app_id, open_id, id);
+
+-- Who signed in last by "larkside login", for each app.
+CREATE TABLE default_users (
+    app_id  text NOT NULL PRIMARY KEY,
+    open_id text NOT NULL,
+    proof   blob NOT NULL                   -- sealed: only who has a key can name another user
+);
