@@ -114,7 +114,7 @@ func TestDefaultUserIsNotForBrowsers(t *testing.T) {
 // Whoever asks by forward-auth is a mesh, which others call.
 func TestDefaultUserIsNotForAMesh(t *testing.T) {
 	b := start(t, defaulting)
-	got := b.raw("GET /-/larkside/authz" + table + " HTTP/1.1")
+	got := b.authz().raw("GET /-/larkside/authz" + table + " HTTP/1.1")
 	got.isError(t, 400, "user_id_required")
 	if auth := got.Header.Get("Authorization"); auth != "" {
 		t.Errorf("Authorization %q", auth)

@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	// The demo has it too.
 	"test/port": {},
 	// Tests inside refresh and session/consent use these.
-	"test/dbtest":    {"session", "session/seal", "session/store", "test/larktest"},
+	"test/dbtest":    {"session", "session/seal", "session/store", "test/larktest", "test/port"},
 	"test/inprocess": {"session", "session/lark", "session/store", "test/dbtest", "test/larktest"},
 }
 

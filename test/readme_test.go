@@ -154,7 +154,7 @@ func TestREADMEMetrics(t *testing.T) {
 // instruments returns the Prometheus names of the instruments that the program
 // makes, sorted.
 func instruments(t *testing.T) (names []string) {
-	kinds := []string{"Int64Counter", "Float64Histogram", "Int64ObservableGauge", "Int64Gauge", "Float64ObservableGauge", "Float64ObservableCounter"}
+	kinds := []string{"Int64Counter", "Float64Histogram", "Int64ObservableGauge", "Int64Gauge", "Float64ObservableGauge", "Int64ObservableCounter", "Float64ObservableCounter"}
 	calls(t, func(method string, args []ast.Expr) {
 		name, ok := literal(args)
 		if !ok || !slices.Contains(kinds, method) {
