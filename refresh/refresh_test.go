@@ -948,22 +948,32 @@ func TestSweepKeepsIdleSessions(t *testing.T) {
 
 // At Lark's 365-day limit the sweep stops instead of looping.
 func TestSweepStopsAtTheLimit(t *testing.T) {
-	inWorld(t, func(c *larktest.Config) { c.GrantLife = 24 * time.Hour; c.RefreshLife = 20 * time.Hour }, func(c *Config) { c.Sweep = time.Minute }, func(t *testing.T, w *world) {
-		k := w.consented(larktest.Alice)
-		ctx, stop := context.WithCancel(t.Context())
-		go w.source.Run(ctx)
-		time.Sleep(3 * 24 * time.Hour)
-		stop()
-		time.Sleep(time.Hour)
-		if row := w.Row(k); row.State != session.ConsentRequired || row.Reason != session.RefreshTokenExpired {
-			t.Errorf("%s %s", row.State, row.Reason)
-		}
-		// The closer the limit, the shorter the refresh token that Lark gives:
-		// a few steps, each a third of the one before.
-		if n := w.TokenCalls(); n > 12 {
-			t.Errorf("%d calls to the token endpoint", n)
-		}
-	})
+	for name, fault := range map[string]*larktest.Fault{
+		"as Lark says": nil,
+		// Lark says so if the last token has less than a second. It is kept for 7
+		// days like any with an absurd life, and then tried.
+		"a life of 0": {Endpoint: larktest.TokenEndpoint, Set: map[string]any{"refresh_token_expires_in": 0}},
+	} {
+		inWorld(t, func(c *larktest.Config) { c.GrantLife = 24 * time.Hour; c.RefreshLife = 20 * time.Hour }, func(c *Config) { c.Sweep = 10 * time.Minute }, func(t *testing.T, w *world) {
+			k := w.consented(larktest.Alice)
+			if fault != nil {
+				w.Lark.Fault(*fault)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			go w.source.Run(ctx)
+			time.Sleep(9 * 24 * time.Hour)
+			stop()
+			time.Sleep(time.Hour)
+			if row := w.Row(k); row.State != session.ConsentRequired || row.Reason != session.RefreshTokenExpired {
+				t.Errorf("%s: %s %s", name, row.State, row.Reason)
+			}
+			// The closer the limit, the shorter the refresh token that Lark gives:
+			// a few steps, each a third of the one before.
+			if n := w.TokenCalls(); n > 12 {
+				t.Errorf("%s: %d calls to the token endpoint", name, n)
+			}
+		})
+	}
 }
 
 // Absurd lifetimes: the new refresh token is kept whatever else came.
