@@ -33,7 +33,8 @@ const getTable = "GET " + table + " HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: 
 // A caller that half-closes gets its answer, also when Lark takes a moment, and
 // when it streams for longer than the proxy's patience.
 func TestHalfClosedCallerIsAnswered(t *testing.T) {
-	b := start(t, halfClosing(800*time.Millisecond))
+	t.Parallel()
+	b := start(t, halfClosing(2*time.Second))
 	b.lark.answer(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		for i := range 4 {
@@ -41,7 +42,7 @@ func TestHalfClosedCallerIsAnswered(t *testing.T) {
 			case <-r.Context().Done():
 				t.Error("the call to Lark was given up")
 				return
-			case <-time.After(250 * time.Millisecond):
+			case <-time.After(600 * time.Millisecond):
 				fmt.Fprint(w, i)
 				w.(http.Flusher).Flush()
 			}
@@ -54,12 +55,14 @@ func TestHalfClosedCallerIsAnswered(t *testing.T) {
 		"chunked": strings.Replace(getTable, "GET", "POST", 1) + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if a := b.read(b.halfClosed(text), "GET"); a.StatusCode != 200 || a.body != "0123" {
 				t.Errorf("answer %d %q", a.StatusCode, a.body)
 			}
 		})
 	}
 	t.Run("requests in a row", func(t *testing.T) {
+		t.Parallel()
 		r := b.halfClosed(getTable + "\r\n" + getTable + "\r\n")
 		for range 2 {
 			if a := b.read(r, "GET"); a.StatusCode != 200 || a.body != "0123" {
@@ -94,6 +97,7 @@ func TestHalfClosedAndSilent(t *testing.T) {
 // What was asked on a connection before has no say in how long a request on it
 // may take.
 func TestPatienceIsOfOneRequest(t *testing.T) {
+	t.Parallel()
 	b := start(t, halfClosing(100*time.Millisecond))
 	b.lark.answer(func(w http.ResponseWriter, r *http.Request) {
 		<-time.After(300 * time.Millisecond)

@@ -309,7 +309,11 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 	b.lark.Server = httptest.NewUnstartedServer(b.lark)
 	b.lark.Config.DisableGeneralOptionsHandler = true
 	b.lark.Start()
-	t.Cleanup(b.lark.Close)
+	t.Cleanup(func() {
+		// Else Close waits 5 s for connections on which no request came.
+		b.lark.CloseClientConnections()
+		b.lark.Close()
+	})
 	b.tokens.grant("ou_1")
 	upstream, _ := url.Parse(b.lark.URL)
 	c := proxy.Config{

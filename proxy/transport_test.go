@@ -451,6 +451,7 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 // next one on its connection, are whole; nor does the time count that the
 // caller takes for a body.
 func TestSlowAnswersAreNoTimeout(t *testing.T) {
+	t.Parallel()
 	s := serve(t, func(_ int64, c net.Conn, r *bufio.Reader) {
 		for {
 			req, err := http.ReadRequest(r)
@@ -460,14 +461,14 @@ func TestSlowAnswersAreNoTimeout(t *testing.T) {
 			io.Copy(io.Discard, req.Body)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
 			for range 5 {
-				<-time.After(60 * time.Millisecond)
+				<-time.After(300 * time.Millisecond)
 				io.WriteString(c, "x")
 			}
 		}
 	})
 	b := start(t, func(c *proxy.Config) {
 		s.config(c)
-		c.UpstreamTimeout = 200 * time.Millisecond
+		c.UpstreamTimeout = time.Second
 	})
 	for range 2 {
 		if a := b.get(table); a.StatusCode != 200 || a.body != "xxxxx" {
@@ -477,7 +478,7 @@ func TestSlowAnswersAreNoTimeout(t *testing.T) {
 	conn := b.dial()
 	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: ou_1\r\nContent-Length: 100005\r\n\r\n%s", table, b.addr, strings.Repeat("y", 100_000))
 	for range 5 {
-		<-time.After(60 * time.Millisecond)
+		<-time.After(300 * time.Millisecond)
 		io.WriteString(conn, "y")
 	}
 	if a := b.read(bufio.NewReader(conn), "POST"); a.StatusCode != 200 || a.body != "xxxxx" {

@@ -684,6 +684,7 @@ func (d troubledDirectory) Counts(ctx context.Context) ([]store.Count, error) {
 // While the database hangs or fails, the overview asks it once, waits shortly,
 // and shows the rest.
 func TestOverviewWithATroubledStore(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, "")
 	down := fmt.Errorf("asking: %w", session.ErrUnavailable)
 	hangs := func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("%w: %w", down, ctx.Err()) }
@@ -927,6 +928,7 @@ func TestLive(t *testing.T) {
 
 // A stream begins with a change, tells of the next, and ends with the console.
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, "")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -972,6 +974,7 @@ func TestEvents(t *testing.T) {
 // A stream ends with the sign-in that it was begun with, and tells of nothing
 // that comes after.
 func TestEventsEndWithTheSignIn(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, adminKey)
 	v := s.visitor().signIn()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -985,13 +988,14 @@ func TestEventsEndWithTheSignIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
+	s.put(alice, "Alice", nil)
 	lines := bufio.NewScanner(response.Body)
 	for lines.Scan() && lines.Text() != "event: change" {
 	}
 	if a := v.post("/", "/logout"); a.status != 303 {
 		t.Fatalf("signing out: %d", a.status)
 	}
-	s.put(alice, "Alice", nil)
+	s.put(alice, "Alice Liddell", nil)
 	for lines.Scan() {
 		if lines.Text() == "event: change" {
 			t.Error("an event after the sign-out")

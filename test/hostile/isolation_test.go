@@ -20,7 +20,7 @@ import (
 )
 
 // It goes on until enough is counted, however long that takes.
-var isolationAnswers = flag.Int64("answers", 5_000, "how many answers TestIsolation wants at least, for each database")
+var isolationAnswers = flag.Int64("answers", 20_000, "how many answers TestIsolation wants at least, for each database; a tenth with -short")
 
 // successorRest is how long the successor of a refused token is not renewed
 // again, and a bit.
@@ -61,8 +61,12 @@ func isolate(t *testing.T, db *dbtest.DB) {
 	began := time.Now()
 	var group sync.WaitGroup
 	var answered, hungUp, unavailable atomic.Int64
+	want := *isolationAnswers
+	if testing.Short() {
+		want /= 10
+	}
 	enough := func() bool {
-		return answered.Load() >= *isolationAnswers && hungUp.Load() >= 100 &&
+		return answered.Load() >= want && hungUp.Load() >= 100 &&
 			lark.Summary().Redemptions[larktest.Answered] >= 100 || t.Failed()
 	}
 	for i, u := range users {

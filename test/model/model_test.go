@@ -13,8 +13,10 @@ var large = flag.Bool("large", false, "search the largest model too: a minute an
 func TestProtocol(t *testing.T) {
 	models := []Config{
 		{Replicas: 2, Rotations: 2, Consents: 1, Revocations: 1},
-		{Replicas: 3, Rotations: 1, Consents: 1, Revocations: 1},
 		{Replicas: 3, Rotations: 2},
+	}
+	if !testing.Short() {
+		models = append(models, Config{Replicas: 3, Rotations: 1, Consents: 1, Revocations: 1})
 	}
 	if *large {
 		models = append(models, Config{Replicas: 3, Rotations: 2, Consents: 1, Revocations: 1})
