@@ -21,12 +21,13 @@ const (
 )
 
 // again runs f, and runs it again while PostgreSQL asks for that: nothing of
-// what f did has taken effect then. It ends when ctx does, with f's error.
+// what f did has taken effect then. Where it had no connection for f, the next
+// try waits for one of the pool. again ends when ctx does, with f's error.
 func again(ctx context.Context, f func() error) error {
 	for pause := shortestPause; ; pause = min(2*pause, longestPause) {
 		err := f()
 		switch stateOf(err) {
-		case pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected:
+		case pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected, pqerror.TooManyConnections:
 		default:
 			return err
 		}

@@ -35,6 +35,9 @@ func SealedColumns() []string {
 	return all
 }
 
+// MaxConns is how many connections the pool may have now.
+func (d *DB) MaxConns() int { return d.db.Stats().MaxOpenConnections }
+
 // OnLoaded has f run between the answer of each look-up and the cache.
 func (s *Sessions) OnLoaded(f func()) { s.testingOnlyLoaded = f }
 

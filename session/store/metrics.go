@@ -88,6 +88,11 @@ func (d *DB) instruments(cacheSize int) error {
 		failures.Add(ctx, 1)
 		complaints.Log(ctx, slog.LevelWarn, "the database did not answer a statement", "", "error", err)
 	}
+	if d.conn.server != nil {
+		d.conn.server.pool.refused = func(err error) {
+			complaints.Log(context.Background(), slog.LevelWarn, "PostgreSQL has no more connections for this replica; statements wait for those that it has", "", "error", err)
+		}
+	}
 	return err
 }
 

@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"runtime"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"larkside/session"
 )
@@ -31,6 +31,7 @@ type server struct {
 	// generation rises when a connection turns out to lead to a server that
 	// takes writes no more. Connections of an earlier one are not used again.
 	generation atomic.Int64
+	pool       pool
 }
 
 // set parses raw and uses it from now on. If it fails, the URL stays as it was.
@@ -61,9 +62,13 @@ func (s *server) Connect(ctx context.Context) (driver.Conn, error) {
 	c.Dialer(d)
 	generation := s.generation.Load()
 	made, err := c.Connect(ctx)
+	if stateOf(err) == pqerror.TooManyConnections {
+		s.pool.shrink(err)
+	}
 	if err != nil {
 		return nil, err
 	}
+	s.pool.open.Add(1)
 	s.last.Store(d.address.Load())
 	return &serverConn{driverConn: made.(driverConn), s: s, opened: time.Now(), generation: generation}, nil
 }
@@ -151,25 +156,13 @@ func (c *impatient) Read(b []byte) (int, error) {
 // Driver implements [driver.Connector].
 func (s *server) Driver() driver.Driver { return &pq.Driver{} }
 
-// maxLifetime is how long a connection is used. After it a new one is made, to
-// where the host's name leads by then.
-const maxLifetime = 15 * time.Minute
-
 func connectPostgres(ctx context.Context, raw session.Secret, maxConns int) (*connection, error) {
 	s := new(server)
 	if err := s.set(raw); err != nil {
 		return nil, err
 	}
 	db := sqlx.NewDb(sql.OpenDB(s), dialectPostgres)
-	if maxConns == 0 {
-		// More connections than the processors can serve only make all
-		// statements slower, and requests that are served from the cache, too.
-		maxConns = min(16, max(6, 2*runtime.GOMAXPROCS(0)))
-	}
-	db.SetMaxOpenConns(maxConns)
-	db.SetMaxIdleConns(maxConns)
-	db.SetConnMaxIdleTime(5 * time.Minute)
-	db.SetConnMaxLifetime(maxLifetime)
+	s.pool.start(db.DB, maxConns)
 	if err := db.PingContext(ctx); err != nil {
 		db.Close()
 		host := ""

@@ -70,6 +70,12 @@ func stateOf(err error) pqerror.Code {
 	return ""
 }
 
+// Close implements [driver.Conn]. The pool calls it once.
+func (c *serverConn) Close() error {
+	c.s.pool.open.Add(-1)
+	return c.driverConn.Close()
+}
+
 // IsValid implements [driver.Validator]. The pool keeps no connection that is
 // not valid.
 func (c *serverConn) IsValid() bool {

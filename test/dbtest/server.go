@@ -181,6 +181,19 @@ func (s *Server) await() {
 	Eventually(s.t, "PostgreSQL takes connections", func() bool { return db.PingContext(context.Background()) == nil })
 }
 
+// Limited returns a database that belongs to a role which may have n
+// connections at once.
+func (s *Server) Limited(t testing.TB, n int) *DB {
+	t.Helper()
+	admin := s.DB(t).SQL(t)
+	for _, statement := range []string{fmt.Sprintf("CREATE ROLE limited LOGIN CONNECTION LIMIT %d", n), "CREATE DATABASE limited OWNER limited"} {
+		if _, err := admin.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &DB{URL: "postgres://limited@" + s.Address() + "/limited?sslmode=disable", Postgres: true, Keys: keys(t)}
+}
+
 // Eventually returns when done reports true. After 30 s the test has failed.
 func Eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
