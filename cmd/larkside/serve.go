@@ -112,9 +112,15 @@ func (s *server) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, len(listeners))
+	// A listener that ends ends the process, also while the database is awaited.
+	serving, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	for _, l := range listeners {
-		go func() { failed <- l.serve() }()
+		go func() {
+			if err := l.serve(); err != nil {
+				end(err)
+			}
+		}()
 	}
 
 	// Work in the background ends after the listeners do: a request that is
@@ -125,18 +131,18 @@ func (s *server) serve(ctx context.Context) error {
 	work.Go(func() error { return s.secrets.Run(background) })
 	work.Go(func() error { s.history.Run(background); return nil })
 
-	verdicts := s.askLark(ctx)
-	p, err := s.openParts(ctx)
+	verdicts := s.askLark(serving)
+	p, err := s.openParts(serving)
 	if err == nil && p != nil {
 		s.begin(background, work, p)
 		pages.set(p.flow.Handler())
 		operators.set(s.newAdmin(p))
 		s.banner.opened()
-		go s.becomeReady(ctx, p, verdicts)
-		select {
-		case <-ctx.Done():
-		case err = <-failed:
-		}
+		go s.becomeReady(serving, p, verdicts)
+		<-serving.Done()
+	}
+	if ctx.Err() == nil {
+		err = errors.Join(err, context.Cause(serving))
 	}
 	return errors.Join(err, s.stop(listeners, p, stopBackground, work))
 }

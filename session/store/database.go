@@ -30,8 +30,14 @@ type database struct {
 	// than on the look-up. It is nil with PostgreSQL, since PgBouncer may stand
 	// in between.
 	access *sqlx.Stmt
+	// lookups has a place for each look-up that may hold a connection.
+	lookups chan struct{}
 	// failed is called for every statement that failed. Nil: no callback.
 	failed func(context.Context, error)
+}
+
+func newDatabase(db *sqlx.DB, system string, maxConns int) *database {
+	return &database{DB: db, system: system, lookups: make(chan struct{}, maxConns)}
 }
 
 func (d *database) GetContext(ctx context.Context, dest any, query string, args ...any) error {
@@ -41,12 +47,19 @@ func (d *database) GetContext(ctx context.Context, dest any, query string, args 
 // getAccess is GetContext for queryAccess, the one statement that requests wait
 // for. A driver starts a goroutine for each statement whose context may end,
 // which costs as much as the statement, so this one's context does not end.
-// With PostgreSQL the connection bounds it (server.Connect). Its callers wait
-// no longer than they like.
+// With PostgreSQL the connection bounds it (server.Connect). Nothing would bound
+// its wait for a connection, so it takes a place first, and does that within
+// queryTimeout.
 func (d *database) getAccess(ctx context.Context, dest any, args ...any) error {
 	return d.observe(ctx, queryAccess, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 		defer cancel()
+		select {
+		case d.lookups <- struct{}{}:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for a connection: %w", ctx.Err())
+		}
+		defer func() { <-d.lookups }()
 		return again(ctx, func() error {
 			if d.access != nil {
 				return d.access.GetContext(context.Background(), dest, args...)

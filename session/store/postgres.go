@@ -171,5 +171,5 @@ func connectPostgres(ctx context.Context, raw session.Secret, maxConns int) (*co
 		}
 		return nil, fmt.Errorf("connecting to PostgreSQL at %s: %w", host, err)
 	}
-	return &connection{db: &database{DB: db, system: "postgresql"}, dialect: dialectPostgres, server: s}, nil
+	return &connection{db: newDatabase(db, "postgresql", s.pool.max), dialect: dialectPostgres, server: s}, nil
 }

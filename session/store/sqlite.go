@@ -61,7 +61,8 @@ func connectSQLite(path string, shared bool) (*connection, error) {
 		l.Close()
 		return nil, fmt.Errorf("%w: %w", ErrSetup, err)
 	}
-	db.SetMaxOpenConns(4)
-	db.SetMaxIdleConns(4)
-	return &connection{db: &database{DB: db, system: "sqlite"}, dialect: dialectSQLite, lock: l, path: path}, nil
+	const maxConns = 4
+	db.SetMaxOpenConns(maxConns)
+	db.SetMaxIdleConns(maxConns)
+	return &connection{db: newDatabase(db, "sqlite", maxConns), dialect: dialectSQLite, lock: l, path: path}, nil
 }
