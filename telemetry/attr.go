@@ -139,6 +139,12 @@ func (u Users) Show(id string) string {
 	return ""
 }
 
+// IsUserHash reports whether text has the form of what [HashUsers] shows.
+func IsUserHash(text string) bool {
+	raw, err := hex.DecodeString(text)
+	return err == nil && len(raw) == 8
+}
+
 // Attr returns the span attribute of the user with this id. When users are
 // hidden it is invalid, and spans drop it.
 func (u Users) Attr(id string) attribute.KeyValue {

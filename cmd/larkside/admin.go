@@ -27,12 +27,16 @@ func (s *server) newAdmin(p *parts) http.Handler {
 	c := admin.Config{
 		Ready: s.readiness, Metrics: s.metrics, Quit: s.quit, Key: s.adminKey,
 		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.AppIDs(), Console: s.console, Log: s.log,
+		UserAttr: func(k session.Key) string { return s.users.Show(k.OpenID) },
 	}
 	if p != nil {
 		c.Sessions, c.Directory, c.Consents, c.Audit = p.db.Sessions, p.db.Directory, p.db.Consents.History, p.db.Audit.List
 		c.Refresh, c.Revoke = p.refreshByHand, p.revokeByHand
 		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (*session.Consent, error) {
-			pending, _, err := p.askByHand(ctx, key, scopes, by)
+			pending, card, err := p.askByHand(ctx, key, scopes, by)
+			if pending != nil && card == session.CardAlreadySent {
+				pending.Card = card // the consent was open before
+			}
 			return pending, err
 		}
 		if s.cfg.DefaultUser == settings.SignedIn {

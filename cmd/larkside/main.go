@@ -13,13 +13,14 @@
 //	larkside migrate                     bring the database's schema up, or back (--to N), and stop
 //	larkside doctor                      check settings, database, keys, clock, Lark
 //	larkside sessions list|show|refresh|revoke
-//	larkside consent send USER           ask one user, by a card in the chat
+//	larkside consent send USER|list      ask one user, by a card in the chat; who was asked
+//	larkside audit list                  who did what to which session
 //	larkside users sync                  read all users' data from Lark now
 //	larkside keys new                    print a key for ENCRYPTION_KEYS
 //	larkside keys rotate                 seal everything under the first key
 //	larkside completion SHELL            print completions for bash, zsh or fish
 //
-// login, sessions, consent, users and keys rotate ask a running instance's admin
+// login, sessions, consent, audit, users and keys rotate ask a running instance's admin
 // listener (ADMIN_LISTEN, or --admin URL) with ADMIN_KEY, and take -o json.
 //
 // The exit status is 0 when it is done, 1 when it failed, and 2 for wrong use or

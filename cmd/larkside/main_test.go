@@ -55,7 +55,7 @@ func TestHelp(t *testing.T) {
 	if got.status != operate.ExitDone {
 		t.Errorf("%+v", got)
 	}
-	for _, command := range []string{"serve", "env", "version", "healthcheck", "wait", "migrate", "keys", "sessions", "consent", "users", "doctor", "completion"} {
+	for _, command := range []string{"serve", "env", "version", "healthcheck", "wait", "migrate", "keys", "sessions", "consent", "audit", "users", "doctor", "completion"} {
 		if !regexp.MustCompile(`(?m)^  ` + command + ` +\S`).MatchString(got.out) {
 			t.Errorf("help does not have %s:\n%s", command, got.out)
 		}

@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"larkside/cmd/larkside/operate"
+	"larkside/session"
+	"larkside/telemetry"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
@@ -113,6 +116,100 @@ func TestConsentSendAndUsersSync(t *testing.T) {
 	process.Eventually(t, "both are read again", func() bool {
 		return strings.Contains(larkside(t, environ, "users", "sync", "-o", "json").out, `"users": 2`)
 	})
+}
+
+// A user is found by whatever is at hand, and nobody else by a part of it.
+func TestUserIsFound(t *testing.T) {
+	t.Parallel()
+	_, p, environ := operated(t, process.SQLite(t))
+	if got := larkside(t, environ, "users", "sync"); got.status != operate.ExitDone {
+		t.Fatalf("%+v", got)
+	}
+	users, err := telemetry.NewUsers(telemetry.HashUsers, session.NewSecret(larktest.AppSecret).Derive("users in logs and spans"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []struct {
+		OpenID  string `json:"open_id"`
+		UnionID string `json:"union_id"`
+		UserID  string `json:"user_id"`
+		Name    string
+	}
+	if err := json.Unmarshal([]byte(larkside(t, environ, "sessions", "list", "-o", "json", "--search", larktest.Alice).out), &all); err != nil || len(all) != 1 {
+		t.Fatalf("%v, %+v", err, all)
+	}
+	alice := all[0]
+	for _, text := range []string{alice.OpenID, alice.UnionID, alice.UserID, alice.Name, strings.ToUpper(alice.Name), "alice@example.com", users.Show(larktest.Alice)} {
+		if got := larkside(t, environ, "sessions", "show", text); got.status != operate.ExitDone || !strings.Contains(got.out, larktest.Alice) {
+			t.Errorf("by %q: %+v", text, got)
+		}
+	}
+	for _, text := range []string{"alice@", alice.Name[:2], users.Show(larktest.Alice)[:15]} {
+		if got := larkside(t, environ, "sessions", "revoke", text); got.status != operate.ExitFailed || !strings.Contains(got.err, "there is no session of "+text) {
+			t.Errorf("by %q: %+v", text, got)
+		}
+	}
+	if got := larkside(t, environ, "sessions", "list", "--search", "alice@"); !strings.Contains(got.out, larktest.Alice) || strings.Contains(got.out, larktest.Bob) {
+		t.Errorf("%+v", got)
+	}
+
+	// Who was asked and has not answered has no session, and is known all the same.
+	if a := p.Get(t, records, larktest.Carol); a.Name() != "authorization_required" {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	for _, text := range []string{larktest.Carol, users.Show(larktest.Carol)} {
+		got := larkside(t, environ, "sessions", "show", text)
+		if got.status != operate.ExitFailed || !regexp.MustCompile(`there is no session of \w+: asked \ds ago \(a card .*\), and has not answered; the link ends in \d+`).MatchString(got.err) {
+			t.Errorf("by %q: %+v", text, got)
+		}
+		if got := larkside(t, environ, "consent", "list", "--user", text); got.status != operate.ExitDone || !strings.Contains(got.out, larktest.Carol+"  pending") {
+			t.Errorf("by %q: %+v", text, got)
+		}
+	}
+	if got := larkside(t, environ, "sessions", "revoke", larktest.Bob); got.status != operate.ExitDone {
+		t.Fatalf("%+v", got)
+	}
+	p.Get(t, records, larktest.Bob)
+	if got := larkside(t, environ, "sessions", "show", larktest.Bob); !regexp.MustCompile(`\nasked +asked \ds ago`).MatchString(got.out) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// The lists of consents and of the audit trail, the newest first.
+func TestConsentAndAuditLists(t *testing.T) {
+	t.Parallel()
+	_, _, environ := operated(t, process.SQLite(t))
+	if got := larkside(t, environ, "consent", "list"); got.status != operate.ExitDone || got.out != "" || got.err != "no consents\n" {
+		t.Errorf("%+v", got)
+	}
+	for _, user := range []string{larktest.Alice, larktest.Bob} {
+		if got := larkside(t, environ, "consent", "send", user); got.status != operate.ExitDone || strings.Contains(got.out, "older card") {
+			t.Errorf("%+v", got)
+		}
+	}
+	process.Eventually(t, "a second card is not sent", func() bool {
+		return strings.Contains(larkside(t, environ, "consent", "send", larktest.Bob).out, "an older card, sent ")
+	})
+	list := larkside(t, environ, "consent", "list", "--state", "pending", "-n", "1")
+	if !strings.Contains(list.out, larktest.Bob+"  pending") || strings.Contains(list.out, larktest.Alice) || list.err != "these are the newest 1; -n 0 shows all\n" {
+		t.Errorf("%+v", list)
+	}
+	var consents []map[string]any
+	if err := json.Unmarshal([]byte(larkside(t, environ, "consent", "list", "-o", "json", "-n", "0").out), &consents); err != nil || len(consents) != 2 {
+		t.Errorf("%v, %v", err, consents)
+	}
+	larkside(t, environ, "sessions", "revoke", larktest.Alice)
+	audit := larkside(t, environ, "audit", "list")
+	lines := strings.Split(audit.out, "\n")
+	if !strings.HasPrefix(lines[0], "TIME ") || !strings.Contains(lines[1], "admin  revoke        done") || !strings.Contains(lines[2], "consent_send") {
+		t.Errorf("%+v", audit)
+	}
+	if got := larkside(t, environ, "audit", "list", "--action", "revoke", "--user", larktest.Alice, "-o", "json"); strings.Count(got.out, `"action"`) != 1 {
+		t.Errorf("%+v", got)
+	}
+	if got := larkside(t, environ[:1], "audit", "list"); got.status != operate.ExitFailed || !strings.Contains(got.err, "set LARKSIDE_ADMIN_KEY") || strings.Contains(got.err, "Bearer") {
+		t.Errorf("without the key: %+v", got)
+	}
 }
 
 // Keys are rotated while two replicas answer requests, not one of which fails;

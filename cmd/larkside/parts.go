@@ -33,7 +33,7 @@ func (s *server) openParts(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	db, err := s.openStore(ctx, store.Config{
-		Keys: ring, MaxConns: s.cfg.DatabaseMaxConns, ExpectSessions: s.cfg.ExpectSessions,
+		Keys: ring, MaxConns: s.cfg.DatabaseMaxConns, ExpectSessions: s.cfg.ExpectSessions, Users: s.users,
 		CacheSize: s.cfg.CacheSize, CacheTTL: s.cfg.CacheTTL, Log: s.log,
 	})
 	if db == nil {

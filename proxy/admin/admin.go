@@ -56,6 +56,8 @@ type Config struct {
 
 	// Consents reads what users were asked.
 	Consents Consents
+	// UserAttr is how logs show a user. nil: they show nothing.
+	UserAttr func(session.Key) string
 	// Ask starts a consent, or finds the one that is open. scopes nil: the configured
 	// ones.
 	Ask func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Consent, error)
@@ -94,6 +96,9 @@ type Actor struct {
 func New(c Config) http.Handler {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.UserAttr == nil {
+		c.UserAttr = func(session.Key) string { return "" }
 	}
 	a := &admin{Config: c}
 	mux := http.NewServeMux()

@@ -112,7 +112,13 @@ func TestSessionPages(t *testing.T) {
 	if got := ask("GET", "/api/v1/sessions?app_id=cli_other", ""); got.body != `{"items":[],"next":""}`+"\n" {
 		t.Errorf("another app's list: %+v", got)
 	}
-	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=b25l", "state=dead", "app_id=%00", "app_id=%ff"} {
+	for query, want := range map[string]string{"user=ou_3": "ou_3", "user=OU_": "", "search=U_3": "ou_3", "search=nobody": ""} {
+		got := ask("GET", "/api/v1/sessions?"+query, "")
+		if got.status != 200 || strings.Contains(got.body, `"open_id"`) != (want != "") || !strings.Contains(got.body, want) {
+			t.Errorf("?%s: %+v", query, got)
+		}
+	}
+	for _, query := range []string{"search=a&user=b", "limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=b25l", "state=dead", "app_id=%00", "app_id=%ff"} {
 		if got := ask("GET", "/api/v1/sessions?"+query, ""); got.status != 400 || got.name(t) != "invalid_request" {
 			t.Errorf("?%s: %+v", query, got)
 		}

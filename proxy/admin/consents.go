@@ -38,7 +38,8 @@ func viewConsent(p *session.Consent) consentView {
 	}
 }
 
-// listConsents answers GET /api/v1/consents?app_id=&open_id=&state=&limit=&cursor=.
+// listConsents answers GET
+// /api/v1/consents?app_id=&open_id=&user=&state=&limit=&cursor=.
 func (a *admin) listConsents(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	limit, before, err := paging(query, 1)
@@ -51,12 +52,46 @@ func (a *admin) listConsents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	filter := store.ConsentFilter{Key: session.Key{AppID: query.Get("app_id"), OpenID: query.Get("open_id")}, State: state}
+	if shown := query.Get("user"); shown != "" {
+		return a.searchConsents(w, r, before[0], filter, shown, limit)
+	}
 	found, err := a.Consents.List(r.Context(), before[0], filter, limit+1)
 	if err != nil {
 		return err
 	}
 	position := func(p *session.Consent) []string { return []string{p.ID} }
 	return writeJSON(w, http.StatusOK, newPage(found, limit, viewConsent, position))
+}
+
+// consentsMost is how many consents one search looks at.
+const consentsMost = 20_000
+
+// searchConsents answers with the consents of the user whom the logs show as
+// shown. Somebody who was asked and has not answered has no session, by which they
+// could be found. A page may have fewer items than limit although there are more.
+func (a *admin) searchConsents(w http.ResponseWriter, r *http.Request, before string, f store.ConsentFilter, shown string, limit int) error {
+	p := page[consentView]{Items: []consentView{}}
+	for range consentsMost / maxLimit {
+		found, err := a.Consents.List(r.Context(), before, f, maxLimit)
+		if err != nil {
+			return err
+		}
+		for i := range found {
+			before = found[i].ID
+			if a.UserAttr(found[i].Key) != shown {
+				continue
+			}
+			if p.Items = append(p.Items, viewConsent(&found[i])); len(p.Items) == limit {
+				p.Next = encodeCursor([]string{before})
+				return writeJSON(w, http.StatusOK, p)
+			}
+		}
+		if len(found) < maxLimit {
+			return writeJSON(w, http.StatusOK, p)
+		}
+	}
+	p.Next = encodeCursor([]string{before})
+	return writeJSON(w, http.StatusOK, p)
 }
 
 // startConsent answers POST /api/v1/consents with

@@ -136,6 +136,14 @@ func (b broken) List(ctx context.Context, after session.Key, f store.SessionFilt
 	return b.Directory.List(ctx, after, f, limit)
 }
 
+func (b broken) Search(ctx context.Context, after session.Key, f store.SessionFilter, text string, limit int) (*store.Page, error) {
+	return b.Directory.Search(ctx, after, f, text, limit)
+}
+
+func (b broken) Find(ctx context.Context, after session.Key, f store.SessionFilter, user string, limit int) (*store.Page, error) {
+	return b.Directory.Find(ctx, after, f, user, limit)
+}
+
 func (b broken) Load(ctx context.Context, key session.Key) (*session.Session, error) {
 	if *b.err != nil {
 		return nil, *b.err

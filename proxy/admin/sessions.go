@@ -15,6 +15,11 @@ import (
 type Directory interface {
 	// List returns up to limit sessions after the key after, in key order.
 	List(ctx context.Context, after session.Key, f store.SessionFilter, limit int) ([]session.Session, error)
+	// Search returns sessions whose user's ids, name or email contain text, or whom
+	// the logs show as text. It may return fewer than limit although there are more.
+	Search(ctx context.Context, after session.Key, f store.SessionFilter, text string, limit int) (*store.Page, error)
+	// Find is Search for a whole id, name, email or what the logs show.
+	Find(ctx context.Context, after session.Key, f store.SessionFilter, user string, limit int) (*store.Page, error)
 }
 
 // Sessions reads one session. [store.Sessions] is one.
@@ -51,7 +56,8 @@ func viewSession(s *session.Session) sessionView {
 	}
 }
 
-// listSessions answers GET /api/v1/sessions?app_id=&state=&limit=&cursor=.
+// listSessions answers GET
+// /api/v1/sessions?app_id=&state=&search=&user=&limit=&cursor=.
 func (a *admin) listSessions(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	limit, after, err := paging(query, 2)
@@ -62,13 +68,40 @@ func (a *admin) listSessions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, err := a.Directory.List(r.Context(), session.Key{AppID: after[0], OpenID: after[1]},
-		store.SessionFilter{AppID: query.Get("app_id"), State: state}, limit+1)
+	from, filter := session.Key{AppID: after[0], OpenID: after[1]}, store.SessionFilter{AppID: query.Get("app_id"), State: state}
+	if query.Get("search") != "" || query.Get("user") != "" {
+		return a.searchSessions(w, r, from, filter, limit)
+	}
+	found, err := a.Directory.List(r.Context(), from, filter, limit+1)
 	if err != nil {
 		return err
 	}
 	position := func(s *session.Session) []string { return []string{s.AppID, s.OpenID} }
 	return writeJSON(w, http.StatusOK, newPage(found, limit, viewSession, position))
+}
+
+// searchSessions answers with the sessions that the parameter search or user
+// finds.
+func (a *admin) searchSessions(w http.ResponseWriter, r *http.Request, after session.Key, f store.SessionFilter, limit int) error {
+	find, text := a.Directory.Search, r.URL.Query().Get("search")
+	if user := r.URL.Query().Get("user"); user != "" {
+		if text != "" {
+			return invalid("search and user exclude each other.")
+		}
+		find, text = a.Directory.Find, user
+	}
+	found, err := find(r.Context(), after, f, text, limit)
+	if err != nil {
+		return err
+	}
+	p := page[sessionView]{Items: []sessionView{}}
+	for i := range found.Sessions {
+		p.Items = append(p.Items, viewSession(&found.Sessions[i]))
+	}
+	if next := found.After; next != (session.Key{}) {
+		p.Next = encodeCursor([]string{next.AppID, next.OpenID})
+	}
+	return writeJSON(w, http.StatusOK, p)
 }
 
 func (a *admin) getSession(w http.ResponseWriter, r *http.Request) error {

@@ -37,6 +37,8 @@ type Config struct {
 	// ExpectSessions makes Open return [ErrNoSessions] for a database without a
 	// session, which is then left as it is.
 	ExpectSessions bool
+	// Users is how logs show users, so that a search finds who is in a log line.
+	Users telemetry.Users
 	// Now is the clock that judges expiry. Nil: time.Now.
 	Now func() time.Time
 	// Log receives what an operator can act on. Nil: no log.
@@ -176,7 +178,7 @@ func assemble(conn *connection, ring *seal.Keyring, cache *cache, cfg Config) (*
 		Rates:     &Rates{db: db},
 		Elections: &Elections{db: db, owner: owner},
 		Audit:     audit,
-		Directory: &Directory{db: db, ring: ring},
+		Directory: &Directory{db: db, ring: ring, users: cfg.Users},
 		Defaults:  &Defaults{db: db, sealer: sealer},
 		Changes:   changes,
 		conn:      conn, db: db, sealer: sealer, log: cfg.Log, settle: resealSettle,

@@ -7,6 +7,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/seal"
+	"larkside/telemetry"
 )
 
 // Directory is what people look at: lists of sessions, searches and counts.
@@ -16,8 +17,9 @@ import (
 // row. What bounds that is queryTimeout, after which the answer is
 // [session.ErrUnavailable].
 type Directory struct {
-	db   *database
-	ring *seal.Keyring
+	db    *database
+	ring  *seal.Keyring
+	users telemetry.Users
 }
 
 // SessionFilter selects sessions. An empty field selects all.
@@ -75,17 +77,36 @@ const querySearch = `SELECT app_id, open_id, union_id, user_id, profile, state, 
 	ORDER BY app_id, open_id LIMIT $5`
 
 // Search returns up to limit sessions after the key after, in key order, whose
-// open_id, union_id, user_id or name contains text, in any case. An empty text
-// finds all. Names are sealed, so no index helps: one call looks at 20,000 rows
-// at most, and may return fewer than limit although there are more.
+// open_id, union_id, user_id, name or email contains text, in any case, or whose
+// user has text in the logs. An empty text finds all. Names are sealed, so no
+// index helps: one call looks at 20,000 rows at most, and may return fewer than
+// limit although there are more.
 func (d *Directory) Search(ctx context.Context, after session.Key, f SessionFilter, text string, limit int) (*Page, error) {
 	text = strings.ToLower(strings.TrimSpace(text))
+	chunk := searchChunk
+	if text == "" {
+		chunk = min(limit+1, searchChunk)
+	}
+	return d.search(ctx, after, f, limit, chunk, func(s *session.Session) bool {
+		return d.isCalled(s, text, strings.Contains)
+	})
+}
+
+// Find is Search for a whole id, name, email or what the logs show.
+func (d *Directory) Find(ctx context.Context, after session.Key, f SessionFilter, user string, limit int) (*Page, error) {
+	user = strings.ToLower(strings.TrimSpace(user))
+	if user == "" {
+		return &Page{}, nil
+	}
+	return d.search(ctx, after, f, limit, searchChunk, func(s *session.Session) bool {
+		return d.isCalled(s, user, func(name, user string) bool { return name == user })
+	})
+}
+
+// search reads chunk rows at a time.
+func (d *Directory) search(ctx context.Context, after session.Key, f SessionFilter, limit, chunk int, wanted func(*session.Session) bool) (*Page, error) {
 	page := &Page{}
 	for page.Examined < searchMost {
-		chunk := searchChunk
-		if text == "" {
-			chunk = limit - len(page.Sessions) + 1
-		}
 		var rows []sessionRow
 		if err := d.db.SelectContext(ctx, &rows, querySearch, after.AppID, after.OpenID, f.AppID, f.State, chunk); err != nil {
 			return nil, unavailable(err, "searching sessions")
@@ -101,7 +122,7 @@ func (d *Directory) Search(ctx context.Context, after session.Key, f SessionFilt
 			}
 			after = one.Key
 			page.Examined++
-			if hasName(one, text) {
+			if wanted(one) {
 				page.Sessions = append(page.Sessions, *one)
 			}
 		}
@@ -113,18 +134,15 @@ func (d *Directory) Search(ctx context.Context, after session.Key, f SessionFilt
 	return page, nil
 }
 
-// hasName reports whether one of s's names contains text, which is in lower
-// case.
-func hasName(s *session.Session, text string) bool {
-	if text == "" {
-		return true
-	}
-	for _, name := range []string{s.OpenID, s.UnionID, s.UserID, s.Profile.Name} {
-		if strings.Contains(strings.ToLower(name), text) {
+// isCalled reports whether text, which is in lower case, fits one of the names of
+// s's user, or is what the logs show of them.
+func (d *Directory) isCalled(s *session.Session, text string, fits func(name, text string) bool) bool {
+	for _, name := range []string{s.OpenID, s.UnionID, s.UserID, s.Profile.Name, s.Profile.Email} {
+		if fits(strings.ToLower(name), text) {
 			return true
 		}
 	}
-	return false
+	return telemetry.IsUserHash(text) && d.users.Show(s.OpenID) == text
 }
 
 // Count is how many sessions of an app are in a state.

@@ -8,6 +8,7 @@ import (
 
 	"larkside/session"
 	"larkside/session/store"
+	"larkside/telemetry"
 	"larkside/test/dbtest"
 )
 
@@ -20,10 +21,15 @@ func openIDs(p *store.Page) (ids []string) {
 
 func TestBrowse(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
-		s := db.Open(t, nil)
+		users, err := telemetry.NewUsers(telemetry.HashUsers, []byte("key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := db.Open(t, func(c *store.Config) { c.Users = users })
 		for i := range 7 {
 			g := grant(session.Key{AppID: "cli_" + string(rune('a'+i%2)), OpenID: fmt.Sprintf("ou_%d", i)}, "x")
 			g.Profile.Name = []string{"Ann", "张三", "Bob"}[i%3]
+			g.Profile.Email = fmt.Sprintf("user%d@example.com", i)
 			put(t, s, g)
 		}
 		if err := s.Sessions.Disable(t.Context(), session.Key{AppID: "cli_a", OpenID: "ou_2"}, session.UserGone); err != nil {
@@ -42,6 +48,9 @@ func TestBrowse(t *testing.T) {
 			{"by a name in Chinese", store.SessionFilter{}, "张", []string{"ou_4", "ou_1"}},
 			{"by open_id", store.SessionFilter{}, "OU_5", []string{"ou_5"}},
 			{"by union_id", store.SessionFilter{}, "on_ou_4", []string{"ou_4"}},
+			{"by email", store.SessionFilter{}, "USER5@Example.com", []string{"ou_5"}},
+			{"by what the logs show", store.SessionFilter{}, users.Show("ou_3"), []string{"ou_3"}},
+			{"by a part of what the logs show", store.SessionFilter{}, users.Show("ou_3")[:12], nil},
 			{"by user_id", store.SessionFilter{}, "uou_1", []string{"ou_1"}},
 			{"by a name that nobody has", store.SessionFilter{}, "%", nil},
 		} {
@@ -70,6 +79,30 @@ func TestBrowse(t *testing.T) {
 					t.Errorf("got %v, want %v", got, tc.want)
 				}
 			})
+		}
+	})
+}
+
+// Find takes whole names only: who revokes a session by a name means that user.
+func TestFind(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		users, err := telemetry.NewUsers(telemetry.HashUsers, []byte("key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := db.Open(t, func(c *store.Config) { c.Users = users })
+		for _, name := range []string{"Ann", "Anna"} {
+			g := grant(session.Key{AppID: "cli_a", OpenID: "ou_" + name}, "x")
+			g.Profile.Name, g.Profile.Email = name, name+"@example.com"
+			put(t, s, g)
+		}
+		for user, want := range map[string][]string{
+			"ann": {"ou_Ann"}, "ANNA@example.com": {"ou_Anna"}, "ou_Ann": {"ou_Ann"}, users.Show("ou_Anna"): {"ou_Anna"},
+			"an": nil, "@example.com": nil, "": nil, users.Show("ou_Anna")[:8]: nil,
+		} {
+			if p, err := s.Directory.Find(t.Context(), session.Key{}, store.SessionFilter{}, user, 5); err != nil || !slices.Equal(openIDs(p), want) {
+				t.Errorf("%q: %v, %v, want %v", user, p, err, want)
+			}
 		}
 	})
 }

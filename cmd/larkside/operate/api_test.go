@@ -79,7 +79,7 @@ func TestOperatingOverUnixSocket(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	got := larkside(t, []string{"LARKSIDE_ADMIN_KEY=wrong"}, "keys", "rotate", "--admin", "unix:"+path)
-	if got.status != ExitFailed || !strings.Contains(got.err, "LARKSIDE_ADMIN_KEY. (admin_unauthenticated)") {
+	if got.status != ExitFailed || !strings.Contains(got.err, "set LARKSIDE_ADMIN_KEY, or") {
 		t.Errorf("%+v", got)
 	}
 	if got := larkside(t, []string{"LARKSIDE_ADMIN_KEY_FILE=/none"}, "keys", "rotate"); got.status != ExitUsage || !strings.HasPrefix(got.err, "LARKSIDE_ADMIN_KEY_FILE: ") {
@@ -129,7 +129,8 @@ func TestRelative(t *testing.T) {
 func TestTypos(t *testing.T) {
 	for _, tc := range [][2]string{
 		{"sessions lst", `the nearest known one is "larkside sessions list"`},
-		{"sessions list --state actve", `--state "actve": the nearest known one is "active"`},
+		{"sessions list --state actve", `--state "actve": want active, consent_required or disabled`},
+		{"consent list --state opne", `--state "opne": want pending, done, declined, expired, superseded or failed`},
 		{"sessions", `"larkside sessions" needs a command`},
 		{"sessions show", "accepts 1 arg(s), received 0"},
 		{"consent sned ou_1", `"larkside consent send"`},

@@ -23,6 +23,8 @@ const (
 	apiTimeout = time.Minute
 	// adminTimeout bounds one question for health or readiness.
 	adminTimeout = 5 * time.Second
+	// pageSize is the most items that the API answers at once.
+	pageSize = 500
 	// maxAdminAnswer is more than any answer of the admin listener.
 	maxAdminAnswer = 16 << 20
 )
@@ -113,6 +115,8 @@ func (e *apiError) Error() string {
 	switch {
 	case e.name == "":
 		return fmt.Sprintf("status %d, which no admin listener of Larkside answers; is that the right address?", e.status)
+	case e.name == "admin_unauthenticated":
+		return "the running instance wants its admin key: set LARKSIDE_ADMIN_KEY, or LARKSIDE_ADMIN_KEY_FILE, to the one that it has (admin_unauthenticated)"
 	case e.reason != "":
 		return fmt.Sprintf("%s (%s: %s)", e.msg, e.name, e.reason)
 	}
@@ -200,9 +204,12 @@ func (c *adminClient) send(ctx context.Context, method, path string, body any, a
 	return nil, &apiError{status: resp.StatusCode}
 }
 
-// pages calls each with every item of a list, over all pages.
+// pages calls each with every item of a list, over all pages, until it returns an
+// error. They have pageSize items unless query says otherwise.
 func (c *adminClient) pages(ctx context.Context, path string, query url.Values, each func(json.RawMessage) error) error {
-	query.Set("limit", "500")
+	if query.Get("limit") == "" {
+		query.Set("limit", fmt.Sprint(pageSize))
+	}
 	for {
 		var page struct {
 			Items []json.RawMessage

@@ -1,7 +1,7 @@
 // Package operate is larkside's command line: the tree of commands and the
 // operator's commands.
 //
-// sessions, consent, users and keys rotate ask the admin listener of a running
+// sessions, consent, audit, users and keys rotate ask the admin listener of a running
 // instance; so do healthcheck and wait. That way they work on SQLite too, which
 // one process has to itself. migrate opens the database. env, version and keys
 // new need nothing.
@@ -89,7 +89,7 @@ env --defaults" lists them. The app's id and secret are all that it needs to sta
 	root.SetErr(in.ErrOut)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError(err.Error()) })
 	root.AddCommand(serve, newEnv(in), newVersion(in), newHealthcheck(in), newWait(in), newMigrate(in), newKeys(in),
-		newSessions(in), newConsent(in), newUsers(in), newLogin(in))
+		newSessions(in), newConsent(in), newAudit(in), newUsers(in), newLogin(in))
 	root.AddCommand(more...)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()

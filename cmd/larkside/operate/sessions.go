@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -18,9 +19,10 @@ import (
 )
 
 // userHelp is for commands that take a USER.
-const userHelp = `USER is an open_id (ou_…), or the union_id (on_…) or user_id of someone who has
-consented. Asks a running instance's admin listener (LARKSIDE_ADMIN_LISTEN, or
---admin) with LARKSIDE_ADMIN_KEY, if that is set.`
+const userHelp = `USER is an open_id (ou_…); or, of someone who has consented, the union_id (on_…),
+the user_id, the whole name or email, or what stands as user in a log line. Asks a
+running instance's admin listener (LARKSIDE_ADMIN_LISTEN, or --admin) with
+LARKSIDE_ADMIN_KEY, if that is set.`
 
 func newSessions(in Invocation) *cobra.Command {
 	return group("sessions", "See and change users' sessions",
@@ -47,7 +49,7 @@ var sessionStates = []string{"active", "consent_required", "disabled"}
 
 func newSessionsList(in Invocation) *cobra.Command {
 	var o operation
-	var app, state string
+	var app, state, search string
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List all sessions",
@@ -57,17 +59,12 @@ LARKSIDE_ADMIN_KEY, if that is set. With -o json it is one array.`,
 		Example: "  larkside sessions list --state consent_required\n  larkside sessions list -o json | jq -r '.[].open_id'",
 		Args:    cobra.NoArgs,
 		RunE: o.run(in, func(o *operation) error {
-			if state != "" && !slices.Contains(sessionStates, state) {
-				return UsageError(fmt.Sprintf("--state %q: the nearest known one is %q", state, settings.Nearest(state, sessionStates)))
+			if err := checkState(state, sessionStates); err != nil {
+				return err
 			}
-			query := url.Values{}
-			for name, value := range map[string]string{"app_id": app, "state": state} {
-				if value != "" {
-					query.Set(name, value)
-				}
-			}
+			query := parameters(map[string]string{"app_id": app, "state": state, "search": search})
 			if o.format == "json" {
-				return o.listJSON("/api/v1/sessions", query)
+				return o.listJSON("/api/v1/sessions", query, 0)
 			}
 			return o.listSessions(query)
 		}),
@@ -75,27 +72,30 @@ LARKSIDE_ADMIN_KEY, if that is set. With -o json it is one array.`,
 	o.flags(c)
 	c.Flags().StringVar(&app, "app", "", "only this app's (cli_…)")
 	c.Flags().StringVar(&state, "state", "", "only those that are active, consent_required or disabled")
+	c.Flags().StringVar(&search, "search", "", "only users one of whose ids, name or email contains this, or who stand in a log line as this")
 	c.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(sessionStates, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-// listJSON prints a list as one array, item by item as they come.
-func (o *operation) listJSON(path string, query url.Values) error {
-	separator := "[\n  "
-	err := o.client.pages(o.ctx, path, query, func(item json.RawMessage) error {
-		_, err := fmt.Fprintf(o.in.Out, "%s%s", separator, item)
-		separator = ",\n  "
-		return err
-	})
-	if err != nil {
-		return err // the array stays open, so nobody takes it for all there is
+// checkState returns an error that lists the states, unless state is one of them or
+// empty.
+func checkState(state string, states []string) error {
+	if state == "" || slices.Contains(states, state) {
+		return nil
 	}
-	end := "\n]\n"
-	if separator == "[\n  " {
-		end = "[]\n"
+	last := len(states) - 1
+	return UsageError(fmt.Sprintf("--state %q: want %s or %s", state, strings.Join(states[:last], ", "), states[last]))
+}
+
+// parameters leaves out what is empty.
+func parameters(all map[string]string) url.Values {
+	query := url.Values{}
+	for name, value := range all {
+		if value != "" {
+			query.Set(name, value)
+		}
 	}
-	_, err = io.WriteString(o.in.Out, end)
-	return err
+	return query
 }
 
 // listSessions prints a table. Names are last: how wide they are is up to the
@@ -142,9 +142,14 @@ func (o *oneUser) command(in Invocation, c *cobra.Command, do func(o *oneUser, u
 	c.Args = cobra.ExactArgs(1)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return o.run(in, func(*operation) error {
-			err := do(o, args[0])
+			app, user, err := o.findUser(o.app, args[0])
+			if err != nil {
+				return err
+			}
+			o.app = app
+			err = do(o, user)
 			if notFound(err) {
-				return fmt.Errorf("there is no session of %s", args[0])
+				return o.noSession(args[0], app, user)
 			}
 			return err
 		})(c, args)
@@ -155,30 +160,32 @@ func (o *oneUser) command(in Invocation, c *cobra.Command, do func(o *oneUser, u
 }
 
 // path is the session's.
-func (o *oneUser) path(user string) string {
-	app := o.app
-	if app == "" {
-		app = "-"
-	}
-	return "/api/v1/sessions/" + url.PathEscape(app) + "/" + url.PathEscape(user)
-}
+func (o *oneUser) path(user string) string { return sessionPath(o.app, user) }
 
 // show prints what the API answers about a session.
 func (o *oneUser) show(method, path string) error {
 	var raw json.RawMessage
-	if err := o.client.call(o.ctx, method, path, nil, &raw); err != nil {
+	err := o.client.call(o.ctx, method, path, nil, &raw)
+	if err != nil {
 		return err
 	}
 	return o.print(raw, func() error {
 		var s apiSession
-		if err := json.Unmarshal(raw, &s); err != nil {
+		if err = json.Unmarshal(raw, &s); err != nil {
 			return err
 		}
-		return printSession(o.in.Out, &s, time.Now())
+		var asked *apiConsent
+		if s.State != string(session.Active) {
+			if asked, err = o.lastAsked(s.AppID, s.OpenID); err != nil {
+				return err
+			}
+		}
+		return printSession(o.in.Out, &s, asked, time.Now())
 	})
 }
 
-func printSession(w io.Writer, s *apiSession, now time.Time) error {
+// printSession prints a session and, if there is one, the last consent of its user.
+func printSession(w io.Writer, s *apiSession, asked *apiConsent, now time.Time) error {
 	when := func(t *time.Time) string {
 		if t == nil {
 			return "-"
@@ -190,11 +197,15 @@ func printSession(w io.Writer, s *apiSession, now time.Time) error {
 		state += " (" + s.Reason + ")"
 	}
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for _, line := range [][2]string{
+	lines := [][2]string{
 		{"app", s.AppID}, {"open_id", s.OpenID}, {"union_id", s.UnionID}, {"user_id", s.UserID}, {"name", s.Name},
 		{"state", state}, {"scope", s.Scope}, {"granted", when(s.GrantedAt)}, {"access ends", when(s.AccessExpiresAt)},
 		{"refresh ends", when(s.RefreshExpiresAt)}, {"refreshed", when(s.RefreshedAt)},
-	} {
+	}
+	if asked != nil {
+		lines = append(lines, [2]string{"asked", asked.outcome(now)})
+	}
+	for _, line := range lines {
 		fmt.Fprintf(table, "%s\t%s\n", line[0], orDash(line[1]))
 	}
 	return table.Flush()
