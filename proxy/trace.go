@@ -69,11 +69,24 @@ func (p *proxy) end(x *request) {
 	p.metrics.recordRequest(x, took.Seconds(), l)
 	p.endServer(x, l)
 	if p.cfg.AccessLog {
-		p.cfg.Log.LogAttrs(x, slog.LevelInfo, "request",
-			slog.String(telemetry.LogMethod, l.method), slog.String(telemetry.LogRoute, l.route), slog.Int(telemetry.LogStatus, l.status),
-			slog.String(telemetry.LogOutcome, string(l.outcome)), slog.String(telemetry.LogCaller, l.caller),
-			slog.Float64(telemetry.LogDuration, took.Round(time.Microsecond).Seconds()))
+		p.logAccess(x, l, took)
 	}
+}
+
+// logAccess writes the access log's line of x.
+func (p *proxy) logAccess(x *request, l labels, took time.Duration) {
+	all := append(make([]slog.Attr, 0, 9),
+		slog.String(telemetry.LogMethod, l.method), slog.String(telemetry.LogRoute, l.route), slog.Int(telemetry.LogStatus, l.status),
+		slog.String(telemetry.LogOutcome, string(l.outcome)), slog.String(telemetry.LogCaller, l.caller),
+		slog.Float64(telemetry.LogDuration, took.Round(time.Microsecond).Seconds()))
+	for _, one := range []struct{ key, value string }{
+		{telemetry.LogReason, string(x.result.reason)}, {telemetry.LogApp, x.who.app}, {telemetry.LogUser, p.userInSpans(x)},
+	} {
+		if one.value != "" {
+			all = append(all, slog.String(one.key, one.value))
+		}
+	}
+	p.cfg.Log.LogAttrs(x, slog.LevelInfo, "request", all...)
 }
 
 // abort sets the outcome of an answer that broke off. It returns the status to

@@ -61,8 +61,7 @@ const (
 	GoVersion = attribute.Key("goversion")
 )
 
-// The keys of access log lines; each is the label of the metric that has the
-// same.
+// The keys of access log lines. Each that is the label of a metric has its value.
 const (
 	LogMethod   = "method"
 	LogRoute    = "route"
@@ -70,6 +69,11 @@ const (
 	LogOutcome  = "outcome"
 	LogCaller   = "caller"
 	LogDuration = "duration_seconds"
+	// LogReason, LogApp and LogUser stand there only if there is one. The user is
+	// as [Users] shows them.
+	LogReason = "reason"
+	LogApp    = "app_id"
+	LogUser   = "user"
 )
 
 // LogRequestID is the key of a request's id in log lines; see [RequestIDKey].

@@ -15,6 +15,7 @@ import (
 
 	"larkside/cmd/larkside/settings"
 	"larkside/proxy"
+	"larkside/telemetry"
 )
 
 // socketMode lets the owner and the group of the process connect.
@@ -232,6 +233,7 @@ func (s *swapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(*h).ServeHTTP(w, r)
 		return
 	}
+	w.Header().Set(telemetry.RequestIDHeader, telemetry.NewRequestID())
 	w.Header().Set("Retry-After", "1")
 	http.Error(w, "starting", http.StatusServiceUnavailable)
 }

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"context"
 	"net/http"
 	"slices"
 
@@ -17,8 +16,7 @@ var openToAll = []string{"/healthz", "/readyz", "/metrics"}
 // the requests of web pages.
 func (a *admin) guard(next http.Handler) http.Handler {
 	hosts := edge.Hosts{Names: a.AllowHosts, Loopback: true}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r = r.WithContext(context.WithValue(r.Context(), telemetry.RequestIDKey{}, telemetry.NewRequestID()))
+	return telemetry.WithRequestID(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !slices.Contains(openToAll, r.URL.Path) {
 			if err := hosts.Check(r); err != nil {
 				a.fail(w, r, err)
@@ -26,7 +24,7 @@ func (a *admin) guard(next http.Handler) http.Handler {
 			}
 		}
 		next.ServeHTTP(w, r)
-	})
+	}))
 }
 
 // locked returns a handler that lets next answer only requests with the key, if there

@@ -15,7 +15,7 @@ import (
 
 // RequestIDHeader stands on each failure. The log lines and the span of the
 // request have the same id.
-const RequestIDHeader = "X-Larkside-Request-Id"
+const RequestIDHeader = telemetry.RequestIDHeader
 
 // Answer is a [Failure] with what one request adds to it. It is an error, too.
 type Answer struct {

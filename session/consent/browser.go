@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/telemetry"
 )
 
 const (
@@ -56,7 +57,7 @@ func (f *Flow) Handler() http.Handler {
 	if public, err := url.Parse(f.publicURL); err == nil {
 		prefix = public.Path
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return telemetry.WithRequestID(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.pages.secure(w.Header())
 		path := strings.TrimPrefix(r.URL.Path, prefix)
 		switch {
@@ -74,7 +75,7 @@ func (f *Flow) Handler() http.Handler {
 		default:
 			f.show(w, r, f.callback(r))
 		}
-	})
+	}))
 }
 
 // isPrefetch reports whether a browser loads the page before anybody has asked

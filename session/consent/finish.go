@@ -71,8 +71,10 @@ func (f *Flow) storeGrant(ctx context.Context, p *session.Consent, t lark.Token,
 	if t.RefreshToken.Empty() {
 		f.warnOfShortGrant(ctx, p, t)
 	}
+	first := false
 	err := f.retryStore(ctx, func(ctx context.Context) error {
-		_, err := f.consents.Finish(ctx, p.ID, g)
+		stored, err := f.consents.Finish(ctx, p.ID, g)
+		first = err == nil && stored.Version == 1
 		return err
 	})
 	switch {
@@ -85,6 +87,9 @@ func (f *Flow) storeGrant(ctx context.Context, p *session.Consent, t lark.Token,
 		f.log.ErrorContext(ctx, "a grant could not be stored and is lost", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 		f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
 		return nil, err
+	}
+	if first {
+		f.log.InfoContext(ctx, "a user has consented for the first time", "app_id", p.AppID, f.users.Log(p.OpenID), "consent", p.ID)
 	}
 	done := *p
 	done.State, done.Reason = session.ConsentDone, ""
