@@ -46,11 +46,11 @@ func newFront(t *testing.T, c larktest.Config) *front {
 	f := &front{attacks: map[string]http.HandlerFunc{}}
 	f.Server = httptest.NewUnstartedServer(f)
 	f.Config.DisableGeneralOptionsHandler = true
-	f.Start()
-	t.Cleanup(f.Close)
-	c.URL = f.URL
+	c.URL = "http://" + f.Listener.Addr().String()
 	f.lark = larktest.New(c)
 	t.Cleanup(f.lark.Close)
+	f.Start()
+	t.Cleanup(f.Close)
 	return f
 }
 
@@ -105,7 +105,9 @@ func (f *front) taken() []arrived {
 func begin(t *testing.T, env map[string]string, environ ...string) (*process.Process, *front) {
 	t.Helper()
 	f := newFront(t, larktest.Config{DeviceInterval: time.Second, TokenPerSecond: -1, TokenPerMinute: -1})
-	return process.Seeded(t, process.Options{Lark: f.lark, Env: env, Environ: environ}, alice, bob), f
+	p := process.Seeded(t, process.Options{Lark: f.lark, Env: env, Environ: environ}, alice, bob)
+	f.taken() // what Larkside asks at the start
+	return p, f
 }
 
 // send writes text to a listener, as it is but for {host}, and returns what
