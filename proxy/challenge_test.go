@@ -258,7 +258,11 @@ func TestEachCallerHasPlaces(t *testing.T) {
 // A caller that hangs up frees its place at once.
 func TestWaiterHangsUp(t *testing.T) {
 	waits := make(chan bool, 1)
-	b := start(t, func(c *proxy.Config) { c.MaxWaiters = 1; c.Waiter = watched{c.Waiter, waits} })
+	b := start(t, func(c *proxy.Config) {
+		c.MaxWaiters = 1
+		c.Waiter = watched{c.Waiter, waits}
+		c.HalfClosePatience = 100 * time.Millisecond
+	})
 	conn := b.dial()
 	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nX-Lark-User-Id: ou_new\r\nPrefer: wait=50\r\nContent-Length: 1\r\n\r\nx", table, b.addr)
 	<-waits

@@ -335,7 +335,7 @@ func TestAnswerBrokenOff(t *testing.T) {
 
 // A caller that hangs up ends the call to Lark.
 func TestHangUpEndsUpstreamCall(t *testing.T) {
-	b := start(t, nil)
+	b := start(t, halfClosing(100*time.Millisecond))
 	arrived, ended := make(chan bool), make(chan bool)
 	b.lark.answer(func(_ http.ResponseWriter, r *http.Request) {
 		arrived <- true
