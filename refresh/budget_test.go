@@ -2,7 +2,9 @@ package refresh
 
 import (
 	"errors"
+	"math"
 	"testing"
+	"time"
 
 	"larkside/session"
 	"larkside/test/larktest"
@@ -98,4 +100,14 @@ func TestBudgetAndResting(t *testing.T) {
 			t.Errorf("with the refresh switch off: %v", err)
 		}
 	})
+}
+
+// Whatever number of failures a row has, the pause is a pause: a negative one
+// would end the process.
+func TestBackoffOfAnyNumber(t *testing.T) {
+	for _, failures := range []int{math.MinInt, -1, 0, 1, 15, 16, math.MaxInt} {
+		if d := backoff(failures, time.Second, 30*time.Second); d < time.Second || d > 38*time.Second {
+			t.Errorf("after %d failures: %s", failures, d)
+		}
+	}
 }

@@ -27,11 +27,16 @@ func (s *Source) SyncUsers(ctx context.Context, appID string, before time.Time, 
 	if !ok {
 		return total, fmt.Errorf("app %q is not configured", appID)
 	}
+	var last []session.Key
 	for {
 		keys, err := s.profiles.Due(ctx, appID, before, lark.MaxUsers)
 		if err != nil || len(keys) == 0 {
 			return total, err
 		}
+		if slices.Equal(keys, last) {
+			return total, fmt.Errorf("reading profiles: %d users of app %q are due again at once", len(keys), appID)
+		}
+		last = keys
 		if err := s.syncSome(ctx, a, keys, &total); err != nil {
 			return total, err
 		}

@@ -446,7 +446,7 @@ func (s *Source) isGone(ctx context.Context, app *app, row *session.Session) boo
 // failed together is not tried again together.
 func backoff(failures int, first, most time.Duration) time.Duration {
 	d := most
-	if failures < 16 {
+	if failures = max(0, failures); failures < 16 {
 		d = min(most, first<<failures)
 	}
 	return d + rand.N(d/4+1)

@@ -119,7 +119,19 @@ const (
 	// too: for so long it is not renewed. Whatever refuses both would refuse
 	// the next one as well, and each would cost a rotation.
 	successorRest = 30 * time.Second
+	// longestRest is longer than any rest that Larkside stores. A longer one,
+	// which a database whose clock was wrong leaves behind, does not count.
+	longestRest = 2 * userRetry
 )
+
+// resting returns how long Lark is not to be asked to renew a.
+func resting(a *session.Access, now time.Time) time.Duration {
+	rest := a.RetryAt().Sub(now)
+	if rest <= 0 || rest > longestRest {
+		return 0
+	}
+	return rest
+}
 
 // New checks c and returns a Source. [Source.Run] does what needs a clock.
 func New(c Config) (*Source, error) {
@@ -207,7 +219,7 @@ func (s *Source) Token(ctx context.Context, key session.Key) (*session.Access, s
 // renewBehind starts a renewal if a is near its end, once a second at most.
 // Most requests pay one comparison for it.
 func (s *Source) renewBehind(ctx context.Context, a *session.Access, now time.Time) {
-	if now.Before(a.RefreshAt(s.threshold)) || !a.Renewable || now.Before(a.RetryAt()) || !a.ClaimRenewal(now, renewPeriod) {
+	if now.Before(a.RefreshAt(s.threshold)) || !a.Renewable || resting(a, now) > 0 || !a.ClaimRenewal(now, renewPeriod) {
 		return
 	}
 	s.runs.Start(ctx, a.Key, func(ctx context.Context) (*session.Access, error) {
@@ -235,7 +247,7 @@ func (s *Source) waitForRenewal(ctx context.Context, a *session.Access) (*sessio
 // renewalBlocked returns why Lark is not asked to renew a now, or nil if it can
 // be asked.
 func (s *Source) renewalBlocked(a *session.Access) error {
-	if rest := a.RetryAt().Sub(s.now()); rest > 0 && a.Renewable {
+	if rest := resting(a, s.now()); rest > 0 && a.Renewable {
 		if a.State == session.Disabled {
 			return session.ErrUserDisabled
 		}

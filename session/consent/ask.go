@@ -321,7 +321,7 @@ func (f *Flow) checkNotAuthorized(ctx context.Context, key session.Key, w wish) 
 		return err
 	}
 	now := f.now()
-	if now.Sub(row.GrantedAt) < justGranted && session.NewAccess(row).Usable(now) {
+	if now.Sub(row.GrantedAt).Abs() < justGranted && session.NewAccess(row).Usable(now) {
 		return fmt.Errorf("the user has authorized meanwhile: %w", session.ErrConflict)
 	}
 	return nil

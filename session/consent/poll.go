@@ -31,6 +31,7 @@ const (
 	// slowDown is that of RFC 8628 section 3.5, and slowest is the cap of
 	// Lark's own client.
 	slowDown = 5 * time.Second
+	fastest  = time.Second
 	slowest  = 60 * time.Second
 	// slowestBlind is the cap while Lark does not answer. It is low, so that a
 	// user who approves meanwhile does not wait long.
@@ -168,6 +169,7 @@ func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, 
 
 // pollAgainAfter gives the lease back until the next poll.
 func (f *Flow) pollAgainAfter(ctx context.Context, p *session.Consent, interval time.Duration) {
+	interval = max(interval, fastest)
 	if err := f.consents.Leases.Release(ctx, p.ID, interval); err != nil {
 		f.logUnlessStopping(ctx, "can't release a consent", err) // its lease runs out
 		return

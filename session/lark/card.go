@@ -3,6 +3,7 @@ package lark
 import (
 	"context"
 	"errors"
+	"strings"
 
 	larkcore "github.com/larksuite/oapi-sdk-go/v3/core"
 	larkim "github.com/larksuite/oapi-sdk-go/v3/service/im/v1"
@@ -45,7 +46,13 @@ func (c *Client) SendCard(ctx context.Context, openID, uuid string, card []byte)
 // UpdateCard replaces the card of a message that [Client.SendCard] sent within
 // the last 14 days. Both cards need config.update_multi. The class is [Gone] if
 // the message can't be updated any more. Source: Lark "update message card".
+//
+// messageID becomes a part of a path, and comes from a database row: what is not
+// an om_… id is [Gone].
 func (c *Client) UpdateCard(ctx context.Context, messageID string, card []byte) error {
+	if !isMessageID(messageID) {
+		return &Error{Op: "update card", Class: Gone, Err: errors.New("the stored message id is none of Lark's")}
+	}
 	req := larkim.NewPatchMessageReqBuilder().MessageId(messageID).
 		Body(larkim.NewPatchMessageReqBodyBuilder().Content(string(card)).Build()).Build()
 	_, _, err := c.callAsApp(ctx, "update card", func(ctx context.Context, s *sdk, options ...larkcore.RequestOptionFunc) error {
@@ -53,4 +60,12 @@ func (c *Client) UpdateCard(ctx context.Context, messageID string, card []byte) 
 		return err
 	})
 	return err
+}
+
+// isMessageID reports whether id has the form of Lark's message ids.
+func isMessageID(id string) bool {
+	rest, ok := strings.CutPrefix(id, "om_")
+	return ok && rest != "" && len(id) <= 128 && !strings.ContainsFunc(rest, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+	})
 }

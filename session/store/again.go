@@ -26,7 +26,7 @@ const (
 func again(ctx context.Context, f func() error) error {
 	for pause := shortestPause; ; pause = min(2*pause, longestPause) {
 		err := f()
-		switch stateOf(err) {
+		switch sqlState(err) {
 		case pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected, pqerror.TooManyConnections:
 		default:
 			return err

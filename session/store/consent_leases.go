@@ -33,7 +33,7 @@ func (l *ConsentLeases) Due(ctx context.Context, limit int) ([]string, error) {
 }
 
 const queryConsentClaim = `UPDATE consents SET lease_owner = $2, lease_until = larkside_now() + $3
-	WHERE id = $1 AND state = 'pending' AND lease_until <= larkside_now()
+	WHERE id = $1 AND state = 'pending' AND ` + leaseFree + `
 	RETURNING ` + consentColumns
 
 // Claim takes the lease on an open consent for ttl. [session.ErrLeased] if the
@@ -43,7 +43,7 @@ func (l *ConsentLeases) Claim(ctx context.Context, id string, ttl time.Duration)
 }
 
 const queryConsentClaimDue = `UPDATE consents SET lease_owner = $2, lease_until = larkside_now() + $3
-	WHERE id = $1 AND state = 'pending' AND lease_until <= larkside_now()
+	WHERE id = $1 AND state = 'pending' AND ` + leaseFree + `
 		AND (poll_at <= larkside_now() OR expires_at <= larkside_now())
 	RETURNING ` + consentColumns
 

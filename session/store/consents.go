@@ -272,16 +272,20 @@ var (
 	cardResults = []session.CardResult{"", session.CardSent, session.CardAlreadySent, session.CardRateLimited, session.CardFailed, session.CardOff}
 )
 
-// open returns the consent of a row. Only an open one has secrets. An error that
-// wraps [seal.ErrChanged] means that somebody without a key has changed the row.
+// open returns the consent of a row. Only an open one has secrets, and one
+// without a valid seal has no scopes. An error that wraps [seal.ErrChanged]
+// means that somebody without a key has changed the row of an open one.
 func (r *consentRow) open(ring *seal.Keyring) (*session.Consent, error) {
 	c := r.view()
-	if c.State != session.ConsentPending {
-		return c, nil
-	}
 	mark, err0 := ring.Open(r.Seal, sealPlace(c))
 	if err0 == nil && mark.Empty() {
 		err0 = fmt.Errorf("%w: the seal is missing", seal.ErrChanged)
+	}
+	if c.State != session.ConsentPending {
+		if err0 != nil {
+			c.Scopes = "" // a click on its card may ask for them again
+		}
+		return c, nil
 	}
 	var err1, err2 error
 	c.Link, err1 = ring.Open(r.Link, consentPlace(c, "link"))

@@ -52,6 +52,21 @@ func TestConsentIsSealed(t *testing.T) {
 				t.Errorf("SET %s: ByTicket: %+v, %v", change, got, err)
 			}
 		}
+		// Nor can what a closed one had asked for, which a click on its card asks
+		// for again.
+		closed := begin(alice)
+		if _, err := s.Consents.Close(t.Context(), closed.ID, session.ConsentExpired, ""); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Consents.Get(t.Context(), closed.ID); err != nil || got.Scopes != "offline_access" {
+			t.Errorf("a closed consent: %+v, %v", got, err)
+		}
+		if _, err := raw.Exec(`UPDATE consents SET scopes = 'mail:user_mailbox' WHERE id = $1`, closed.ID); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Consents.Get(t.Context(), closed.ID); err != nil || got.Scopes != "" {
+			t.Errorf("a changed closed consent: %+v, %v", got, err)
+		}
 		// An open one that the database was given is none.
 		if _, err := raw.Exec(`INSERT INTO consents (id, app_id, open_id, flow, state, scopes, created_at, expires_at, changed_at)
 			VALUES ('made', 'cli_a', 'ou_bob', 'redirect', 'pending', 'mail:user_mailbox', 1, 9000000000000, 1)`); err != nil {
@@ -61,7 +76,7 @@ func TestConsentIsSealed(t *testing.T) {
 			t.Errorf("an inserted consent: %+v, %v", got, err)
 		}
 		begin(bob)
-		if list, err := s.Consents.History.List(t.Context(), "", store.ConsentFilter{}, 100); err != nil || len(list) != 11 {
+		if list, err := s.Consents.History.List(t.Context(), "", store.ConsentFilter{}, 100); err != nil || len(list) != 12 {
 			t.Errorf("%d consents, %v", len(list), err)
 		}
 	})

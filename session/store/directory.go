@@ -28,26 +28,26 @@ type SessionFilter struct {
 	State session.State
 }
 
-const queryList = `SELECT ` + sessionColumns + ` FROM sessions
-	WHERE (app_id, open_id) > ($1, $2)
-		AND ($3 = '' OR app_id = $3) AND ($4 = '' OR state = $4)
-	ORDER BY app_id, open_id LIMIT $5`
-
-// List returns up to limit sessions after the key after, in key order.
+// List returns up to limit sessions after the key after, in key order, without
+// their tokens.
 func (d *Directory) List(ctx context.Context, after session.Key, f SessionFilter, limit int) ([]session.Session, error) {
 	var rows []sessionRow
-	if err := d.db.SelectContext(ctx, &rows, queryList, after.AppID, after.OpenID, f.AppID, f.State, limit); err != nil {
+	if err := d.db.SelectContext(ctx, &rows, querySearch, after.AppID, after.OpenID, f.AppID, f.State, limit); err != nil {
 		return nil, unavailable(err, "listing sessions")
 	}
-	sessions := make([]session.Session, 0, len(rows))
+	sessions := make([]session.Session, len(rows))
 	for i := range rows {
-		one, err := rows[i].open(d.ring)
-		if err != nil {
-			return nil, err
-		}
-		sessions = append(sessions, *one)
+		sessions[i] = *d.see(&rows[i])
 	}
 	return sessions, nil
+}
+
+// see returns what people may see of a row. A profile that does not open is left
+// out: one changed row must not hide the others.
+func (d *Directory) see(r *sessionRow) *session.Session {
+	s := r.view()
+	s.Profile, _ = r.profile(d.ring)
+	return s
 }
 
 // Page is a part of the sessions that [Directory.Search] found, without their
@@ -116,10 +116,7 @@ func (d *Directory) search(ctx context.Context, after session.Key, f SessionFilt
 				page.After = after
 				return page, nil
 			}
-			one, err := rows[i].open(d.ring)
-			if err != nil {
-				return nil, err
-			}
+			one := d.see(&rows[i])
 			after = one.Key
 			page.Examined++
 			if wanted(one) {

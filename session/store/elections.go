@@ -13,10 +13,12 @@ type Elections struct {
 	owner string // this process, random
 }
 
-// The lease of a job can be taken if it is free, and kept by its owner.
+// The lease of a job can be taken if it is free, and kept by its owner. One that
+// ends later than a new one would counts as free: its database's clock was
+// wrong, and the job would be done by nobody.
 const queryLead = `INSERT INTO leases (name, owner, until) VALUES ($1, $2, larkside_now() + $3)
 	ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until
-	WHERE leases.until <= larkside_now() OR leases.owner = excluded.owner
+	WHERE leases.until NOT BETWEEN larkside_now() + 1 AND larkside_now() + $3 OR leases.owner = excluded.owner
 	RETURNING owner`
 
 // Lead reports whether this process does the named job for all replicas, for

@@ -55,13 +55,19 @@ func (l *Leases) Due(ctx context.Context, limit int) ([]session.Key, error) {
 	return l.sessions.db.keys(ctx, "finding idle sessions", queryDueForRefresh, millis(l.sessions.now()), limit)
 }
 
+// leaseFree is the condition that nobody has the lease on a row of sessions or
+// consents. No lease lasts for ten minutes. A longer one is the trace of a
+// database whose clock was wrong, or of somebody who can write there, and would
+// keep the user out.
+const leaseFree = `lease_until NOT BETWEEN larkside_now() + 1 AND larkside_now() + 600000`
+
 // The right to spend the refresh token goes to one owner at a time. The same
 // statement counts the attempt, so that the next owner sees an attempt that
 // ended in a crash. RETURNING reads the row again under the lease.
 const queryClaim = `UPDATE sessions SET
 		lease_owner = $4, lease_until = larkside_now() + $5,
 		attempts = attempts + 1, attempt_at = larkside_now()
-	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND lease_until <= larkside_now()
+	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND ` + leaseFree + `
 		AND state <> 'consent_required'
 	RETURNING ` + sessionColumns
 

@@ -62,7 +62,7 @@ func (s *server) Connect(ctx context.Context) (driver.Conn, error) {
 	c.Dialer(d)
 	generation := s.generation.Load()
 	made, err := c.Connect(ctx)
-	if stateOf(err) == pqerror.TooManyConnections {
+	if sqlState(err) == pqerror.TooManyConnections {
 		s.pool.shrink(err)
 	}
 	if err != nil {

@@ -44,7 +44,7 @@ const newsAfter = time.Second
 // only a read-only one, was not executed: [driver.ErrBadConn] makes database/sql
 // execute it on another connection.
 func (c *serverConn) judge(err error) error {
-	state := stateOf(err)
+	state := sqlState(err)
 	switch {
 	case state == pqerror.ReadOnlySQLTransaction:
 		if time.Since(c.opened) > newsAfter {
@@ -62,8 +62,8 @@ func (c *serverConn) judge(err error) error {
 	return fmt.Errorf("%w: %w", driver.ErrBadConn, err)
 }
 
-// stateOf returns the SQLSTATE of an error of PostgreSQL's, else "".
-func stateOf(err error) pqerror.Code {
+// sqlState returns the SQLSTATE of an error of PostgreSQL's, else "".
+func sqlState(err error) pqerror.Code {
 	if e, ok := errors.AsType[*pq.Error](err); ok {
 		return e.Code
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"larkside/session"
@@ -99,19 +101,33 @@ type rateRow struct {
 	Now     int64  `db:"now"`
 }
 
-// windows returns what is counted for n limits. It counts anew if the limits
-// are not those that were counted for.
-func (r *rateRow) windows(n int) []window {
+// windows returns what is counted for the limits. It counts anew if they are not
+// those that were counted for, and if add can't have made what is stored.
+func (r *rateRow) windows(limits []session.Limit) []window {
+	anew := make([]window, len(limits))
 	var windows []window
-	if json.Unmarshal([]byte(r.Windows), &windows) != nil || len(windows) != n {
-		return make([]window, n)
+	if len(r.Windows) > maxWindows || json.Unmarshal([]byte(r.Windows), &windows) != nil || len(windows) != len(limits) {
+		return anew
+	}
+	for i := range windows {
+		if !windows[i].possible(limits[i]) {
+			return anew
+		}
 	}
 	return windows
 }
 
+// maxWindows is longer than the windows of any limits, as JSON.
+const maxWindows = 16 << 10
+
+// possible reports whether add can have made w.
+func (w *window) possible(l session.Limit) bool {
+	return w.First >= 0 && len(w.Counts) <= rateBuckets+1 && !slices.ContainsFunc(w.Counts, func(c int) bool { return c < 0 || c > l.N })
+}
+
 const (
 	queryRateInsert  = `INSERT INTO rates (name, windows, version) VALUES ($1, $2, 1) ON CONFLICT (name) DO NOTHING`
-	queryRateReplace = `UPDATE rates SET windows = $2, version = version + 1 WHERE name = $1 AND version = $3`
+	queryRateReplace = `UPDATE rates SET windows = $2, version = $4 WHERE name = $1 AND version = $3`
 )
 
 func (r *Rates) try(ctx context.Context, name string, limits []session.Limit, n int) (admitted int, wait time.Duration, err error) {
@@ -125,7 +141,7 @@ func (r *Rates) try(ctx context.Context, name string, limits []session.Limit, n 
 	if err != nil {
 		return 0, 0, unavailable(err, "counting calls")
 	}
-	windows := row.windows(len(limits))
+	windows := row.windows(limits)
 	if admitted, wait = takeAll(windows, limits, row.Now, n); admitted == 0 {
 		return 0, wait, nil
 	}
@@ -133,7 +149,7 @@ func (r *Rates) try(ctx context.Context, name string, limits []session.Limit, n 
 	if err != nil {
 		return 0, 0, fmt.Errorf("counting calls: %w", err)
 	}
-	result, err := r.db.ExecContext(ctx, queryRateReplace, name, string(text), row.Version)
+	result, err := r.db.ExecContext(ctx, queryRateReplace, name, string(text), row.Version, rand.Int64())
 	if err := changedOne(result, err, "counting calls"); err != nil {
 		return 0, 0, err
 	}
@@ -168,7 +184,7 @@ func (r *Rates) Used(ctx context.Context, name string, limits []session.Limit) (
 	if err != nil {
 		return nil, unavailable(err, "reading counted calls")
 	}
-	windows := row.windows(len(limits))
+	windows := row.windows(limits)
 	for i := range windows {
 		// When it is asked for all calls, take returns how many are left.
 		free, _ := windows[i].take(limits[i], row.Now, limits[i].N)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq/pqerror"
 )
 
 // The schema changes in steps, the files in migrations. Each says which
@@ -292,27 +293,10 @@ func (c *connection) migrateOrBack(ctx context.Context, version int64, log *slog
 	return c.migrateTo(ctx, version, log)
 }
 
-// SQLSTATEs of PostgreSQL.
-const (
-	stateInsufficientPrivilege = "42501"
-	stateInvalidSchemaName     = "3F000" // no schema of the search path exists, or may be used
-	stateLockNotAvailable      = "55P03"
-	stateDeadlock              = "40P01"
-	stateSerialization         = "40001"
-)
-
-func sqlState(err error) string {
-	var e interface{ SQLState() string }
-	if errors.As(err, &e) {
-		return e.SQLState()
-	}
-	return ""
-}
-
 // isBusy reports whether a transaction failed since another was in its way.
 func isBusy(err error) bool {
 	switch sqlState(err) {
-	case stateLockNotAvailable, stateDeadlock, stateSerialization:
+	case pqerror.LockNotAvailable, pqerror.TRDeadlockDetected, pqerror.TRSerializationFailure:
 		return true
 	}
 	return false
@@ -322,10 +306,10 @@ func isBusy(err error) bool {
 // the role lacks a right. It wraps [ErrSetup] if trying again can't help.
 func (c *connection) refused(ctx context.Context, err error, doing string) error {
 	switch state := sqlState(err); {
-	case state == stateInsufficientPrivilege, state == stateInvalidSchemaName:
+	case state == pqerror.InsufficientPrivilege, state == pqerror.InvalidSchemaName: // no schema of the search path exists, or may be used
 		return fmt.Errorf("%w: %s: %w; let %s: GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run \"larkside migrate\" as the role that owns the tables, and give this one the rights that deploy/OPERATING.md lists",
 			ErrRights, doing, err, "the role make tables", c.name(ctx, "coalesce(quote_ident(current_schema()), 'public')"), c.name(ctx, "quote_ident(current_user)"))
-	case strings.HasPrefix(state, "42"): // such as a table of another program that has the same name
+	case strings.HasPrefix(string(state), "42"): // such as a table of another program that has the same name
 		return fmt.Errorf("%w: %s: %w", ErrSetup, doing, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)

@@ -66,7 +66,8 @@ func (s *Sessions) Cached(key session.Key) (a *session.Access, checked bool) {
 // Access reads key's access token from its row and caches it. Concurrent calls
 // for one key share one query. While the database is down, it returns the
 // cached one, if that is usable, with a nil error. [session.ErrNotFound] if
-// there is no row.
+// there is no row. A row that somebody without a key has changed is an error,
+// whatever is cached.
 func (s *Sessions) Access(ctx context.Context, key session.Key) (*session.Access, error) {
 	cached, _ := s.Cached(key)
 	// An entry that has expired is no help while the database is down.
@@ -84,8 +85,12 @@ func (s *Sessions) Access(ctx context.Context, key session.Key) (*session.Access
 	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
 		err = unavailable(context.DeadlineExceeded, "loading a session")
 	}
-	if errors.Is(err, session.ErrUnavailable) && good {
-		s.restUntil.Store(s.now().Add(restAfterFailure).UnixNano())
+	if errors.Is(err, session.ErrUnavailable) && good && !errors.Is(err, seal.ErrChanged) {
+		// A record under a key that is not here yet is an answer of the database,
+		// so it says nothing about other users.
+		if !errors.Is(err, seal.ErrUnknownKey) {
+			s.restUntil.Store(s.now().Add(restAfterFailure).UnixNano())
+		}
 		return cached, nil
 	}
 	return a, err
@@ -122,7 +127,7 @@ func (s *Sessions) loadAccess(ctx context.Context, key session.Key) (*session.Ac
 		return nil, unavailable(err, "opening a stored session")
 	}
 	a := session.NewAccess(&session.Session{
-		Key: key, State: session.State(r.State), Reason: session.Reason(r.Reason), Version: r.Version,
+		Key: key, State: stateOf(r.State), Reason: reasonOf(r.Reason), Version: r.Version,
 		AccessToken: token, TokenType: r.TokenType,
 		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt), RetryAt: fromMillis(r.RetryAt),
 	})
@@ -268,7 +273,7 @@ const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, prof
 		refresh_expires_at = excluded.refresh_expires_at, refresh_due_at = excluded.refresh_due_at,
 		granted_at = excluded.granted_at, refreshed_at = 0, after_refusal = 0, synced_at = excluded.synced_at,
 		refresh_life = excluded.refresh_life,
-		version = sessions.version + 1,
+		version = CASE WHEN sessions.version BETWEEN 0 AND 1000000000000 THEN sessions.version + 1 ELSE 1 END,
 		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0, doubted_at = 0,
 		changed_at = larkside_now()
 	RETURNING ` + sessionColumns
@@ -364,9 +369,18 @@ const queryRevoke = `UPDATE sessions SET
 // [session.ErrNotFound] if there is none, [session.ErrConflict] if it changed
 // meanwhile.
 func (s *Sessions) Revoke(ctx context.Context, key session.Key, reason session.Reason) (*session.Session, error) {
-	before, err := s.Load(ctx, key)
-	if err != nil {
+	var r sessionRow
+	err := s.db.GetContext(ctx, &r, queryLoad, key.AppID, key.OpenID)
+	if err := noRows(err, session.ErrNotFound, "loading a session"); err != nil {
 		return nil, err
+	}
+	before, err := r.open(s.sealer.Keyring)
+	switch {
+	case errors.Is(err, seal.ErrUnknownKey):
+		return nil, err // with its key it opens
+	case err != nil:
+		s.sealer.complaints.Log(ctx, slog.LevelError, "a session that was changed in the database is revoked here only", "", "app_id", key.AppID, "error", err)
+		before = r.view()
 	}
 	return before, s.RevokeLoaded(ctx, before, reason)
 }
@@ -483,13 +497,26 @@ type sessionRow struct {
 	AfterRefusal int64 `db:"after_refusal"`
 }
 
-// open returns the session of a row. A record that does not open is an error of
-// the store. The session never counts as absent then.
-func (r *sessionRow) open(ring *seal.Keyring) (*session.Session, error) {
-	s := &session.Session{
+// stateOf returns the state of a row. The user has to be asked about a session
+// in an unknown one.
+func stateOf(stored string) session.State {
+	return oneOf(session.State(stored), session.ConsentRequired, session.Active, session.ConsentRequired, session.Disabled)
+}
+
+// reasonOf returns the reason of a row, if it is a word.
+func reasonOf(stored string) session.Reason {
+	if len(stored) > 64 || strings.Trim(stored, "abcdefghijklmnopqrstuvwxyz_") != "" {
+		return ""
+	}
+	return session.Reason(stored)
+}
+
+// view returns the session of a row without its secrets.
+func (r *sessionRow) view() *session.Session {
+	return &session.Session{
 		Key:     session.Key{AppID: r.AppID, OpenID: r.OpenID},
 		UnionID: r.UnionID, UserID: r.UserID,
-		State: session.State(r.State), Reason: session.Reason(r.Reason),
+		State: stateOf(r.State), Reason: reasonOf(r.Reason),
 		TokenType: r.TokenType, TokenURL: r.TokenURL, Scope: r.Scope,
 		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt),
 		RefreshExpiresAt: fromMillis(r.RefreshExpiresAt),
@@ -498,19 +525,31 @@ func (r *sessionRow) open(ring *seal.Keyring) (*session.Session, error) {
 		Version:      r.Version, Attempts: int(r.Attempts), AttemptAt: fromMillis(r.AttemptAt),
 		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), DoubtedAt: fromMillis(r.DoubtedAt), SyncedAt: fromMillis(r.SyncedAt),
 	}
+}
+
+// open returns the session of a row. A record that does not open is an error of
+// the store. The session never counts as absent then.
+func (r *sessionRow) open(ring *seal.Keyring) (*session.Session, error) {
+	s := r.view()
 	var err1, err2, err3 error
 	s.AccessToken, err1 = ring.Open(r.AccessToken, accessPlace(s.Key, &r.terms))
 	s.RefreshToken, err2 = ring.Open(r.RefreshToken, refreshPlace(s.Key, &r.terms))
-	profile, err3 := ring.Open(r.Profile, profilePlace(s.Key))
+	s.Profile, err3 = r.profile(ring)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, unavailable(err, "opening a stored session")
 	}
-	if !profile.Empty() {
-		if err := json.Unmarshal([]byte(profile.Expose()), &s.Profile); err != nil {
-			return nil, unavailable(errors.New("the stored profile is not JSON"), "opening a stored session")
-		}
-	}
 	return s, nil
+}
+
+func (r *sessionRow) profile(ring *seal.Keyring) (p session.Profile, err error) {
+	record, err := ring.Open(r.Profile, profilePlace(session.Key{AppID: r.AppID, OpenID: r.OpenID}))
+	if err != nil || record.Empty() {
+		return p, err
+	}
+	if json.Unmarshal([]byte(record.Expose()), &p) != nil {
+		return session.Profile{}, errors.New("the stored profile is not JSON")
+	}
+	return p, nil
 }
 
 // keys runs a query for the keys of sessions.

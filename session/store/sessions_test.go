@@ -389,6 +389,43 @@ func TestTermsAreSealed(t *testing.T) {
 	})
 }
 
+// A row that was changed is an answer of the database: its user gets no token,
+// and the others' rows are read as ever. It can be revoked, and does not hide the
+// others from whoever looks at all.
+func TestChangedRowIsItsUsersOnly(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		raw := db.SQL(t)
+		bob := session.Key{AppID: alice.AppID, OpenID: "ou_bob"}
+		put(t, s, grant(alice, "1"))
+		put(t, s, grant(bob, "2"))
+		for _, change := range []string{`expires_at = expires_at + 1`, `profile = access_token`} {
+			if _, err := raw.Exec(`UPDATE sessions SET ` + change + ` WHERE open_id = 'ou_alice'`); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if a, err := s.Sessions.Access(t.Context(), alice); !errors.Is(err, session.ErrUnavailable) {
+			t.Errorf("the changed row: %+v, %v", a, err)
+		}
+		if _, err := raw.Exec(`UPDATE sessions SET state = 'disabled' WHERE open_id = 'ou_bob'`); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := s.Sessions.Access(t.Context(), bob); err != nil || a.State != session.Disabled {
+			t.Errorf("another user's row: %+v, %v", a, err)
+		}
+		if list, err := s.Directory.List(t.Context(), session.Key{}, store.SessionFilter{}, 10); err != nil || len(list) != 2 || list[1].Profile.Name == "" {
+			t.Errorf("the list: %+v, %v", list, err)
+		}
+		before, err := s.Sessions.Revoke(t.Context(), alice, session.Revoked)
+		if err != nil || !before.AccessToken.Empty() {
+			t.Errorf("Revoke: %+v, %v", before, err)
+		}
+		if row := load(t, s, alice); row.State != session.ConsentRequired || row.Reason != session.Revoked {
+			t.Errorf("after Revoke: %+v", row)
+		}
+	})
+}
+
 // Nothing secret is in clear anywhere in the database, after a refresh either.
 func TestNothingInClear(t *testing.T) {
 	db := dbtest.SQLite(t)

@@ -111,7 +111,7 @@ func (o *operation) listSessions(query url.Values) error {
 			return err
 		}
 		n++
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", visible(s.AppID), visible(s.OpenID), s.State, orDash(s.Reason),
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", visible(s.AppID), visible(s.OpenID), visible(s.State), orDash(s.Reason),
 			relative(s.AccessExpiresAt, now), relative(s.RefreshExpiresAt, now), relative(s.RefreshedAt, now), orDash(s.Name))
 		return nil
 	})
