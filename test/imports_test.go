@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/edge", "refresh", "session", "session/consent", "session/lark", "session/seal", "session/store", "telemetry"},
 	"cmd/larkside/doctor":   {"proxy", "session", "session/consent", "session/lark", "session/seal", "session/store"},
 	"cmd/larkside/operate":  {"cmd/larkside/settings", "proxy/admin", "session", "session/seal", "session/store", "telemetry"},
-	"cmd/larkside/settings": {"session", "session/seal"},
+	"cmd/larkside/settings": {"session", "session/seal", "session/store"},
 	"cmd/demo":              {"test/larktest", "test/port"},
 	"proxy":                 {"proxy/edge", "session", "telemetry"},
 	"proxy/edge":            {"session", "telemetry"},

@@ -33,8 +33,10 @@ func checkListenURL(dialect string, url session.Secret) error {
 	if dialect != dialectPostgres || isOff(url) {
 		return nil
 	}
-	_, err := driverURL(url)
-	return err
+	if err := CheckURL(url); err != nil {
+		return fmt.Errorf("%w: the URL for LISTEN: %w", ErrSetup, err)
+	}
+	return nil
 }
 
 // isOff reports whether changes are polled for on purpose.

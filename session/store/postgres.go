@@ -38,10 +38,7 @@ type server struct {
 func (s *server) set(raw session.Secret) error {
 	text, err := driverURL(raw)
 	if err != nil {
-		return err
-	}
-	if _, err := pq.NewConfig(text); err != nil {
-		return fmt.Errorf("%w: the postgres URL does not parse", ErrSetup)
+		return fmt.Errorf("%w: %w", ErrSetup, err)
 	}
 	s.url.Store(&text)
 	return nil
@@ -169,7 +166,11 @@ func connectPostgres(ctx context.Context, raw session.Secret, maxConns int) (*co
 		if u, err := url.Parse(raw.Expose()); err == nil {
 			host = u.Host
 		}
-		return nil, fmt.Errorf("connecting to PostgreSQL at %s: %w", host, err)
+		err = fmt.Errorf("connecting to PostgreSQL at %s: %w", host, err)
+		if sqlState(err) == pqerror.UndefinedObject { // a parameter that is none
+			err = fmt.Errorf("%w: %w", ErrSetup, err)
+		}
+		return nil, err
 	}
 	return &connection{db: newDatabase(db, "postgresql", s.pool.max), dialect: dialectPostgres, server: s}, nil
 }

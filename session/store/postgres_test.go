@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +25,16 @@ func named(t *testing.T, raw, name string) session.Secret {
 	q.Set("application_name", name)
 	u.RawQuery = q.Encode()
 	return session.NewSecret(u.String())
+}
+
+// A parameter that neither the driver nor the server knows is named at the
+// start, instead of a database that is waited for.
+func TestUnknownParameter(t *testing.T) {
+	db := dbtest.Postgres(t)
+	_, err := store.Open(t.Context(), store.Config{URL: session.NewSecret(db.URL + "&pgbouncer=true"), Keys: db.Keys})
+	if !errors.Is(err, store.ErrSetup) || !strings.Contains(err.Error(), `"pgbouncer"`) {
+		t.Error(err)
+	}
 }
 
 // A database URL that is changed at run time counts for the connections that

@@ -210,6 +210,7 @@ func TestAccepted(t *testing.T) {
 		{"redirect with a loopback URL, for development", []string{"CONSENT_FLOW=redirect", "CONSENT_LISTEN=127.0.0.1:8082", "PUBLIC_URL=http://localhost:8082"}, (*Settings).Redirects},
 		{"device flow in spite of a public URL", []string{"CONSENT_FLOW=device", "PUBLIC_URL=https://x.example"}, func(c *Settings) bool { return !c.Redirects() }},
 		{"PostgreSQL with keys", []string{"DATABASE_URL=postgres://u:p@db/lark", "ENCRYPTION_KEYS=" + aKey, "DATABASE_LISTEN_URL=postgresql://u:p@direct/lark"}, (*Settings).Postgres},
+		{"PostgreSQL with several hosts", []string{"DATABASE_URL=postgres://u:p@db1:5432,[::1]:5433/lark", "ENCRYPTION_KEYS=" + aKey}, (*Settings).Postgres},
 		{"PostgreSQL with a command for the keys", []string{"DATABASE_URL=postgres://u:p@db/lark", "ENCRYPTION_KEYS_COMMAND=vault kv get keys", "DATABASE_LISTEN_URL=off"}, nil},
 		{"SQLite with keys of one's own", []string{"DATABASE_URL=sqlite:/var/lib/larkside/x.db", "ENCRYPTION_KEYS=" + aKey + "," + seal.NewKey("k0").Expose()}, nil},
 		{"scopes by spaces or commas, offline_access once", []string{"SCOPES=a:b offline_access,c:d"}, func(c *Settings) bool {
@@ -284,7 +285,9 @@ func TestProblems(t *testing.T) {
 		{"two listeners on one address", []string{"ADMIN_LISTEN=127.0.0.1:8080"}, `LARKSIDE_ADMIN_LISTEN: got "127.0.0.1:8080", which is LARKSIDE_LISTEN too`},
 		{"two listeners on one socket", []string{"LISTEN=unix:/a.sock", "ADMIN_LISTEN=unix:/a.sock"}, `LARKSIDE_ADMIN_LISTEN: got "unix:/a.sock", which is LARKSIDE_LISTEN too`},
 		{"another database", []string{"DATABASE_URL=mysql://u:canary@h/d"}, `LARKSIDE_DATABASE_URL: got "mysql://u:xxxxx@h/d", takes postgres://`},
-		{"a password with an unescaped character", []string{"DATABASE_URL=postgres://u:canary%zz@h/d"}, `LARKSIDE_DATABASE_URL: got a value that is not shown, takes`},
+		{"a password with an unescaped character", []string{"DATABASE_URL=postgres://u:canary%zz@h/d"}, `LARKSIDE_DATABASE_URL: got a value that is not shown (in the user and the password, characters other than letters, digits and -._~ need percent-encoding: @ is %40, / is %2F, # is %23, ? is %3F, % is %25), takes`},
+		{"a parameter that the driver lacks", []string{"DATABASE_URL=postgres://u:canary@h/d?channel_binding=require"}, `LARKSIDE_DATABASE_URL: got "postgres://u:xxxxx@h/d" (the driver has no channel_binding=require: take it out, and have the server prove itself by sslmode=verify-full), takes`},
+		{"a parameter's value for LISTEN", []string{"DATABASE_LISTEN_URL=postgres://u:canary@h/d?sslmode=on"}, `LARKSIDE_DATABASE_LISTEN_URL: got "postgres://u:xxxxx@h/d" (pq: wrong value for "sslmode": "on" is not supported`},
 		{"a URL whose scheme is forgotten", []string{"DATABASE_URL=u:canary@h/d"}, `LARKSIDE_DATABASE_URL: got a value that is not shown, takes`},
 		{"a DSN of key=value", []string{"DATABASE_URL=host=h password=canary"}, `LARKSIDE_DATABASE_URL: got a value that is not shown, takes`},
 		{"a database in memory", []string{"DATABASE_URL=sqlite::memory:"}, `LARKSIDE_DATABASE_URL: got "sqlite::memory:" (every session would be lost at a restart), takes postgres://`},

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/store"
 )
 
 // OnOff is true for "on".
@@ -306,8 +307,11 @@ func checkDatabaseURL(raw string) error {
 	if path, ok := strings.CutPrefix(raw, "sqlite:"); ok && path != "" {
 		return checkSQLitePath(path)
 	}
-	if _, err := url.Parse(raw); err != nil || !isPostgres(raw) {
+	if !isPostgres(raw) {
 		return errors.New("neither postgres://… nor sqlite:PATH")
+	}
+	if err := store.CheckURL(session.NewSecret(raw)); err != nil {
+		return reason(err.Error())
 	}
 	return nil
 }
@@ -331,8 +335,11 @@ func checkSQLitePath(path string) error {
 
 // checkListenURL judges the form of DATABASE_LISTEN_URL.
 func checkListenURL(raw string) error {
-	if raw == "off" || isPostgres(raw) && checkDatabaseURL(raw) == nil {
+	switch {
+	case raw == "off":
 		return nil
+	case isPostgres(raw):
+		return checkDatabaseURL(raw)
 	}
 	return errors.New("neither postgres://… nor off")
 }
