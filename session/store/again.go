@@ -53,7 +53,7 @@ func (d *database) transact(ctx context.Context, doing string, limit time.Durati
 		bad := 0
 		return again(ctx, func() error {
 			for {
-				err, committing := d.transactOnce(ctx, doing, f)
+				committing, err := d.transactOnce(ctx, doing, f)
 				if bad++; committing || !errors.Is(err, driver.ErrBadConn) || bad == badTries {
 					return err
 				}
@@ -62,21 +62,21 @@ func (d *database) transact(ctx context.Context, doing string, limit time.Durati
 	})
 }
 
-func (d *database) transactOnce(ctx context.Context, doing string, f func(context.Context, *sqlx.Tx) error) (err error, committing bool) {
+func (d *database) transactOnce(ctx context.Context, doing string, f func(context.Context, *sqlx.Tx) error) (committing bool, err error) {
 	var options *sql.TxOptions
 	if d.DriverName() == dialectPostgres {
 		options = readCommitted
 	}
 	tx, err := d.BeginTxx(ctx, options)
 	if err != nil {
-		return unavailable(err, doing), false
+		return false, unavailable(err, doing)
 	}
 	defer tx.Rollback() // does nothing after Commit
 	if err := f(ctx, tx); err != nil {
-		return err, false
+		return false, err
 	}
 	if err := tx.Commit(); err != nil {
-		return unavailable(err, doing), true
+		return true, unavailable(err, doing)
 	}
-	return nil, false
+	return false, nil
 }

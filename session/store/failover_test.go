@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"larkside/session"
 	"larkside/session/store"
 	"larkside/test/dbtest"
@@ -35,6 +37,9 @@ func TestFailover(t *testing.T) {
 		if err := write(t, s, "ou_before"); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		if err := ask(t, s, 20); err != nil { // several connections
+			t.Fatalf("%s: %v", name, err)
+		}
 		stores[name] = s
 	}
 	admin := primary.DB(t).SQL(t)
@@ -56,9 +61,20 @@ func TestFailover(t *testing.T) {
 			if err := write(t, s, "ou_after"); err != nil {
 				t.Errorf("the first write after the failover: %v", err)
 			}
-			if _, err := s.Sessions.Load(t.Context(), session.Key{AppID: "cli_a", OpenID: "ou_after"}); err != nil {
-				t.Errorf("what was written is not read: %v", err)
-			}
+			// The other connections, which only read, leave the old primary, too.
+			dbtest.Eventually(t, "what was written is read by all", func() bool {
+				if err := write(t, s, "ou_after"); err != nil {
+					t.Error(err)
+				}
+				var g errgroup.Group
+				for range 20 {
+					g.Go(func() error {
+						_, err := s.Sessions.Load(t.Context(), session.Key{AppID: "cli_a", OpenID: "ou_after"})
+						return err
+					})
+				}
+				return g.Wait() == nil
+			})
 		})
 	}
 }

@@ -142,7 +142,8 @@ func (c *Changes) listenOnce(ctx context.Context, url session.Secret, proven fun
 		nonce = randomID()
 		c.followers.Go(func() { sent <- c.tryListening(ctx, l, nonce) })
 	}
-	for try(); ; {
+	try()
+	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
