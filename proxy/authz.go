@@ -56,7 +56,8 @@ func (p *proxy) serveAuthz(x *request) error {
 // authorizeMesh sets the Authorization header that the mesh copies. Where the
 // request goes is up to the configuration of the mesh; that its path is an inject
 // path is checked here as for the proxy. The app's own Authorization is handed
-// back, since a mesh that copies an absent header removes it from the request.
+// back, since a mesh that copies an absent header removes it from the request. Envoy
+// leaves it as it is unless it is told to remove it.
 func (p *proxy) authorizeMesh(x *request, h http.Header) error {
 	out := &http.Request{Header: http.Header{}, URL: p.cfg.Upstream, Host: p.origin.host}
 	if err := x.credential.authorize(out, p.origin, x.target.class, x.who.user); err != nil {
@@ -64,6 +65,8 @@ func (p *proxy) authorizeMesh(x *request, h http.Header) error {
 	}
 	if values := out.Header["Authorization"]; len(values) > 0 {
 		h["Authorization"] = values
+	} else if len(x.in.Header["Authorization"]) > 0 {
+		h.Set("X-Envoy-Auth-Headers-To-Remove", "authorization")
 	}
 	return nil
 }

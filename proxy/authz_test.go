@@ -1,8 +1,12 @@
 package proxy_test
 
 import (
+	"context"
+	"fmt"
+	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"larkside/proxy"
 	"larkside/session"
@@ -131,4 +135,51 @@ func TestAuthzListenerForwardsNothing(t *testing.T) {
 		b.raw("GET "+path+" HTTP/1.1", "Authorization: Bearer own").isError(t, 403, "path_not_allowed")
 	}
 	b.lark.none(t)
+}
+
+// The requests of an HTTP/2 connection don't end with each other: a mesh that stops
+// waiting for one still waits for the others.
+func TestRequestsOfOneConnection(t *testing.T) {
+	b := start(t, func(c *proxy.Config) { c.HalfClosePatience = time.Millisecond })
+	b.asker.began = make(chan struct{}, 2)
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	ask := func(ctx context.Context, user string) (*http.Response, error) {
+		r, err := http.NewRequestWithContext(ctx, "GET", "http://"+b.authzAddr+"/-/larkside/authz"+table, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Lark-User-Id", user)
+		r.Header.Set("Prefer", "wait=20")
+		return transport.RoundTrip(r)
+	}
+
+	answered := make(chan error, 1)
+	go func() {
+		a, err := ask(t.Context(), "ou_new")
+		if err == nil && (a.StatusCode != 200 || a.ProtoMajor != 2) {
+			err = fmt.Errorf("%s %d", a.Proto, a.StatusCode)
+		}
+		answered <- err
+	}()
+	gone, cancel := context.WithCancel(t.Context())
+	left := make(chan bool)
+	go func() {
+		ask(gone, "ou_gone")
+		close(left)
+	}()
+	<-b.asker.began
+	<-b.asker.began
+	cancel()
+	<-left
+	for range 100 {
+		if a, err := ask(t.Context(), "ou_1"); err != nil || a.StatusCode != 200 {
+			t.Fatalf("another request of the connection: %v", err)
+		}
+	}
+	b.tokens.grant("ou_new")
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
 }

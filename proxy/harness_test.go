@@ -331,18 +331,21 @@ func start(t testing.TB, change func(*proxy.Config)) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.addr, b.authzAddr = listen(t, h), listen(t, h.Authz())
+	authz := proxy.NewServer(h.Authz())
+	authz.Protocols = new(http.Protocols)
+	authz.Protocols.SetHTTP1(true)
+	authz.Protocols.SetUnencryptedHTTP2(true)
+	b.addr, b.authzAddr = listen(t, proxy.NewServer(h)), listen(t, authz)
 	return b
 }
 
-// listen serves h on a real socket until the test ends.
-func listen(t testing.TB, h http.Handler) (addr string) {
+// listen runs server on a real socket until the test ends.
+func listen(t testing.TB, server *http.Server) (addr string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := proxy.NewServer(h)
 	go server.Serve(proxy.NewListener(ln))
 	t.Cleanup(func() { server.Close() })
 	return ln.Addr().String()

@@ -79,6 +79,15 @@ func stripRequest(h http.Header) {
 	delete(h, "Authorization")
 }
 
+// Strip removes from h, the header of a request, what Lark must not get. It is for
+// what forwards a request itself, and sets or removes Authorization as it is told.
+func Strip(h http.Header) {
+	if len(h[userHeader]) > 0 {
+		takeWait(h)
+	}
+	stripRequest(h)
+}
+
 // stripAnswer removes Larkside's own headers from what upstream sent.
 func stripAnswer(h http.Header) {
 	for name := range h {

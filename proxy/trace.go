@@ -37,7 +37,10 @@ func (p *proxy) begin(w http.ResponseWriter, r *http.Request) *request {
 	x := &request{started: time.Now()}
 	x.w = writer{ResponseWriter: w, half: &x.half}
 	x.body.total = &p.kept
-	ctx := x.half.outlive(r.Context(), p.cfg.HalfClosePatience)
+	ctx := r.Context()
+	if r.ProtoMajor == 1 { // otherwise the requests of a connection don't end with it
+		ctx = x.half.outlive(ctx, p.cfg.HalfClosePatience)
+	}
 	if len(r.Header["Traceparent"]) > 0 {
 		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
 	}

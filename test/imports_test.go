@@ -21,13 +21,14 @@ import (
 // nothing of ours. What is below test may import all but the packages below
 // cmd.
 var mayImport = map[string][]string{
-	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/edge", "refresh", "session", "session/consent", "session/lark", "session/seal", "session/store", "telemetry"},
+	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/edge", "proxy/extauthz", "refresh", "session", "session/consent", "session/lark", "session/seal", "session/store", "telemetry"},
 	"cmd/larkside/doctor":   {"proxy", "session", "session/consent", "session/lark", "session/seal", "session/store"},
 	"cmd/larkside/operate":  {"cmd/larkside/settings", "proxy/admin", "session", "session/seal", "session/store", "telemetry"},
 	"cmd/larkside/settings": {"session", "session/seal", "session/store"},
 	"cmd/demo":              {"test/larktest", "test/port"},
 	"proxy":                 {"proxy/edge", "session", "telemetry"},
 	"proxy/edge":            {"session", "telemetry"},
+	"proxy/extauthz":        {"proxy"},
 	"proxy/admin":           {"proxy/edge", "session", "session/store", "telemetry"},
 	"proxy/console":         {"proxy/edge", "session", "session/store", "telemetry"},
 	"refresh":               {"session", "session/lark", "session/singleflight", "session/store", "telemetry"},
@@ -107,7 +108,6 @@ var onlyTested = []string{
 	"github.com/santhosh-tekuri/jsonschema/v6",
 	"go.opentelemetry.io/proto/otlp",
 	"golang.org/x/net",
-	"google.golang.org/grpc",
 	"google.golang.org/protobuf",
 }
 

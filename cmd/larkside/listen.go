@@ -187,6 +187,12 @@ func (s *server) listenAll(ctx context.Context, operators, pages http.Handler) (
 		}
 		server := proxy.NewServer(one.handler)
 		server.ErrorLog = slog.NewLogLogger(s.log.With("listener", one.name).Handler(), slog.LevelDebug)
+		if one.name == "authz" {
+			// gRPC is HTTP/2, without TLS here as all listeners.
+			server.Protocols = new(http.Protocols)
+			server.Protocols.SetHTTP1(true)
+			server.Protocols.SetUnencryptedHTTP2(true)
+		}
 		if one.name != "proxy" {
 			// Requests are small, so one that takes longer than this does not come.
 			// net/http lifts the limit once a request is there: long work and the

@@ -15,6 +15,7 @@ import (
 	"larkside/cmd/larkside/settings"
 	webconsole "larkside/proxy/console"
 	"larkside/proxy/edge"
+	"larkside/proxy/extauthz"
 	"larkside/session"
 	"larkside/session/lark"
 	"larkside/telemetry"
@@ -83,7 +84,7 @@ func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *
 	if err != nil {
 		return err
 	}
-	s.app.next, s.authz.next = p, p.Authz()
+	s.app.next, s.authz.next = p, extauthz.NewHandler(p.Authz(), log)
 	return s.serve(ctx)
 }
 

@@ -1,5 +1,5 @@
 // Package forwardauth has the tests of deploy/forward-auth: real nginx and real
-// Caddy with the files that are shipped, and a client that does what Envoy's
+// Caddy with the files that are shipped, and clients that do what Envoy's
 // ext_authz does, between an app and the emulator, asking the real larkside.
 package forwardauth
 
@@ -43,7 +43,9 @@ var meshes = []struct {
 }{
 	{"nginx", startNginx, true},
 	{"Caddy", startCaddy, true},
-	{"ext_authz", startExtAuthz, false},
+	{"ext_authz over HTTP", startExtAuthz, false},
+	{"ext_authz over gRPC", startExtAuthzGRPC, false},
+	{"ext_authz over gRPC, headers joined", startExtAuthzJoined, false},
 }
 
 // mesh is one of them, started, with larkside beside it and Lark behind it.

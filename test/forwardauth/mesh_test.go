@@ -2,22 +2,21 @@ package forwardauth
 
 import (
 	"bytes"
-	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"larkside/proxy/extauthz"
 	"larkside/test/port"
 	"larkside/test/process"
 )
@@ -201,75 +200,6 @@ func startCaddy(t *testing.T, larkside string, lark *front) string {
 	return addr
 }
 
-// startExtAuthz is what Envoy does with envoy.yaml, as far as its documentation
-// says: it asks with the original method and Host, the original target behind
-// the prefix, and of the headers those that are listed; it sets what the answer
-// has to copy, removes what is to be removed, and forwards.
-func startExtAuthz(t *testing.T, larkside string, lark *front) string {
-	t.Helper()
-	ask := &http.Transport{}
-	forward := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: lark.pool, ServerName: larkHost}, ForceAttemptHTTP2: true, DisableCompression: true}
-	t.Cleanup(ask.CloseIdleConnections)
-	t.Cleanup(forward.CloseIdleConnections)
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodConnect {
-			w.WriteHeader(http.StatusNotFound) // no route has a connect_matcher
-			return
-		}
-		target := r.RequestURI
-		if !strings.HasPrefix(target, "/") {
-			target = r.URL.RequestURI()
-		}
-		question := &http.Request{
-			Method: r.Method, URL: &url.URL{Scheme: "http", Host: larkside, Opaque: "/-/larkside/authz" + target},
-			Host: r.Host, Header: http.Header{},
-		}
-		for _, name := range []string{"Authorization", "X-Lark-User-Id", "X-Lark-App-Id", "X-Larkside-Key", "Prefer", "Origin", "Sec-Fetch-Site"} {
-			if values := r.Header[name]; values != nil {
-				question.Header[name] = values
-			}
-		}
-		verdict, err := ask.RoundTrip(question.WithContext(r.Context()))
-		if err != nil {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		defer verdict.Body.Close()
-		if verdict.StatusCode != http.StatusOK {
-			pass(w, verdict)
-			return
-		}
-		out := &http.Request{
-			Method: r.Method, URL: &url.URL{Scheme: "https", Host: lark.addr, Opaque: target}, Host: larkHost,
-			Header: r.Header.Clone(), Body: r.Body, ContentLength: r.ContentLength,
-		}
-		for _, name := range []string{
-			"Connection", "Upgrade", "Http2-Settings", "X-Lark-User-Id", "X-Lark-App-Id", "Cookie", "Proxy-Authorization", "Forwarded",
-			"X-Real-Ip", "Baggage", "Prefer", "Authorization",
-		} {
-			delete(out.Header, name)
-		}
-		for name := range out.Header {
-			if strings.Contains(name, "_") || strings.HasPrefix(name, "X-Larkside-") || strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-") {
-				delete(out.Header, name)
-			}
-		}
-		if values := verdict.Header["Authorization"]; values != nil {
-			out.Header["Authorization"] = values
-		}
-		answer, err := forward.RoundTrip(out.WithContext(r.Context()))
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		defer answer.Body.Close()
-		pass(w, answer)
-	}))
-	server.Start()
-	t.Cleanup(server.Close)
-	return server.Listener.Addr().String()
-}
-
 func pass(w http.ResponseWriter, res *http.Response) {
 	for name, values := range res.Header {
 		w.Header()[name] = values
@@ -320,9 +250,14 @@ func TestNginxBetweenTwoQuestions(t *testing.T) {
 
 // Whoever answers at Lark's address without Lark's certificate gets no token.
 func TestCertificate(t *testing.T) {
-	larkside := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	larkside := httptest.NewUnstartedServer(extauthz.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Authorization", "Bearer u-secret")
-	}))
+		w.WriteHeader(http.StatusOK)
+	}), slog.New(slog.DiscardHandler)))
+	larkside.Config.Protocols = new(http.Protocols)
+	larkside.Config.Protocols.SetHTTP1(true)
+	larkside.Config.Protocols.SetUnencryptedHTTP2(true)
+	larkside.Start()
 	t.Cleanup(larkside.Close)
 	for _, mesh := range meshes {
 		t.Run(mesh.name, func(t *testing.T) {
