@@ -109,7 +109,7 @@ func (f *Flow) warnOfShortGrant(ctx context.Context, p *session.Consent, t lark.
 		do = `switch "refresh user_access_token" on under Security Settings in the developer console, and publish a version`
 	}
 	f.complaints.Log(ctx, slog.LevelWarn, "Lark issued no refresh token; the user is asked again when the access token ends", p.AppID,
-		"do", do, "app_id", p.AppID, f.users.Log(p.OpenID), "scope", t.Scope, "access_token_life", t.ExpiresIn.String())
+		"do", do, "app_id", p.AppID, f.users.Log(p.OpenID), "scope", t.Scope)
 }
 
 // grantOf returns what to store of tokens that were received at a time.
