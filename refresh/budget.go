@@ -2,6 +2,8 @@ package refresh
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"larkside/session"
 )
@@ -13,8 +15,32 @@ func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Lim
 	if !ok {
 		return nil, nil, nil
 	}
-	used, err = a.governor.rates.Used(ctx, a.governor.name(), a.governor.limits)
-	return a.governor.limits, used, err
+	// The first limits are those of all calls.
+	used, err = a.governor.rates.Used(ctx, a.governor.name(), a.governor.limitsFor(session.CodeExchange))
+	if err != nil {
+		return a.governor.limits, nil, err
+	}
+	return a.governor.limits, used[:len(a.governor.limits)], nil
+}
+
+// Admit waits until a call to appID's token endpoint may be made that is no
+// refresh: those wait for their turn by themselves. It returns ctx's error, or
+// one that wraps [session.ErrUnavailable] if the database can't count the call.
+func (s *Source) Admit(ctx context.Context, appID string, call session.TokenCall) error {
+	a, ok := s.apps[appID]
+	if !ok {
+		return fmt.Errorf("app %q is not configured", appID)
+	}
+	asked := time.Now()
+	turn := a.governor.joinCall(call)
+	defer func() { s.metrics.waitedForRate(ctx, call, time.Since(asked)) }()
+	select {
+	case err := <-turn.ready:
+		return err
+	case <-ctx.Done():
+		a.governor.leave(turn)
+		return context.Cause(ctx)
+	}
 }
 
 // Resting returns why this replica does not call app's token endpoint now: Lark

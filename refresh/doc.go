@@ -17,9 +17,11 @@
 //  2. The row is read. If its access token is fresh, another replica has renewed
 //     it, and that is the result. If it may not be tried yet (retry_at), or the
 //     app's circuit is open, the run ends here.
-//  3. The run waits for a call under the app's rate, which all replicas share.
-//     Calls that a request waits for go before the sweep's. An admission that
-//     can't be used, since another owner was faster, goes to the next in line.
+//  3. The run waits for a call under the app's rate, which all replicas and all
+//     kinds of calls to the token endpoint share ([Source.Admit]). Code
+//     exchanges go first, then refreshes that a request waits for, then device
+//     polls, then the sweep. An admission that can't be used, since another
+//     owner was faster, goes to the next in line.
 //  4. The lease is taken, by one run of a process at a time: UPDATE … WHERE version
 //     = (the one read) AND the lease is free. The same statement counts the
 //     attempt, so that the next owner sees it after a crash. It returns the row,

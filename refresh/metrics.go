@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
+	"larkside/session"
 	"larkside/telemetry"
 )
 
@@ -124,7 +125,7 @@ func newMetrics(s *Source) (m metrics, err error) {
 		metric.WithUnit("s"), metric.WithDescription("Time that runs waited for another owner of their session's lease."),
 		metric.WithExplicitBucketBoundaries(.05, .1, .25, .5, 1, 2.5, 5, 10, 20))
 	m.governorFor, errs[4] = meter.Float64Histogram("larkside.governor.wait",
-		metric.WithUnit("s"), metric.WithDescription("Time that runs waited for the rate of the token endpoint."),
+		metric.WithUnit("s"), metric.WithDescription("Time that calls waited for the rate of the token endpoint."),
 		metric.WithExplicitBucketBoundaries(.005, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60))
 	refused, err := meter.Int64ObservableGauge("larkside.app.refused",
 		metric.WithDescription("1 while Lark refuses the app itself."))
@@ -194,11 +195,7 @@ func (m metrics) waitedForLease(ctx context.Context, d time.Duration) {
 	trace.SpanFromContext(ctx).SetAttributes(telemetry.LeaseWait.Float64(d.Seconds()))
 }
 
-func (m metrics) waitedForRate(ctx context.Context, urgent bool, d time.Duration) {
-	priority := "idle"
-	if urgent {
-		priority = "urgent"
-	}
-	m.governorFor.Record(ctx, d.Seconds(), metric.WithAttributes(telemetry.Priority.String(priority)))
+func (m metrics) waitedForRate(ctx context.Context, call session.TokenCall, d time.Duration) {
+	m.governorFor.Record(ctx, d.Seconds(), metric.WithAttributes(telemetry.Priority.String(call.String())))
 	trace.SpanFromContext(ctx).SetAttributes(telemetry.GovernorWait.Float64(d.Seconds()))
 }

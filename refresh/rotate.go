@@ -94,7 +94,7 @@ func (s *Source) run(ctx context.Context, key session.Key, w want) (*session.Acc
 		if err == nil {
 			return s.spend(ctx, app, lease, w, until)
 		}
-		app.governor.pass()
+		app.governor.pass(1)
 		switch {
 		case s.stopped() != nil:
 			return nil, Stopped, s.stopped()
@@ -134,8 +134,8 @@ func (s *Source) decidedByRow(row *session.Session, w want) (*session.Access, Cl
 // and returns that result. An empty class means that Lark may be asked.
 func (s *Source) waitForRate(ctx context.Context, app *app, row *session.Session, w want, changed <-chan struct{}) (*session.Access, Class, error) {
 	asked := time.Now()
-	turn := app.governor.join(row.Key.OpenID)
-	defer func() { s.metrics.waitedForRate(ctx, app.governor.wasUrgent(turn), time.Since(asked)) }()
+	turn := app.governor.joinRefresh(row.Key.OpenID)
+	defer func() { s.metrics.waitedForRate(ctx, app.governor.callOf(turn), time.Since(asked)) }()
 	for {
 		select {
 		case err := <-turn.ready:
@@ -221,7 +221,7 @@ func (s *Source) waitForOwner(ctx context.Context, row *session.Session) {
 func (s *Source) spend(ctx context.Context, app *app, l *store.Lease, w want, until time.Time) (*session.Access, Class, error) {
 	done, err := app.admit(l.Session.Key, w.probe)
 	if err != nil {
-		app.governor.pass()
+		app.governor.pass(1)
 		s.leases.Release(ctx, l, store.Failure{}) // if it fails, the lease runs out
 		return nil, Rested, err
 	}

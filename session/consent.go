@@ -59,6 +59,8 @@ type Consent struct {
 	Secret Secret
 	// PollInterval is how often Lark may be asked (device flow).
 	PollInterval time.Duration
+	// PollSoon: something has happened since the last poll (device flow).
+	PollSoon bool
 	// TicketHash is [Hash] of the ticket in the link (redirect flow).
 	TicketHash string
 	// Card says what became of the auth card, CardMessageID names its message,

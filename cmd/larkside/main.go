@@ -100,8 +100,9 @@
 //	    how often idle sessions are looked through; each is renewed before a
 //	    fifth of its refresh token's life is left; 0 off
 //	LARKSIDE_REFRESH_RATE (default: 40/1s,900/1m)
-//	    ceiling on calls to the token endpoint per app over all replicas (Lark
-//	    allows 50/s and 1000/min); a user who waits goes before the sweep
+//	    ceiling on all calls to the token endpoint per app over all replicas
+//	    (Lark allows 50/s and 1000/min); code exchanges go first, then refreshes
+//	    that a request waits for, then device polls, then the sweep
 //	LARKSIDE_USER_SYNC (default: 24h)
 //	    how often name, email, mobile and status of known users are read; 0 off
 //	LARKSIDE_AUDIT_RETENTION (default: 2160h)

@@ -116,7 +116,7 @@ func (a asker) Ask(ctx context.Context, key session.Key, want proxy.Ask) (sessio
 			return session.Challenge{}, &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrUnavailable, err), After: 5 * time.Second}
 		}
 	}
-	ask := consent.Ask{Reason: want.Reason, Scopes: want.Scopes, Caller: want.Caller}
+	ask := consent.Ask{Reason: want.Reason, Scopes: want.Scopes, Caller: want.Caller, Wait: want.Wait}
 	if want.Reason == proxy.MissingScope {
 		ask.Scopes, ask.AnyOf = nil, want.Scopes // alternatives
 	}

@@ -29,6 +29,9 @@ type Ask struct {
 	// Caller is the name of the app that asks. What all callers share is counted
 	// by it.
 	Caller string
+	// Wait is how long a request may wait for the consent. Lark is polled at its
+	// interval for so long.
+	Wait time.Duration
 }
 
 // asker is whose Asks share one look into the database. Callers don't share
@@ -67,6 +70,10 @@ const (
 type outcome struct {
 	challenge session.Challenge
 	scopes    scopes
+	// polled is the id of the open consent if Lark is polled for it. began: it
+	// was started just now. pollSoon: it is polled soon in any case.
+	polled          string
+	began, pollSoon bool
 }
 
 // refusal is Lark's answer that a user can't get a card.
@@ -162,6 +169,9 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 			return session.Challenge{}, err
 		case joined && o.challenge.AuthorizeURL != "" && !w.coveredBy(o.scopes):
 			continue // it was shared with callers who wanted less
+		}
+		if o.polled != "" && (a.Wait > 0 || !joined && !o.began && !o.pollSoon) {
+			f.touch(ctx, o.polled, a.Wait)
 		}
 		if joined && o.challenge.Card == session.CardSent {
 			o.challenge.Card = session.CardAlreadySent
@@ -367,7 +377,7 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session
 		case claimed.Link.Empty():
 			return f.start(ctx, claimed, reason, true)
 		default: // the starter has stored the link just now
-			return outcome{}, errors.Join(errAgain, f.consents.Leases.Release(ctx, p.ID, claimed.PollInterval))
+			return outcome{}, errors.Join(errAgain, f.consents.Leases.Return(ctx, p.ID))
 		}
 	}
 }
@@ -412,9 +422,13 @@ func (f *Flow) report(ctx context.Context, p *session.Consent, reason session.Re
 
 // withLink returns an outcome with p's link.
 func withLink(p *session.Consent, card session.CardResult) outcome {
-	return outcome{scopes: parseScopes(p.Scopes), challenge: session.Challenge{
+	o := outcome{scopes: parseScopes(p.Scopes), challenge: session.Challenge{
 		AuthorizeURL: p.Link.Expose(), ExpiresIn: p.Left, Card: card, RetryAfter: retryPending,
 	}}
+	if p.Flow == session.DeviceFlow {
+		o.polled, o.pollSoon = p.ID, p.PollSoon
+	}
+	return o
 }
 
 // withoutLink returns an outcome without a link.

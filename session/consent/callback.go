@@ -3,6 +3,7 @@ package consent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -15,10 +16,13 @@ const (
 	// that.
 	pageWait = 25 * time.Second
 	// callbackLease is how long a replica has for the exchange of a code.
-	callbackLease   = 40 * time.Second
+	callbackLease   = 60 * time.Second
 	exchangeTimeout = 10 * time.Second
 	exchangeTries   = 3
-	maxCode         = 2048
+	// exchangeWait is how long each try waits for the rate of the token
+	// endpoint. Exchanges go first, so it is seldom more than a second.
+	exchangeWait = 5 * time.Second
+	maxCode      = 2048
 )
 
 // callback is where Lark sends the browser back to. A request that a guard
@@ -124,6 +128,9 @@ func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) 
 func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier session.Secret) page {
 	var token lark.Token
 	err := retry(ctx, 250*time.Millisecond, exchangeTries, func() (again bool, err error) {
+		if err := f.admitExchange(ctx, p); err != nil {
+			return true, err
+		}
 		bounded, cancel := context.WithTimeout(ctx, exchangeTimeout)
 		defer cancel()
 		token, err = f.apps[p.AppID].Exchange(bounded, code, f.publicURL+callbackPath, verifier)
@@ -152,11 +159,23 @@ func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier 
 	return resultPage(now)
 }
 
+// admitExchange waits until the rate of the token endpoint allows an exchange.
+// If the database can't count it, it is made all the same: codes live for
+// minutes, and somebody has just approved.
+func (f *Flow) admitExchange(ctx context.Context, p *session.Consent) error {
+	ctx, cancel := context.WithTimeout(ctx, exchangeWait)
+	defer cancel()
+	if err := f.admit(ctx, p.AppID, session.CodeExchange); err != nil && ctx.Err() != nil {
+		return fmt.Errorf("waiting for the rate of the token endpoint: %w", err)
+	}
+	return nil
+}
+
 // release gives the lease on a redirect consent back.
 func (f *Flow) release(ctx context.Context, p *session.Consent) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	if err := f.consents.Leases.Release(ctx, p.ID, 0); err != nil {
+	if err := f.consents.Leases.Return(ctx, p.ID); err != nil {
 		f.logThrottled(ctx, "can't release a consent", p.Key, err) // its lease runs out
 	}
 }

@@ -118,11 +118,11 @@ func (c *cards) waiting(app string, p *session.Consent, reason session.Reason) [
 	if c.message != "" {
 		said = cardDiv{"div", cardText{Tag: "plain_text", Content: clip(c.message, maxMessage)}}
 	}
-	elements := []any{
-		said,
-		scopeList(parseScopes(p.Scopes)).markdown(),
-		button("primary", texts.authorize, cardBehavior{Type: "open_url", DefaultURL: c.link(p)}),
+	authorize := button("primary", texts.authorize, cardBehavior{Type: "open_url", DefaultURL: c.link(p)})
+	if c.buttons && p.Flow == session.DeviceFlow { // then Lark is polled more often
+		authorize.Behaviors = append(authorize.Behaviors, callbackBehavior(actionOpen, p.ID))
 	}
+	elements := []any{said, scopeList(parseScopes(p.Scopes)).markdown(), authorize}
 	if c.buttons {
 		elements = append(elements, callback("default", texts.decline, actionDecline, p.ID))
 	}
@@ -204,11 +204,15 @@ func button(kind string, label translated, b cardBehavior) cardButton {
 
 // callback returns a button whose click comes to [Flow.HandleEvent].
 func callback(kind string, label translated, action, consent string) cardButton {
+	return button(kind, label, callbackBehavior(action, consent))
+}
+
+func callbackBehavior(action, consent string) cardBehavior {
 	value := map[string]string{"action": action}
 	if consent != "" {
 		value["consent"] = consent
 	}
-	return button(kind, label, cardBehavior{Type: "callback", Value: value})
+	return cardBehavior{Type: "callback", Value: value}
 }
 
 // duration returns d in words, in whole minutes, hours or days.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"larkside/session"
+	"larkside/session/lark"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -70,14 +71,17 @@ func TestDevicePollTakenOver(t *testing.T) {
 	})
 }
 
-// Of several replicas one polls, at the interval that Lark asked for.
+// Of several replicas one polls, at the interval that Lark asked for, while a
+// request waits.
 func TestDevicePollInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		first := w.device(nil)
 		w.device(nil)
 		w.device(nil)
-		w.ask(first, alice)
+		if _, err := first.Ask(t.Context(), alice, Ask{Wait: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(61 * time.Second)
 		calls := polls(w)
 		if len(calls) < 11 || len(calls) > 12 {
@@ -87,6 +91,77 @@ func TestDevicePollInterval(t *testing.T) {
 			if gap := calls[i].At.Sub(calls[i-1].At); gap < 5*time.Second {
 				t.Errorf("polls %s apart", gap)
 			}
+		}
+	})
+}
+
+// A consent of which nothing is heard is polled ever less often. Its user's next
+// call, or a click on its card, brings a poll at once, but none sooner than Lark's
+// interval allows.
+func TestDeviceQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(func(c *Config) { c.Buttons = true })
+		w.ask(f, alice)
+		time.Sleep(2 * time.Minute)
+		calls := polls(w)
+		if len(calls) < 8 || len(calls) > 12 {
+			t.Errorf("%d polls in two minutes", len(calls))
+		}
+		if first, last := calls[1].At.Sub(calls[0].At), calls[len(calls)-1].At.Sub(calls[len(calls)-2].At); first > 6*time.Second || last < 15*time.Second {
+			t.Errorf("polls %s apart at first and %s at last", first, last)
+		}
+		for name, happens := range map[string]func(){
+			"a call": func() { w.ask(f, alice) },
+			"a click": func() {
+				e := &lark.Event{ID: "ev_open", AppID: larktest.AppID, Type: "card.action.trigger", CreatedAt: time.Now(), Click: &lark.CardClick{
+					OpenID: larktest.Alice, Value: map[string]string{"action": actionOpen, "consent": w.latest(alice).ID}}}
+				if _, err := f.HandleEvent(t.Context(), e); err != nil {
+					t.Error(err)
+				}
+			},
+		} {
+			w.Await("a pause between polls", func() bool {
+				calls := polls(w)
+				return time.Since(calls[len(calls)-1].At) > 6*time.Second
+			})
+			before := len(polls(w))
+			happens()
+			time.Sleep(time.Second)
+			if n := len(polls(w)) - before; n != 1 {
+				t.Errorf("%d polls after %s", n, name)
+			}
+			for range 30 {
+				time.Sleep(100 * time.Millisecond)
+				w.ask(f, alice)
+			}
+			if n := len(polls(w)) - before; n != 1 {
+				t.Errorf("%d polls in 4 s after %s", n, name)
+			}
+			time.Sleep(40 * time.Second) // until it is quiet again
+		}
+		calls = polls(w)
+		for i := 1; i < len(calls); i++ {
+			if gap := calls[i].At.Sub(calls[i-1].At); gap < 5*time.Second {
+				t.Errorf("polls %s apart", gap)
+			}
+		}
+	})
+}
+
+// What happens while a poll is under way is not lost with it.
+func TestDeviceTouchedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		w.ask(f, alice)
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20050, Hang: true})
+		w.AwaitHit(slow)
+		w.ask(f, alice)
+		slow.Release()
+		synctest.Wait()
+		if p := w.latest(alice); !p.PollSoon {
+			t.Errorf("the call is forgotten: %+v", p)
 		}
 	})
 }

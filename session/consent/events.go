@@ -175,6 +175,8 @@ func (f *Flow) handleOnce(ctx context.Context, e *lark.Event) (reply EventReply,
 // may click.
 const (
 	actionDecline = "decline"
+	// actionOpen goes with the link: its user is about to answer.
+	actionOpen = "open"
 	// actionResend asks for a link instead of one that does not work any more.
 	actionResend = "resend"
 	// actionRenew asks for a link although the present grant still works.
@@ -193,6 +195,11 @@ func (f *Flow) clicked(ctx context.Context, operator session.Key, value map[stri
 		theirs = p
 	}
 	switch value["action"] {
+	case actionOpen:
+		if theirs != nil && theirs.State == session.ConsentPending {
+			f.touch(ctx, theirs.ID, 0)
+		}
+		return EventReply{}, nil
 	case actionDecline:
 		return f.clickedDecline(ctx, operator, value["consent"])
 	case actionResend, actionRenew:

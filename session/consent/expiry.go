@@ -54,12 +54,12 @@ func (f *Flow) remindExpiring(ctx context.Context) {
 	}
 	for _, x := range expiring {
 		select {
-		case f.polls <- struct{}{}:
+		case f.cardTasks <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		if !f.task(ctx, func(ctx context.Context) { defer func() { <-f.polls }(); f.remind(ctx, x) }) {
-			<-f.polls
+		if !f.task(ctx, func(ctx context.Context) { defer func() { <-f.cardTasks }(); f.remind(ctx, x) }) {
+			<-f.cardTasks
 			return
 		}
 	}

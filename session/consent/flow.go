@@ -92,6 +92,11 @@ type Config struct {
 	// and not its refresh token, is revoked, so that it can be replaced. Nil:
 	// no callback. The next request finds out.
 	Refused func(ctx context.Context, key session.Key, version int64)
+	// Admit waits until a call to an app's token endpoint may be made, and
+	// returns an error if ctx ends before that, or if the database can't count
+	// the call. It keeps all calls of all replicas under Lark's rate. Nil: calls
+	// are made at once.
+	Admit func(ctx context.Context, appID string, call session.TokenCall) error
 	// Callers returns how many callers share what MaxPending, MaxStarting and
 	// Lark's rates allow, so that each gets a share ([session.Share]). Nil: one.
 	Callers func() int
@@ -142,7 +147,11 @@ type Flow struct {
 	maxPending int
 	slots      *slots
 	callers    func() int
-	polls      chan struct{} // has one value for each poll under way
+	// polls, quietPolls and cardTasks have one value for each task under way.
+	polls      chan struct{}
+	quietPolls chan struct{}
+	cardTasks  chan struct{}
+	admit      func(ctx context.Context, appID string, call session.TokenCall) error
 	eventKeys  *lark.EventKeys
 	refused    func(ctx context.Context, key session.Key, version int64)
 	users      telemetry.Users
@@ -177,7 +186,9 @@ func New(c Config) (*Flow, error) {
 		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
 		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
 		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
-		slots: newSlots(orDefault(c.MaxStarting, 16)), callers: c.Callers, polls: make(chan struct{}, maxPolls),
+		slots: newSlots(orDefault(c.MaxStarting, 16)), callers: c.Callers,
+		polls: make(chan struct{}, maxPolls), quietPolls: make(chan struct{}, maxQuietPolls),
+		cardTasks: make(chan struct{}, maxTasks), admit: c.Admit,
 		eventKeys: c.EventKeys, refused: c.Refused,
 		users: c.Users, now: c.Now, log: c.Log, wakeUp: make(chan struct{}, 1),
 		tracer: otel.Tracer("larkside/session/consent"),
@@ -192,6 +203,9 @@ func New(c Config) (*Flow, error) {
 	}
 	if f.refused == nil {
 		f.refused = func(context.Context, session.Key, int64) {}
+	}
+	if f.admit == nil {
+		f.admit = func(context.Context, string, session.TokenCall) error { return nil }
 	}
 	if f.callers == nil {
 		f.callers = func() int { return 1 }

@@ -7,11 +7,16 @@ import (
 
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/session/store"
 )
 
 const (
-	// maxPolls is how many polls this process has under way at most.
-	maxPolls = 16
+	// maxTasks is how many cards this process updates or sends at a time, and
+	// maxPolls how many polls it has under way. Few of these are quiet ones,
+	// since they wait long for the rate when many consents are open.
+	maxTasks      = 16
+	maxPolls      = 16
+	maxQuietPolls = 4
 	// batch is how many rows are read at a time.
 	batch = 200
 	// fallbackTick is how often to look for due consents of other replicas,
@@ -33,6 +38,9 @@ const (
 	slowDown = 5 * time.Second
 	fastest  = time.Second
 	slowest  = 60 * time.Second
+	// admitWait is how long a poll waits for the rate of the token endpoint.
+	// With pollTimeout it is shorter than pollLease.
+	admitWait = 5 * time.Second
 	// slowestBlind is the cap while Lark does not answer. It is low, so that a
 	// user who approves meanwhile does not wait long.
 	slowestBlind = 20 * time.Second
@@ -79,63 +87,108 @@ func (f *Flow) Run(ctx context.Context) error {
 
 // wakeAfter has Run look for due consents after d.
 func (f *Flow) wakeAfter(d time.Duration) {
-	time.AfterFunc(d+2*time.Millisecond, func() { // the database counts in milliseconds
-		select {
-		case f.wakeUp <- struct{}{}:
-		default:
-		}
-	})
+	time.AfterFunc(d+2*time.Millisecond, f.wake) // the database counts in milliseconds
 }
 
+// wake has Run look for due consents.
+func (f *Flow) wake() {
+	select {
+	case f.wakeUp <- struct{}{}:
+	default:
+	}
+}
+
+// pollDue starts polls as long as there is room for them. When one ends, Run
+// looks again.
 func (f *Flow) pollDue(ctx context.Context) {
-	ids, err := f.consents.Leases.Due(ctx, batch)
+	due, err := f.consents.Leases.Due(ctx, maxPolls+maxQuietPolls)
 	if err != nil {
 		f.logUnlessStopping(ctx, "can't look for due consents", err)
 		return
 	}
-	for _, id := range ids {
-		select {
-		case f.polls <- struct{}{}:
-		case <-ctx.Done():
-			return
+	for _, d := range due {
+		room := f.polls
+		if d.Quiet {
+			room = f.quietPolls
 		}
-		if !f.task(ctx, func(ctx context.Context) { f.handleDue(ctx, id) }) {
-			<-f.polls
+		select {
+		case room <- struct{}{}:
+		default:
+			continue
+		}
+		done := func() { <-room }
+		if !f.task(ctx, func(ctx context.Context) { f.handleDue(ctx, d, done) }) {
+			<-room
 			return
 		}
 	}
 }
 
-// handleDue polls for one due consent, or closes it if it has expired. It gives
-// its slot back before it finishes a grant, since that may take as long as the
-// database is down.
-func (f *Flow) handleDue(ctx context.Context, id string) {
-	p, token, granted := func() (*session.Consent, lark.Token, bool) {
-		defer func() { <-f.polls }()
-		p, err := f.consents.Leases.ClaimDue(ctx, id, pollLease)
-		if err != nil {
-			if !errors.Is(err, session.ErrLeased) {
-				f.logUnlessStopping(ctx, "can't claim a consent", err)
-			}
-			return nil, lark.Token{}, false
+// handleDue polls for one due consent, or closes it if it has expired. It calls
+// done before it finishes a grant, since that may take as long as the database
+// is down.
+func (f *Flow) handleDue(ctx context.Context, d store.Due, done func()) {
+	p, err := f.consents.Leases.ClaimDue(ctx, d.ID, pollLease)
+	if err != nil {
+		done()
+		if !errors.Is(err, session.ErrLeased) {
+			f.logUnlessStopping(ctx, "can't claim a consent", err)
 		}
-		if p.Left <= 0 {
-			f.closeOrLog(ctx, p, session.ConsentExpired, "")
-			return nil, lark.Token{}, false
-		}
-		token, granted := f.poll(ctx, p)
-		return p, token, granted
-	}()
+		return
+	}
+	token, granted := f.closeOrPoll(ctx, p, d.Quiet)
+	done()
+	f.wake() // more may be due than there was room for
 	if granted {
 		f.finish(ctx, p, token)
 	}
 }
 
+// closeOrPoll closes p if it has expired, and else polls for it. The caller has
+// the lease on p.
+func (f *Flow) closeOrPoll(ctx context.Context, p *session.Consent, quiet bool) (token lark.Token, granted bool) {
+	switch {
+	case p.Left <= 0:
+		f.closeOrLog(ctx, p, session.ConsentExpired, "")
+		return token, false
+	case f.admitPoll(ctx, p, quiet):
+		return f.poll(ctx, p)
+	}
+	if err := f.consents.Leases.Return(ctx, p.ID); err != nil {
+		f.logUnlessStopping(ctx, "can't release a consent", err) // its lease runs out
+	}
+	return token, false
+}
+
+// admitPoll waits until the rate of the token endpoint allows a poll for p. It
+// returns false if that takes too long.
+func (f *Flow) admitPoll(ctx context.Context, p *session.Consent, quiet bool) bool {
+	if f.apps[p.AppID] == nil || p.Flow != session.DeviceFlow {
+		return true // nothing will be sent
+	}
+	call := session.DevicePoll
+	if quiet {
+		call = session.QuietPoll
+	}
+	ctx, cancel := context.WithTimeout(ctx, admitWait)
+	defer cancel()
+	return f.admit(ctx, p.AppID, call) == nil
+}
+
+// touch notes that p's user has done something, and that a request may wait for
+// p for so long. If that fails the poll comes later.
+func (f *Flow) touch(ctx context.Context, id string, wait time.Duration) {
+	if next, err := f.consents.Leases.Touch(ctx, id, wait); err == nil {
+		f.wakeAfter(max(0, next))
+	}
+}
+
 // poll asks Lark once whether the user has decided (RFC 8628 section 3.5).
 func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, granted bool) {
+	sent := time.Now()
 	app, ok := f.apps[p.AppID]
 	if !ok || p.Flow != session.DeviceFlow {
-		f.pollAgainAfter(ctx, p, slowest)
+		f.pollAgainAfter(ctx, p, slowest, sent)
 		return token, false
 	}
 	asking, cancel := context.WithTimeout(ctx, pollTimeout)
@@ -148,9 +201,9 @@ func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, 
 	case err == nil:
 		return token, true
 	case errors.Is(err, lark.ErrAuthorizationPending):
-		f.pollAgainAfter(ctx, p, p.PollInterval)
+		f.pollAgainAfter(ctx, p, p.PollInterval, sent)
 	case errors.Is(err, lark.ErrSlowDown):
-		f.pollAgainAfter(ctx, p, min(p.PollInterval+slowDown, slowest))
+		f.pollAgainAfter(ctx, p, min(p.PollInterval+slowDown, slowest), sent)
 	case errors.Is(err, lark.ErrAccessDenied):
 		f.closeOrLog(ctx, p, session.ConsentDeclined, "")
 	case errors.Is(err, lark.ErrExpired):
@@ -162,19 +215,21 @@ func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, 
 		f.closeOrLog(ctx, p, session.ConsentFailed, reasonRefused)
 	default:
 		f.logThrottled(ctx, "can't poll a device flow; trying again until it expires", p.Key, err)
-		f.pollAgainAfter(ctx, p, max(p.PollInterval, min(p.PollInterval*2, slowestBlind)))
+		f.pollAgainAfter(ctx, p, max(p.PollInterval, min(p.PollInterval*2, slowestBlind)), sent)
 	}
 	return lark.Token{}, false
 }
 
-// pollAgainAfter gives the lease back until the next poll.
-func (f *Flow) pollAgainAfter(ctx context.Context, p *session.Consent, interval time.Duration) {
-	interval = max(interval, fastest)
-	if err := f.consents.Leases.Release(ctx, p.ID, interval); err != nil {
+// pollAgainAfter gives the lease back until the next poll, which comes after
+// interval at the earliest.
+func (f *Flow) pollAgainAfter(ctx context.Context, p *session.Consent, interval time.Duration, sent time.Time) {
+	next, err := f.consents.Leases.Polled(ctx, p.ID, max(interval, fastest), slowest, time.Since(sent))
+	switch {
+	case err == nil:
+		f.wakeAfter(next)
+	case !errors.Is(err, session.ErrConflict): // else it was closed or taken over meanwhile
 		f.logUnlessStopping(ctx, "can't release a consent", err) // its lease runs out
-		return
 	}
-	f.wakeAfter(interval)
 }
 
 // closeOrLog closes p. If the database fails, the next poll closes p.
@@ -194,12 +249,12 @@ func (f *Flow) updateCards(ctx context.Context) {
 	}
 	for i := range behind {
 		select {
-		case f.polls <- struct{}{}:
+		case f.cardTasks <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		if !f.task(ctx, func(ctx context.Context) { defer func() { <-f.polls }(); f.updateCard(ctx, &behind[i]) }) {
-			<-f.polls
+		if !f.task(ctx, func(ctx context.Context) { defer func() { <-f.cardTasks }(); f.updateCard(ctx, &behind[i]) }) {
+			<-f.cardTasks
 			return
 		}
 	}

@@ -86,7 +86,9 @@ func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Rea
 	if p.Flow == session.DeviceFlow {
 		f.wakeAfter(p.PollInterval)
 	}
-	return withLink(p, card), nil
+	o := withLink(p, card)
+	o.began = true
+	return o, nil
 }
 
 // giveLink starts the flow of p, stores the link and sets it in p.

@@ -75,7 +75,8 @@ func (c *Consents) Begin(ctx context.Context, draft session.Consent, lease, life
 }
 
 const queryConsentLink = `UPDATE consents SET link = $2, secret = $3, ticket_hash = $4,
-		poll_interval = $5, poll_at = larkside_now() + $5, expires_at = CASE WHEN expires_at < larkside_now() + $6 THEN expires_at ELSE larkside_now() + $6 END,
+		poll_interval = $5, poll_at = larkside_now() + $5, polled_at = larkside_now(), touched_at = larkside_now(),
+		expires_at = CASE WHEN expires_at < larkside_now() + $6 THEN expires_at ELSE larkside_now() + $6 END,
 		lease_owner = '', lease_until = 0, changed_at = larkside_now()
 	WHERE id = $1 AND state = 'pending'`
 
@@ -207,7 +208,7 @@ func (c *Consents) finish(ctx context.Context, id string, g session.Session) (*s
 }
 
 const consentColumns = `id, app_id, open_id, flow, state, reason, scopes, seal, caller, link, secret,
-	ticket_hash, poll_interval, poll_at, card, card_message_id, card_shows,
+	ticket_hash, poll_interval, poll_at, poll_soon, card, card_message_id, card_shows,
 	created_at, expires_at, larkside_now() AS now`
 
 // consentRow is a row of consents, and the time when it was read.
@@ -226,6 +227,7 @@ type consentRow struct {
 	TicketHash    string `db:"ticket_hash"`
 	PollInterval  int64  `db:"poll_interval"`
 	PollAt        int64  `db:"poll_at"`
+	PollSoon      int64  `db:"poll_soon"`
 	Card          string `db:"card"`
 	CardMessageID string `db:"card_message_id"`
 	CardShows     string `db:"card_shows"`
@@ -258,8 +260,8 @@ func (r *consentRow) view() *session.Consent {
 		ID: r.ID, Key: session.Key{AppID: r.AppID, OpenID: r.OpenID}, Flow: session.Flow(r.Flow),
 		State:  oneOf(session.ConsentState(r.State), session.ConsentFailed, consentStates...),
 		Reason: r.Reason, Scopes: r.Scopes, Caller: r.Caller, TicketHash: r.TicketHash,
-		PollInterval: span(r.PollInterval, 0, time.Minute),
-		Card:         oneOf(session.CardResult(r.Card), session.CardFailed, cardResults...), CardMessageID: r.CardMessageID,
+		PollInterval: span(r.PollInterval, 0, time.Minute), PollSoon: r.PollSoon != 0,
+		Card: oneOf(session.CardResult(r.Card), session.CardFailed, cardResults...), CardMessageID: r.CardMessageID,
 		CardShows: session.ConsentState(r.CardShows),
 		CreatedAt: fromMillis(r.CreatedAt), ExpiresAt: fromMillis(r.ExpiresAt),
 		Left: span(r.ExpiresAt, r.Now, mostLeft),

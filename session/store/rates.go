@@ -81,7 +81,8 @@ func (w *window) drop(oldest int64) {
 }
 
 // Take admits up to n calls under all limits, counted by name. If it admits
-// none, wait is how long to wait before asking again.
+// none, wait is how long to wait before asking again. Limits are counted by
+// their position. One with N 0 neither limits these calls nor counts them.
 func (r *Rates) Take(ctx context.Context, name string, limits []session.Limit, n int) (admitted int, wait time.Duration, err error) {
 	for range rateTries {
 		admitted, wait, err = r.try(ctx, name, limits, n)
@@ -160,6 +161,9 @@ func (r *Rates) try(ctx context.Context, name string, limits []session.Limit, n 
 func takeAll(windows []window, limits []session.Limit, now int64, n int) (admitted int, wait time.Duration) {
 	admitted = n
 	for i, l := range limits {
+		if l.N == 0 {
+			continue
+		}
 		a, w := windows[i].take(l, now, n)
 		admitted, wait = min(admitted, a), max(wait, w)
 	}
@@ -167,7 +171,9 @@ func takeAll(windows []window, limits []session.Limit, now int64, n int) (admitt
 		return 0, wait
 	}
 	for i, l := range limits {
-		windows[i].add(l, now, admitted)
+		if l.N > 0 {
+			windows[i].add(l, now, admitted)
+		}
 	}
 	return admitted, 0
 }
@@ -186,6 +192,9 @@ func (r *Rates) Used(ctx context.Context, name string, limits []session.Limit) (
 	}
 	windows := row.windows(limits)
 	for i := range windows {
+		if limits[i].N == 0 {
+			continue
+		}
 		// When it is asked for all calls, take returns how many are left.
 		free, _ := windows[i].take(limits[i], row.Now, limits[i].N)
 		used[i] = limits[i].N - max(0, free)

@@ -98,7 +98,7 @@ type Settings struct {
 	// RefreshSweep 0 means off.
 	RefreshSweep time.Duration `env:"REFRESH_SWEEP" envDefault:"1m" meaning:"how often idle sessions are looked through; each is renewed before a fifth of its refresh token's life is left; ‘0’ off"`
 
-	RefreshRate Rates `env:"REFRESH_RATE" envDefault:"40/1s,900/1m" meaning:"ceiling on calls to the token endpoint per app over all replicas (Lark allows 50/s and 1000/min); a user who waits goes before the sweep"`
+	RefreshRate Rates `env:"REFRESH_RATE" envDefault:"40/1s,900/1m" meaning:"ceiling on all calls to the token endpoint per app over all replicas (Lark allows 50/s and 1000/min); code exchanges go first, then refreshes that a request waits for, then device polls, then the sweep"`
 
 	// UserSync 0 means off.
 	UserSync time.Duration `env:"USER_SYNC" envDefault:"24h" meaning:"how often name, email, mobile and status of known users are read; ‘0’ off"`

@@ -75,6 +75,10 @@ CREATE TABLE consents (
     ticket_hash     text   NOT NULL DEFAULT '',   -- SHA-256 of the ticket in the redirect flow's link
     poll_interval   bigint NOT NULL DEFAULT 0,    -- milliseconds
     poll_at         bigint NOT NULL DEFAULT 0,
+    poll_soon       bigint NOT NULL DEFAULT 0,    -- 1: something has happened since the last poll
+    polled_at       bigint NOT NULL DEFAULT 0,
+    touched_at      bigint NOT NULL DEFAULT 0,    -- when something last happened: it began, its user called or clicked
+    awaited_until   bigint NOT NULL DEFAULT 0,    -- until when a request may wait for it
     card            text   NOT NULL DEFAULT '',   -- sent, rate_limited, failed, off; empty while unknown
     card_message_id text   NOT NULL DEFAULT '',
     card_shows      text   NOT NULL DEFAULT '',   -- the state that the card was last made to show

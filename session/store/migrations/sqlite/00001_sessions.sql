@@ -72,6 +72,10 @@ CREATE TABLE consents (
     ticket_hash     text   NOT NULL DEFAULT '',   -- SHA-256 of the ticket in the redirect flow's link
     poll_interval   integer NOT NULL DEFAULT 0,    -- milliseconds
     poll_at         integer NOT NULL DEFAULT 0,
+    poll_soon       integer NOT NULL DEFAULT 0,    -- 1: something has happened since the last poll
+    polled_at       integer NOT NULL DEFAULT 0,
+    touched_at      integer NOT NULL DEFAULT 0,    -- when something last happened: it began, its user called or clicked
+    awaited_until   integer NOT NULL DEFAULT 0,    -- until when a request may wait for it
     card            text   NOT NULL DEFAULT '',   -- sent, rate_limited, failed, off; empty while unknown
     card_message_id text   NOT NULL DEFAULT '',
     card_shows      text   NOT NULL DEFAULT '',   -- the state that the card was last made to show
