@@ -41,12 +41,11 @@ func (a *app) untilProbe() (rest time.Duration, refused bool) {
 }
 
 // probe asks Lark once whether it accepts the app, in the way in which Lark
-// refused it.
+// refused it if that can be repeated.
 func (s *Source) probe(ctx context.Context, a *app) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	if key, ok := a.beginProbe(); ok {
-		s.probeByRefresh(ctx, a, key)
+	if key, ok := a.beginProbe(); ok && s.probeByRefresh(ctx, a, key) {
 		return
 	}
 	if err := a.client.Verify(ctx); err == nil || appRefused(err) {
@@ -65,23 +64,21 @@ func (a *app) beginProbe() (key session.Key, ok bool) {
 
 // probeByRefresh renews the session whose renewal showed that Lark refuses the
 // app. Nothing else says whether Lark lets the app renew sessions: a refresh
-// token that is made up may be refused before Lark looks at the app's switches.
-// If the session can't be renewed for another reason now, the app counts as
-// accepted until the next renewal is refused.
-func (s *Source) probeByRefresh(ctx context.Context, a *app, key session.Key) {
+// token that is made up may be refused before Lark looks at the app's switches. It
+// reports false if the session can't be renewed for another reason now.
+func (s *Source) probeByRefresh(ctx context.Context, a *app, key session.Key) (asked bool) {
 	row, err := s.sessions.Load(ctx, key)
-	if errors.Is(err, session.ErrNotFound) {
-		a.note(key, nil)
-	}
 	if err != nil {
-		return
+		return !errors.Is(err, session.ErrNotFound)
 	}
 	fresh, _, err := s.runs.Do(ctx, key, func(ctx context.Context) (*session.Access, error) {
 		return s.renew(ctx, key, want{version: row.Version, force: true, probe: true})
 	})
-	renewed := err == nil && fresh.Version != row.Version
-	ended := err == nil && !fresh.Renewable || errors.Is(err, session.ErrConsentRequired) || errors.Is(err, session.ErrUserDisabled)
-	if renewed || ended {
+	switch {
+	case errors.Is(err, session.ErrConsentRequired), errors.Is(err, session.ErrUserDisabled), err == nil && !fresh.Renewable:
+		return false
+	case err == nil && fresh.Version != row.Version: // renewed here or on another replica
 		a.note(key, nil)
 	}
+	return true
 }

@@ -65,8 +65,8 @@ func TestRefusedAppIsProbed(t *testing.T) {
 	}
 }
 
-// The session that met the refresh switch has ended meanwhile: nothing is left to
-// try, so the next renewal decides.
+// The session that met the refresh switch has ended meanwhile: then it has to do
+// that Lark accepts the app's secret.
 func TestProbeWithoutItsSession(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		w.runSource()

@@ -36,7 +36,7 @@ func (s *server) askLark(ctx context.Context) <-chan verdict {
 // first replica. What Lark refuses later takes no replica out of service, since
 // all replicas share it.
 func (s *server) becomeReady(ctx context.Context, p *parts, verdicts <-chan verdict) {
-	missing := s.takeVerdicts(p, verdicts, len(s.clients), time.After(verdictWait))
+	missing := s.takeVerdicts(ctx, p, verdicts, len(s.clients), time.After(verdictWait))
 	if missing == 0 && p.source.AllRefused() {
 		s.log.Warn("not ready: Lark refuses every app; it is asked again every 30 s and when a secret file changes",
 			"do", `check the app's id and secret; "larkside doctor" says more`)
@@ -44,19 +44,22 @@ func (s *server) becomeReady(ctx context.Context, p *parts, verdicts <-chan verd
 			return // stopping
 		}
 	}
+	if ctx.Err() != nil {
+		return
+	}
 	s.ready.Store(true)
 	s.announceReady()
-	s.takeVerdicts(p, verdicts, missing, nil)
+	s.takeVerdicts(ctx, p, verdicts, missing, nil)
 }
 
 // takeVerdicts reports up to n verdicts to what renews tokens, and returns how
 // many are missing when time is up.
-func (s *server) takeVerdicts(p *parts, verdicts <-chan verdict, n int, timeUp <-chan time.Time) (missing int) {
+func (s *server) takeVerdicts(ctx context.Context, p *parts, verdicts <-chan verdict, n int, timeUp <-chan time.Time) (missing int) {
 	for ; n > 0; n-- {
 		select {
 		case v := <-verdicts:
 			p.source.Report(v.appID, v.err)
-			if v.err != nil && p.source.Refusal(v.appID) == nil {
+			if v.err != nil && ctx.Err() == nil && p.source.Refusal(v.appID) == nil {
 				s.log.Warn("Lark can't be asked now whether it accepts the app", "app_id", v.appID, "error", v.err)
 			}
 		case <-timeUp:
