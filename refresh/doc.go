@@ -36,8 +36,9 @@
 //     stays counted, and the session backs off. The refresh token is dead: the row
 //     is read again, and if its version moved, another replica has won and its
 //     token is the result; otherwise the session ends with a reason. Lark refuses
-//     the app: the app rests, and the session may go on at once after that. The
-//     user is gone: the session is disabled.
+//     the app: the app rests until a probe of its own finds it accepted, and the
+//     session may go on at once after that. The user is gone: the session is
+//     disabled.
 //
 // # Why each crash point is safe
 //

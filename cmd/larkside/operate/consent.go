@@ -62,6 +62,9 @@ func newConsentList(in Invocation) *cobra.Command {
 	l.row = func(item json.RawMessage, now time.Time) (string, error) {
 		var c apiConsent
 		err := json.Unmarshal(item, &c)
+		if c.State != "pending" {
+			c.ExpiresAt = nil // it is over
+		}
 		return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%s", visible(c.AppID), visible(c.OpenID), visible(c.State), orDash(c.Card),
 			relative(c.CreatedAt, now), relative(c.ExpiresAt, now), visible(strings.Join(c.Scopes, " "))), err
 	}

@@ -90,8 +90,12 @@ func (o *operation) firstConsent(filter map[string]string) (*apiConsent, error) 
 // noSession says that a user has no session, and what is known instead.
 func (o *operation) noSession(text, app, openID string) error {
 	asked, err := o.lastAsked(app, openID)
-	if err != nil || asked == nil {
+	switch {
+	case err == nil && asked != nil:
+	case strings.HasPrefix(text, "ou_"):
 		return fmt.Errorf("there is no session of %s", visible(text))
+	default:
+		return fmt.Errorf("there is no session of %s; \"larkside sessions list --search\" looks for a part of a name, too", visible(text))
 	}
 	return fmt.Errorf("there is no session of %s: %s", visible(text), asked.outcome(time.Now()))
 }
