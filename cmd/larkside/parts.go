@@ -164,7 +164,7 @@ func (s *server) newFlow(db *store.DB, source *refresh.Source) (*consent.Flow, e
 	}
 	return consent.New(consent.Config{
 		Sessions: db.Sessions, Consents: db.Consents, Reminders: db.Reminders, Events: db.Events,
-		Rates: db.Rates, Audit: db.Audit, Changes: db.Changes, Defaults: db.Defaults,
+		Rates: db.Rates, Elections: db.Elections, Audit: db.Audit, Changes: db.Changes, Defaults: db.Defaults,
 		Apps: apps, Flow: flow, Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
 		ConsentTTL: s.cfg.ConsentTTL, Rate: s.cfg.ConsentRate[0], CardOff: !bool(s.cfg.Card),
 		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL), AppLink: s.cfg.AppLink(),

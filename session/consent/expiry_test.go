@@ -255,3 +255,31 @@ func TestEndedCard(t *testing.T) {
 		}
 	}
 }
+
+// What one replica does for all is done by one, and by another when that one is
+// gone.
+func TestOneReplicaLooksAfterAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := dbtest.SQLite(t)
+		db.Shared = true
+		w := newWorldOn(t, db, nil)
+		other := db.Open(t, nil)
+		if leads, err := other.Elections.Lead(t.Context(), "consents", time.Hour); err != nil || !leads {
+			t.Fatal(leads, err)
+		}
+		w.granted(7 * day)
+		time.Sleep(364 * day)
+		if leads, err := other.Elections.Lead(t.Context(), "consents", time.Hour); err != nil || !leads {
+			t.Fatal(leads, err)
+		}
+		w.run(w.flow(redirect))
+		time.Sleep(10 * time.Minute)
+		if n := w.cards(larktest.Alice); n != 0 {
+			t.Fatalf("%d cards from a replica that does not lead", n)
+		}
+		time.Sleep(time.Hour)
+		if n := w.cards(larktest.Alice); n != 1 {
+			t.Errorf("%d cards when the one that led is gone", n)
+		}
+	})
+}

@@ -40,13 +40,14 @@ type Lark interface {
 
 // Config is what a [Flow] needs.
 type Config struct {
-	// Sessions, Consents, Reminders, Events, Rates, Audit, Changes and Defaults are
-	// those of one database; required.
+	// Sessions, Consents, Reminders, Events, Rates, Elections, Audit, Changes and
+	// Defaults are those of one database; required.
 	Sessions  *store.Sessions
 	Consents  *store.Consents
 	Reminders *store.Reminders
 	Events    *store.Events
 	Rates     *store.Rates
+	Elections *store.Elections
 	Audit     *store.Audit
 	Changes   *store.Changes
 	Defaults  *store.Defaults
@@ -131,6 +132,7 @@ type Flow struct {
 	reminders  *store.Reminders
 	events     *store.Events
 	rates      *store.Rates
+	elections  *store.Elections
 	audit      *store.Audit
 	changes    *store.Changes
 	defaults   *store.Defaults
@@ -182,7 +184,7 @@ func New(c Config) (*Flow, error) {
 	}
 	f := &Flow{
 		sessions: c.Sessions, consents: c.Consents, reminders: c.Reminders, events: c.Events,
-		rates: c.Rates, audit: c.Audit, changes: c.Changes, defaults: c.Defaults, apps: newApps(c.Apps), flow: c.Flow,
+		rates: c.Rates, elections: c.Elections, audit: c.Audit, changes: c.Changes, defaults: c.Defaults, apps: newApps(c.Apps), flow: c.Flow,
 		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
 		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
 		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
@@ -229,7 +231,7 @@ func New(c Config) (*Flow, error) {
 }
 
 func (c Config) check() error {
-	if c.Sessions == nil || c.Consents == nil || c.Reminders == nil || c.Events == nil || c.Rates == nil || c.Audit == nil || c.Changes == nil || c.Defaults == nil {
+	if c.Sessions == nil || c.Consents == nil || c.Reminders == nil || c.Events == nil || c.Rates == nil || c.Elections == nil || c.Audit == nil || c.Changes == nil || c.Defaults == nil {
 		return errors.New("a part of the store is missing")
 	}
 	if len(c.Apps) == 0 {

@@ -27,6 +27,9 @@ const (
 	leastRound = 20 * time.Millisecond
 	cardsTick  = 5 * time.Second
 	forgetTick = time.Hour
+	// leadFor is how long a replica does what one does for all, unless it says
+	// again within that time that it does.
+	leadFor    = 3 * cardsTick
 	keepClosed = 7 * 24 * time.Hour
 
 	// pollLease is longer than pollTimeout, so that one replica polls at a
@@ -46,10 +49,10 @@ const (
 	slowestBlind = 20 * time.Second
 )
 
-// Run polls device flows, closes expired consents, updates cards, asks users
-// whose grants end, and deletes what is a week old, until ctx is done. Every
-// replica runs it. Leases see to it that one replica works on a row.
-// [Flow.Shutdown] waits for what Run started.
+// Run polls device flows and closes expired consents until ctx is done. Every
+// replica runs it. Leases see to it that one replica works on a row. One replica
+// does the rest for all: it updates cards, asks users whose grants end, and
+// deletes what is a week old. [Flow.Shutdown] waits for what Run started.
 func (f *Flow) Run(ctx context.Context) error {
 	tick := time.NewTicker(fallbackTick)
 	defer tick.Stop()
@@ -58,16 +61,18 @@ func (f *Flow) Run(ctx context.Context) error {
 		started := time.Now()
 		f.pollDue(ctx)
 		if !started.Before(cardsAt) {
-			f.updateCards(ctx)
 			cardsAt = started.Add(cardsTick)
-		}
-		if !started.Before(renewAt) {
-			f.remindExpiring(ctx)
-			renewAt = started.Add(renewalTick)
-		}
-		if !started.Before(forgetAt) {
-			f.forget(ctx)
-			forgetAt = started.Add(forgetTick)
+			if f.leads(ctx) {
+				f.updateCards(ctx)
+				if !started.Before(renewAt) {
+					f.remindExpiring(ctx)
+					renewAt = started.Add(renewalTick)
+				}
+				if !started.Before(forgetAt) {
+					f.forget(ctx)
+					forgetAt = started.Add(forgetTick)
+				}
+			}
 		}
 		pause := time.NewTimer(leastRound)
 		select {
@@ -83,6 +88,15 @@ func (f *Flow) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// leads reports whether this replica does what one does for all.
+func (f *Flow) leads(ctx context.Context) bool {
+	leads, err := f.elections.Lead(ctx, "consents", leadFor)
+	if err != nil {
+		f.logUnlessStopping(ctx, "can't ask which replica looks after cards and old consents", err)
+	}
+	return leads && err == nil
 }
 
 // wakeAfter has Run look for due consents after d.

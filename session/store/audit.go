@@ -63,12 +63,8 @@ const (
 	ByLarkside = "larkside"
 )
 
-const (
-	// maxDetail is how many bytes of a detail are kept.
-	maxDetail = 500
-	// forgetAtOnce is how many entries one statement deletes.
-	forgetAtOnce = 1000
-)
+// maxDetail is how many bytes of a detail are kept.
+const maxDetail = 500
 
 const queryAuditInsert = `INSERT INTO audit (id, at, actor, action, app_id, open_id, result, detail)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
@@ -143,19 +139,12 @@ func (a *Audit) List(ctx context.Context, before string, f AuditFilter, limit in
 	return entries, nil
 }
 
-const queryAuditForget = `DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE id < $1 ORDER BY id LIMIT $2)`
+const (
+	queryAuditForgetUpTo = `SELECT id FROM audit WHERE id <= $1 ORDER BY id LIMIT 1 OFFSET $2`
+	queryAuditForget     = `DELETE FROM audit WHERE id <= $1`
+)
 
-// Forget deletes the entries that are older than period. Each statement deletes
-// a thousand, so that deleting many does not hold up others.
+// Forget deletes the entries that are older than period.
 func (a *Audit) Forget(ctx context.Context, period time.Duration) error {
-	oldest := auditID(a.now().Add(-period))
-	for {
-		result, err := a.db.ExecContext(ctx, queryAuditForget, oldest, forgetAtOnce)
-		if err != nil {
-			return unavailable(err, "deleting old audit entries")
-		}
-		if n, err := result.RowsAffected(); err != nil || n < forgetAtOnce {
-			return err
-		}
-	}
+	return forget(ctx, a.db, "deleting old audit entries", queryAuditForgetUpTo, queryAuditForget, auditID(a.now().Add(-period)))
 }

@@ -35,9 +35,10 @@ func (c *Cards) SetShows(ctx context.Context, id string, shows session.ConsentSt
 	return nil
 }
 
+// The conditions on state and card are those of the index consents_cards_behind.
 const queryCardsBehind = `SELECT ` + consentColumns + ` FROM consents
 	WHERE state <> 'pending' AND card_message_id <> '' AND card_shows <> state
-		AND changed_at > larkside_now() - $1 AND lease_until <= larkside_now()
+		AND changed_at > (SELECT larkside_now()) - $1 AND lease_until <= (SELECT larkside_now())
 	ORDER BY changed_at LIMIT $2`
 
 // Behind returns up to limit consents that were closed within the last period

@@ -140,7 +140,7 @@ func (c *Changes) changed(table string, key session.Key, version int64, state se
 
 // poll asks for changes until ctx ends.
 func (c *Changes) poll(ctx context.Context) {
-	since, err := c.databaseNow(ctx)
+	since, err := c.db.now(ctx)
 	if err != nil {
 		since = time.Now().UnixMilli()
 	}
@@ -157,11 +157,6 @@ func (c *Changes) poll(ctx context.Context) {
 	}
 }
 
-func (c *Changes) databaseNow(ctx context.Context) (now int64, err error) {
-	err = c.db.GetContext(ctx, &now, `SELECT larkside_now()`)
-	return now, err
-}
-
 const queryChangedSince = `SELECT 'sessions' AS tbl, app_id, open_id, state, version FROM sessions WHERE changed_at >= $1
 	UNION ALL SELECT 'consents', app_id, open_id, state, 0 FROM consents WHERE changed_at >= $1
 	LIMIT $2`
@@ -171,7 +166,7 @@ const queryChangedSince = `SELECT 'sessions' AS tbl, app_id, open_id, state, ver
 // pollOverlap. After the first time that changes nothing in the cache.
 func (c *Changes) pollOnce(ctx context.Context, since int64) int64 {
 	const limit = 5000
-	now, err := c.databaseNow(ctx)
+	now, err := c.db.now(ctx)
 	var rows []struct {
 		Table   string        `db:"tbl"`
 		AppID   string        `db:"app_id"`

@@ -92,12 +92,16 @@ func (h *ConsentHistory) ScopesAnswered(ctx context.Context, key session.Key, pe
 	return strings.Fields(strings.Join(lists, " ")), nil
 }
 
-const queryConsentForget = `DELETE FROM consents WHERE state <> 'pending' AND created_at < larkside_now() - $1`
+const (
+	queryConsentForgetUpTo = `SELECT created_at FROM consents WHERE state <> 'pending' AND created_at <= $1 ORDER BY created_at LIMIT 1 OFFSET $2`
+	queryConsentForget     = `DELETE FROM consents WHERE state <> 'pending' AND created_at <= $1`
+)
 
 // Forget deletes the closed consents that are older than period.
 func (h *ConsentHistory) Forget(ctx context.Context, period time.Duration) error {
-	if _, err := h.db.ExecContext(ctx, queryConsentForget, period.Milliseconds()); err != nil {
+	now, err := h.db.now(ctx)
+	if err != nil {
 		return unavailable(err, "deleting old consents")
 	}
-	return nil
+	return forget(ctx, h.db, "deleting old consents", queryConsentForgetUpTo, queryConsentForget, now-period.Milliseconds())
 }

@@ -94,6 +94,7 @@ func (c *Consents) SetLink(ctx context.Context, consent *session.Consent, link, 
 	return changedOne(result, err, "storing a consent's link")
 }
 
+// The comparisons with the empty string are the conditions of the indexes.
 const (
 	queryConsentGet = `SELECT ` + consentColumns + ` FROM consents WHERE id = $1`
 
@@ -103,7 +104,7 @@ const (
 	queryConsentLatest = `SELECT ` + consentColumns + ` FROM consents
 	WHERE app_id = $1 AND open_id = $2 ORDER BY created_at DESC LIMIT 1`
 
-	queryConsentByTicket = `SELECT ` + consentColumns + ` FROM consents WHERE ticket_hash = $1`
+	queryConsentByTicket = `SELECT ` + consentColumns + ` FROM consents WHERE ticket_hash = $1 AND ticket_hash <> ''`
 )
 
 // Get returns the consent with id, in whatever state. [session.ErrNotFound] if

@@ -142,6 +142,39 @@ func explain(query string) (summary, purpose string) {
 	return "", ""
 }
 
+const queryNow = `SELECT larkside_now()`
+
+// now returns the database's time.
+func (d *database) now(ctx context.Context) (now int64, err error) {
+	err = d.GetContext(ctx, &now, queryNow)
+	return now, err
+}
+
+// forgetAtOnce is how many rows one statement of forget deletes. They are few, so
+// that deleting many does not hold up others.
+const forgetAtOnce = 1000
+
+// forget deletes rows in an order, up to a place in it. upTo finds the place of
+// row $2 of those up to $1, and delete deletes all up to $1. The places are
+// arguments and not looked up by the statement that deletes: the planner knows
+// then how few rows it is about, and uses the index.
+func forget[T int64 | string](ctx context.Context, d *database, doing, upTo, delete string, last T) error {
+	for {
+		place := last
+		err := d.GetContext(ctx, &place, upTo, last, forgetAtOnce-1)
+		more := err == nil
+		if more || errors.Is(err, sql.ErrNoRows) {
+			_, err = d.ExecContext(ctx, delete, place)
+		}
+		if err != nil {
+			return unavailable(err, doing)
+		}
+		if !more {
+			return nil
+		}
+	}
+}
+
 // noRows turns sql.ErrNoRows into otherwise, and any other error of the
 // database into [session.ErrUnavailable].
 func noRows(err error, otherwise error, doing string) error {

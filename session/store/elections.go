@@ -13,9 +13,14 @@ type Elections struct {
 	owner string // this process, random
 }
 
-// The lease of a job can be taken if it is free, and kept by its owner. One that
-// ends later than a new one would counts as free: its database's clock was
-// wrong, and the job would be done by nobody.
+// Who leads is read first: many replicas ask all the time, and the statement that
+// takes the lead would lock the row, and write, for each of them. A lease that
+// ends later than a new one would counts as free: its database's clock was wrong,
+// and the job would be done by nobody.
+const queryLeader = `SELECT owner FROM leases
+	WHERE name = $1 AND until > (SELECT larkside_now()) AND until <= (SELECT larkside_now()) + $2`
+
+// The lease of a job can be taken if it is free, and kept by its owner.
 const queryLead = `INSERT INTO leases (name, owner, until) VALUES ($1, $2, larkside_now() + $3)
 	ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until
 	WHERE leases.until NOT BETWEEN larkside_now() + 1 AND larkside_now() + $3 OR leases.owner = excluded.owner
@@ -25,7 +30,13 @@ const queryLead = `INSERT INTO leases (name, owner, until) VALUES ($1, $2, larks
 // the next ttl. Calling it again within ttl keeps the job.
 func (e *Elections) Lead(ctx context.Context, name string, ttl time.Duration) (bool, error) {
 	var owner string
-	err := e.db.GetContext(ctx, &owner, queryLead, name, e.owner, ttl.Milliseconds())
+	err := e.db.GetContext(ctx, &owner, queryLeader, name)
+	if err == nil && owner != e.owner {
+		return false, nil
+	}
+	if err == nil || errors.Is(err, sql.ErrNoRows) {
+		err = e.db.GetContext(ctx, &owner, queryLead, name, e.owner, ttl.Milliseconds())
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}

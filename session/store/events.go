@@ -39,12 +39,16 @@ func (e *Events) Unnote(ctx context.Context, appID, id string) error {
 	return nil
 }
 
-const queryEventForget = `DELETE FROM events WHERE expires_at <= larkside_now()`
+const (
+	queryEventForgetUpTo = `SELECT expires_at FROM events WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1 OFFSET $2`
+	queryEventForget     = `DELETE FROM events WHERE expires_at <= $1`
+)
 
 // Forget deletes the ids that have expired.
 func (e *Events) Forget(ctx context.Context) error {
-	if _, err := e.db.ExecContext(ctx, queryEventForget); err != nil {
+	now, err := e.db.now(ctx)
+	if err != nil {
 		return unavailable(err, "deleting old events")
 	}
-	return nil
+	return forget(ctx, e.db, "deleting old events", queryEventForgetUpTo, queryEventForget, now)
 }

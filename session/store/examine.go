@@ -53,6 +53,11 @@ func Examine(ctx context.Context, cfg Config) (*Examination, error) {
 	return e, errors.Join(err, c.close())
 }
 
+const (
+	queryHasSession   = `SELECT count(*) FROM sessions WHERE app_id = $1 AND open_id = $2 AND state = 'active'`
+	queryNotRenewable = `SELECT count(*) FROM sessions WHERE state = 'active' AND refresh_token IS NULL`
+)
+
 // HasSession reports whether key has an active session in a database. It changes
 // nothing. Errors are those of [Examine].
 func HasSession(ctx context.Context, cfg Config, key session.Key) (bool, error) {
@@ -65,7 +70,7 @@ func HasSession(ctx context.Context, cfg Config, key session.Key) (bool, error) 
 		return false, err
 	}
 	var n int
-	err = c.db.GetContext(ctx, &n, `SELECT count(*) FROM sessions WHERE app_id = $1 AND open_id = $2 AND state = 'active'`, key.AppID, key.OpenID)
+	err = c.db.GetContext(ctx, &n, queryHasSession, key.AppID, key.OpenID)
 	if err != nil {
 		err = fmt.Errorf("looking for a session: %w", err)
 	}
@@ -92,7 +97,7 @@ func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, err
 	if err := c.db.SelectContext(ctx, &e.Keys, `SELECT id FROM encryption_keys ORDER BY id`); err != nil {
 		return nil, fmt.Errorf("reading the encryption keys in use: %w", err)
 	}
-	if err := c.db.GetContext(ctx, &e.NotRenewable, `SELECT count(*) FROM sessions WHERE state = 'active' AND refresh_token IS NULL`); err != nil {
+	if err := c.db.GetContext(ctx, &e.NotRenewable, queryNotRenewable); err != nil {
 		return nil, fmt.Errorf("counting sessions without a refresh token: %w", err)
 	}
 	if file := c.keyFile(); cfg.Keys == nil && c.dialect == dialectSQLite && seal.IsOpenToAll(file) {

@@ -68,3 +68,32 @@ func MigrateWith(ctx context.Context, cfg Config, to int64, up, down string, old
 
 // Forget empties the cache of key, so that its row is read again.
 func (s *Sessions) Forget(key session.Key) { s.cache.absent(key, s.cache.ticket(key)) }
+
+// Backlog is what a scrape asks the database for.
+type Backlog struct {
+	b *backlog
+	// Failures counts the statements that were reported as failed.
+	Failures int
+}
+
+// NewBacklog returns one of its own.
+func (d *DB) NewBacklog() *Backlog {
+	db := *d.db
+	b := &Backlog{b: &backlog{db: &db, now: time.Now}}
+	db.failed = func(context.Context, error) { b.Failures++ }
+	return b
+}
+
+// Read asks the database again. What is not known is -1.
+func (b *Backlog) Read(ctx context.Context) (lag, due int64) {
+	b.b.at = time.Time{}
+	c := b.b.read(ctx)
+	lag, due = -1, -1
+	if c.first != nil {
+		lag = c.Lag
+	}
+	if c.due != nil {
+		due = *c.due
+	}
+	return lag, due
+}

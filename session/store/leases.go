@@ -43,9 +43,14 @@ type Tokens struct {
 // keeps trying to store a pair gives up then.
 func (l *Leases) Closed() <-chan struct{} { return l.closed }
 
+// The rows that the sweep renews at $1. The database's time is asked for in a
+// query of its own, which runs once: the planner takes a volatile function for
+// another value in each row, and looks through all of them.
+const conditionDue = `state = 'active' AND refresh_due_at > 0 AND refresh_due_at <= $1
+		AND retry_at <= (SELECT larkside_now()) AND lease_until <= (SELECT larkside_now())`
+
 const queryDueForRefresh = `SELECT app_id, open_id FROM sessions
-	WHERE state = 'active' AND refresh_due_at > 0 AND refresh_due_at <= $1 AND retry_at <= larkside_now()
-		AND lease_until <= larkside_now()
+	WHERE ` + conditionDue + `
 	ORDER BY refresh_due_at LIMIT $2`
 
 // Due returns up to limit sessions that have not been refreshed for most of

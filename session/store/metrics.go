@@ -53,7 +53,7 @@ func (d *DB) instruments(cacheSize int) error {
 		metric.WithUnit("{key}"), metric.WithDescription("Keys under which something is sealed; more than one: a rotation is not finished."))
 	errs[8] = err
 	due, err := meter.Int64ObservableGauge("larkside.sweep.due",
-		metric.WithUnit("{session}"), metric.WithDescription("Idle sessions that are due for renewal."))
+		metric.WithUnit("{session}"), metric.WithDescription("Idle sessions that are due for renewal, counted up to 10,000."))
 	errs[9] = err
 	lag, err := meter.Float64ObservableGauge("larkside.sweep.lag",
 		metric.WithUnit("s"), metric.WithDescription("How long the idle session that waits longest has been due for renewal."))
@@ -75,10 +75,13 @@ func (d *DB) instruments(cacheSize int) error {
 		if d.conn.dialect == dialectPostgres && !d.Changes.off() {
 			o.ObserveInt64(listening, int64(flag(d.Changes.listening.Load())))
 		}
-		if b, ok := backlog.read(ctx); ok {
+		b := backlog.read(ctx)
+		if b.first != nil {
 			o.ObserveInt64(keys, b.Keys)
-			o.ObserveInt64(due, b.Due)
 			o.ObserveFloat64(lag, (time.Duration(b.Lag) * time.Millisecond).Seconds())
+		}
+		if b.due != nil {
+			o.ObserveInt64(due, *b.due)
 		}
 		return nil
 	}, entries, capacity, connections, most, waited, listening, keys, due, lag)
@@ -103,32 +106,62 @@ type backlog struct {
 
 	mu   sync.Mutex
 	at   time.Time
-	ok   bool
 	last counts
 }
 
+// counts is what the database said last. A pointer is nil if it is not known.
 type counts struct {
+	*first
+	due *int64
+}
+
+type first struct {
 	Keys int64 `db:"keys"`
-	Due  int64 `db:"due"`
 	Lag  int64 `db:"lag"` // milliseconds
 }
 
-// The rows that queryDueForRefresh finds, and the keys in use.
-const queryBacklog = `SELECT (SELECT COUNT(*) FROM encryption_keys) AS keys, COUNT(*) AS due,
-		COALESCE($1 - MIN(refresh_due_at), 0) AS lag FROM sessions
-	WHERE state = 'active' AND refresh_due_at > 0 AND refresh_due_at <= $1 AND retry_at <= larkside_now()
-		AND lease_until <= larkside_now()`
+// mostDue bounds what is counted. More are as alarming, and every replica counts
+// them.
+const mostDue = 10_000
 
-// read returns the last counts, or false while the database is down.
-func (b *backlog) read(ctx context.Context) (counts, bool) {
+const (
+	// How long the first of the rows that queryDueForRefresh finds has been due,
+	// and the keys in use.
+	queryBacklog = `SELECT (SELECT COUNT(*) FROM encryption_keys) AS keys, COALESCE($1 - (SELECT refresh_due_at FROM sessions
+	WHERE ` + conditionDue + ` ORDER BY refresh_due_at LIMIT 1), 0) AS lag`
+
+	queryBacklogDue = `SELECT COUNT(*) FROM (SELECT 1 FROM sessions WHERE ` + conditionDue + ` LIMIT $2) AS due`
+)
+
+// read returns the last counts. They are not known while the database is down.
+func (b *backlog) read(ctx context.Context) counts {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if time.Since(b.at) < backlogAge {
-		return b.last, b.ok
+		return b.last
 	}
-	ctx, cancel := context.WithTimeout(ctx, backlogTimeout)
-	defer cancel()
 	b.at = time.Now()
-	b.ok = b.db.GetContext(ctx, &b.last, queryBacklog, millis(b.now())) == nil
-	return b.last, b.ok
+	now := millis(b.now())
+	b.last.first = count(ctx, b.db, b.last.first, queryBacklog, now)
+	b.last.due = count(ctx, b.db, b.last.due, queryBacklogDue, now, mostDue)
+	return b.last
+}
+
+// count runs a query within backlogTimeout. If that is too short it returns what
+// was known before: a table that takes long to count is no failure of the
+// database. After any other error it returns nil.
+func count[T any](ctx context.Context, db *database, before *T, query string, args ...any) *T {
+	bounded, cancel := context.WithTimeout(ctx, backlogTimeout)
+	defer cancel()
+	var now T
+	err := db.DB.GetContext(bounded, &now, query, args...)
+	switch {
+	case err == nil:
+		return &now
+	case bounded.Err() != nil:
+		return before
+	case db.failed != nil:
+		db.failed(ctx, err)
+	}
+	return nil
 }

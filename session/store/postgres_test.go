@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -86,5 +87,64 @@ func TestReconnect(t *testing.T) {
 		s.Sessions.Load(t.Context(), session.Key{AppID: "cli_a", OpenID: "ou_a"})
 		n, _ := connections("after")
 		return n >= 2
+	})
+}
+
+// A scrape that the database does not answer in time shows what was known
+// before, and that is no failure of the database.
+func TestBacklogIsSlow(t *testing.T) {
+	db := dbtest.Postgres(t)
+	s := db.Open(t, nil)
+	put(t, s, grant(alice, "1"))
+	sql := db.SQL(t)
+	if _, err := sql.Exec(`UPDATE sessions SET refresh_due_at = $1`, time.Now().Add(-time.Hour).UnixMilli()); err != nil {
+		t.Fatal(err)
+	}
+	b := s.NewBacklog()
+	lag, due := b.Read(t.Context())
+	if lag < time.Hour.Milliseconds() || due != 1 {
+		t.Fatalf("lag %d, %d due", lag, due)
+	}
+	tx, err := sql.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`LOCK TABLE sessions`); err != nil {
+		t.Fatal(err)
+	}
+	if l, d := b.Read(t.Context()); l != lag || d != due || b.Failures != 0 {
+		t.Errorf("while the count takes too long: lag %d, %d due, %d failures", l, d, b.Failures)
+	}
+	tx.Rollback()
+	if _, err := sql.Exec(`ALTER TABLE sessions RENAME TO gone`); err != nil {
+		t.Fatal(err)
+	}
+	if l, d := b.Read(t.Context()); l != -1 || d != -1 || b.Failures != 2 {
+		t.Errorf("when the statement fails: lag %d, %d due, %d failures", l, d, b.Failures)
+	}
+}
+
+// Deleting many rows takes several statements, and deletes no other.
+func TestForgetMany(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		sql := db.SQL(t)
+		for i := range 2500 {
+			_, err := sql.Exec(`INSERT INTO events (id, expires_at) VALUES ($1, $2)`, strconv.Itoa(i), i/10)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Events.Note(t.Context(), "cli_a", "kept", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Events.Forget(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var left int
+		if err := sql.QueryRow(`SELECT count(*) FROM events`).Scan(&left); err != nil || left != 1 {
+			t.Errorf("%d are left, %v", left, err)
+		}
 	})
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq/pqerror"
+	"modernc.org/sqlite"
 )
 
 // The schema changes in steps, the files in migrations. Each says which
@@ -302,6 +303,15 @@ func isBusy(err error) bool {
 	return false
 }
 
+// isWrong reports whether SQLite says that a statement is wrong.
+func isWrong(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code() == sqliteError
+}
+
+// sqliteError is SQLITE_ERROR: the statement is wrong, or does not fit the tables.
+const sqliteError = 1
+
 // refused wraps an error of a statement on the schema. It says what to grant if
 // the role lacks a right. It wraps [ErrSetup] if trying again can't help.
 func (c *connection) refused(ctx context.Context, err error, doing string) error {
@@ -309,7 +319,7 @@ func (c *connection) refused(ctx context.Context, err error, doing string) error
 	case state == pqerror.InsufficientPrivilege, state == pqerror.InvalidSchemaName: // no schema of the search path exists, or may be used
 		return fmt.Errorf("%w: %s: %w; let %s: GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run \"larkside migrate\" as the role that owns the tables, and give this one the rights that deploy/OPERATING.md lists",
 			ErrRights, doing, err, "the role make tables", c.name(ctx, "coalesce(quote_ident(current_schema()), 'public')"), c.name(ctx, "quote_ident(current_user)"))
-	case strings.HasPrefix(string(state), "42"): // such as a table of another program that has the same name
+	case strings.HasPrefix(string(state), "42"), isWrong(err): // such as a table of another program that has the same name
 		return fmt.Errorf("%w: %s: %w", ErrSetup, doing, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)

@@ -172,8 +172,8 @@ var (
 // means that somebody has written to the database who has no key.
 const maxNamesakes = 20
 
-// newAliasKind returns the kind of alias in a column. The comparison with ”
-// is the condition of the column's index.
+// newAliasKind returns the kind of alias in a column. The comparison with the
+// empty string is the condition of the column's index.
 func newAliasKind(column string) aliasKind {
 	return aliasKind{
 		column: column,
