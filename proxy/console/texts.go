@@ -210,7 +210,7 @@ var texts = map[string]struct{ zh, en string }{
 	"sessions.title":              {"会话", "Sessions"},
 	"sessions.none":               {"还没有会话。用户首次授权后会显示在这里。", "No sessions yet. They appear once a user has consented."},
 	"sessions.none_found":         {"没有符合条件的会话。", "No session matches."},
-	"sessions.examined":           {"已查找 %d 个会话，尚未查完；点“下一页”继续。", "Looked through %d sessions, and there are more: go on with the next page."},
+	"sessions.examined":           {"已查找 %d 个会话，尚未查完。点“下一页”继续；或用完整的 open_id、union_id 或 user_id 查找（无论多少会话都能立即找到），或选定应用和状态。", "Looked through %d sessions, and there are more. Go on with the next page; or search for a whole open_id, union_id or user_id, which is found at once, or choose an app and a state."},
 	"session.title":               {"%s", "%s"},
 	"session.fields":              {"会话详情", "The session"},
 	"session.doings":              {"操作", "Actions"},

@@ -178,7 +178,7 @@ func assemble(conn *connection, ring *seal.Keyring, cache *cache, cfg Config) (*
 		Rates:     &Rates{db: db},
 		Elections: &Elections{db: db, owner: owner},
 		Audit:     audit,
-		Directory: &Directory{db: db, ring: ring, users: cfg.Users},
+		Directory: &Directory{db: db, ring: ring, users: cfg.Users, patience: searchFor},
 		Defaults:  &Defaults{db: db, sealer: sealer},
 		Changes:   changes,
 		conn:      conn, db: db, sealer: sealer, log: cfg.Log, settle: resealSettle,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"larkside/session"
 	"larkside/session/seal"
@@ -17,9 +18,10 @@ import (
 // row. What bounds that is queryTimeout, after which the answer is
 // [session.ErrUnavailable].
 type Directory struct {
-	db    *database
-	ring  *seal.Keyring
-	users telemetry.Users
+	db       *database
+	ring     *seal.Keyring
+	users    telemetry.Users
+	patience time.Duration // of a search
 }
 
 // SessionFilter selects sessions. An empty field selects all.
@@ -63,56 +65,88 @@ type Page struct {
 const (
 	// searchChunk is how many rows one statement of a search reads.
 	searchChunk = 1000
-	// searchMost is how many rows one call looks at.
-	searchMost = 20_000
+	// searchFor is how long one call looks through names.
+	searchFor = 700 * time.Millisecond
 )
 
-// The tokens are not read. The row value comparison uses the index of the
-// primary key, which a chain of ORs does not.
-const querySearch = `SELECT app_id, open_id, union_id, user_id, profile, state, reason,
+// searchColumns are those of a [Page]. The tokens are not read.
+const searchColumns = `app_id, open_id, union_id, user_id, profile, state, reason,
 		NULL AS access_token, NULL AS refresh_token, ` + termsColumns + `, refreshed_at, version, attempts, attempt_at,
-		failures, retry_at, synced_at
-	FROM sessions
+		failures, retry_at, synced_at`
+
+// The row value comparison uses the index of the primary key, which a chain of
+// ORs does not.
+const querySearch = `SELECT ` + searchColumns + ` FROM sessions
 	WHERE (app_id, open_id) > ($1, $2) AND ($3 = '' OR app_id = $3) AND ($4 = '' OR state = $4)
 	ORDER BY app_id, open_id LIMIT $5`
 
-// Search returns up to limit sessions after the key after, in key order, whose
-// open_id, union_id, user_id, name or email contains text, in any case, or whose
-// user has text in the logs. An empty text finds all. Names are sealed, so no
-// index helps: one call looks at 20,000 rows at most, and may return fewer than
-// limit although there are more.
+// Every index begins with the app, so the apps are gone through, each by one step
+// in the index of the primary key. CROSS JOIN makes SQLite begin with what is
+// found.
+const querySearchExact = `WITH RECURSIVE apps(id) AS (
+		SELECT min(app_id) FROM sessions
+		UNION ALL SELECT (SELECT min(app_id) FROM sessions WHERE app_id > apps.id) FROM apps WHERE apps.id IS NOT NULL),
+	found(app, open) AS (
+		SELECT app_id, open_id FROM apps JOIN sessions ON app_id = apps.id AND open_id = $1
+		UNION SELECT app_id, open_id FROM apps JOIN sessions ON app_id = apps.id AND union_id = $1 AND union_id <> ''
+		UNION SELECT app_id, open_id FROM apps JOIN sessions ON app_id = apps.id AND user_id = $1 AND user_id <> '')
+	SELECT ` + searchColumns + ` FROM found CROSS JOIN sessions
+	WHERE app_id = found.app AND open_id = found.open AND ($2 = '' OR app_id = $2) AND ($3 = '' OR state = $3)
+	ORDER BY app_id, open_id LIMIT $4`
+
+// Search returns up to limit sessions after the key after, whose open_id,
+// union_id, user_id, name or email contains text, in any case, or whose user has
+// text in the logs. An empty text finds all.
+//
+// Those that have text as an id come first, however many sessions there are, and
+// are all if text is an open_id or a union_id of somebody's. The rest comes in
+// key order. Names are sealed, so no index helps: one call looks for most of a
+// second, and may return fewer than limit although there are more.
 func (d *Directory) Search(ctx context.Context, after session.Key, f SessionFilter, text string, limit int) (*Page, error) {
-	text = strings.ToLower(strings.TrimSpace(text))
-	chunk := searchChunk
-	if text == "" {
-		chunk = min(limit+1, searchChunk)
-	}
-	return d.search(ctx, after, f, limit, chunk, func(s *session.Session) bool {
-		return d.isCalled(s, text, strings.Contains)
-	})
+	return d.search(ctx, after, f, text, limit, strings.Contains)
 }
 
 // Find is Search for a whole id, name, email or what the logs show.
 func (d *Directory) Find(ctx context.Context, after session.Key, f SessionFilter, user string, limit int) (*Page, error) {
-	user = strings.ToLower(strings.TrimSpace(user))
-	if user == "" {
+	if strings.TrimSpace(user) == "" {
 		return &Page{}, nil
 	}
-	return d.search(ctx, after, f, limit, searchChunk, func(s *session.Session) bool {
-		return d.isCalled(s, user, func(name, user string) bool { return name == user })
-	})
+	return d.search(ctx, after, f, user, limit, func(name, user string) bool { return name == user })
 }
 
-// search reads chunk rows at a time.
-func (d *Directory) search(ctx context.Context, after session.Key, f SessionFilter, limit, chunk int, wanted func(*session.Session) bool) (*Page, error) {
+// search takes those for whom fits reports true of a name and text, both in lower
+// case.
+func (d *Directory) search(ctx context.Context, after session.Key, f SessionFilter, text string, limit int, fits func(name, text string) bool) (*Page, error) {
+	id := strings.TrimSpace(text)
+	text = strings.ToLower(id)
 	page := &Page{}
-	for page.Examined < searchMost {
+	if id != "" && after == (session.Key{}) {
+		var rows []sessionRow
+		if err := d.db.SelectContext(ctx, &rows, querySearchExact, id, f.AppID, f.State, limit); err != nil {
+			return nil, unavailable(err, "searching sessions")
+		}
+		for i := range rows {
+			page.Sessions = append(page.Sessions, *d.see(&rows[i]))
+		}
+		if len(rows) > 0 && (strings.HasPrefix(id, "ou_") || strings.HasPrefix(id, "on_")) {
+			return page, nil
+		}
+	}
+	// What has text as an id was on the first page.
+	wanted := func(s *session.Session) bool {
+		return text == "" || !hasID(s, id) && d.isCalled(s, text, fits)
+	}
+	for began := time.Now(); page.Examined == 0 || time.Since(began) < d.patience; {
+		chunk := searchChunk
+		if text == "" {
+			chunk = min(limit-len(page.Sessions)+1, searchChunk)
+		}
 		var rows []sessionRow
 		if err := d.db.SelectContext(ctx, &rows, querySearch, after.AppID, after.OpenID, f.AppID, f.State, chunk); err != nil {
 			return nil, unavailable(err, "searching sessions")
 		}
 		for i := range rows {
-			if len(page.Sessions) == limit {
+			if len(page.Sessions) >= limit {
 				page.After = after
 				return page, nil
 			}
@@ -129,6 +163,11 @@ func (d *Directory) search(ctx context.Context, after session.Key, f SessionFilt
 	}
 	page.After = after
 	return page, nil
+}
+
+// hasID reports whether id is one of s's.
+func hasID(s *session.Session, id string) bool {
+	return id == s.OpenID || id == s.UnionID || id == s.UserID
 }
 
 // isCalled reports whether text, which is in lower case, fits one of the names of

@@ -107,6 +107,78 @@ func TestFind(t *testing.T) {
 	})
 }
 
+// An id that is somebody's is found at once, wherever the row is, and before any
+// name is looked through. Names are looked through for a bounded time.
+func TestSearchExact(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		insert := db.SQL(t)
+		const before = 2500
+		tx, err := insert.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range before { // without names, which would have to be sealed
+			_, err := tx.Exec(`INSERT INTO sessions (app_id, open_id, state, token_type, token_url, issued_at, expires_at, granted_at, version, changed_at)
+				VALUES ('cli_a', $1, 'active', 'Bearer', 'u', 1, 1, 1, 1, 1)`, fmt.Sprintf("ou_%05d", i))
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		last, twin := session.Key{AppID: "cli_z", OpenID: "ou_last"}, session.Key{AppID: "cli_a", OpenID: "ou_twin"}
+		for _, key := range []session.Key{last, twin} {
+			g := grant(key, "x")
+			g.UnionID, g.UserID, g.Profile.Name = "on_both", "ann", "Bob"
+			put(t, s, g)
+		}
+		put(t, s, grant(session.Key{AppID: "cli_z", OpenID: "ou_zzz_has_ann_in_it"}, "x"))
+		s.Directory.SetPatience(0) // one chunk
+		for _, tc := range []struct {
+			sentence, text string
+			filter         store.SessionFilter
+			want           []string
+			examined       int
+		}{
+			{"an open_id", "ou_last", store.SessionFilter{}, []string{"ou_last"}, 0},
+			{"a union_id, in two apps", " on_both ", store.SessionFilter{}, []string{"ou_twin", "ou_last"}, 0},
+			{"a union_id, in one of the apps", "on_both", store.SessionFilter{AppID: "cli_z"}, []string{"ou_last"}, 0},
+			{"a user_id, which may be a part of names", "ann", store.SessionFilter{}, []string{"ou_twin", "ou_last"}, 1000},
+			{"an open_id in another state", "ou_last", store.SessionFilter{State: session.Disabled}, nil, 0},
+			{"an open_id that nobody has", "ou_nobody", store.SessionFilter{}, nil, 1000},
+		} {
+			p, err := s.Directory.Search(t.Context(), session.Key{}, tc.filter, tc.text, 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := openIDs(p); !slices.Equal(got, tc.want) || p.Examined != tc.examined {
+				t.Errorf("%s: %v, %d examined", tc.sentence, got, p.Examined)
+			}
+			if more := p.Examined == 1000; more != (p.After != session.Key{}) {
+				t.Errorf("%s: %d examined, and goes on after %v", tc.sentence, p.Examined, p.After)
+			}
+		}
+		// Page by page, nobody comes twice.
+		var all []string
+		var after session.Key
+		for range 10 {
+			p, err := s.Directory.Search(t.Context(), after, store.SessionFilter{}, "ann", 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, openIDs(p)...)
+			if after = p.After; after == (session.Key{}) {
+				break
+			}
+		}
+		if !slices.Equal(all, []string{"ou_twin", "ou_last", "ou_zzz_has_ann_in_it"}) {
+			t.Errorf("page by page: %v", all)
+		}
+	})
+}
+
 func TestCounts(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)

@@ -30,7 +30,7 @@ const queryLead = `INSERT INTO leases (name, owner, until) VALUES ($1, $2, larks
 // the next ttl. Calling it again within ttl keeps the job.
 func (e *Elections) Lead(ctx context.Context, name string, ttl time.Duration) (bool, error) {
 	var owner string
-	err := e.db.GetContext(ctx, &owner, queryLeader, name)
+	err := e.db.GetContext(ctx, &owner, queryLeader, name, ttl.Milliseconds())
 	if err == nil && owner != e.owner {
 		return false, nil
 	}

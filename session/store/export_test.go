@@ -97,3 +97,6 @@ func (b *Backlog) Read(ctx context.Context) (lag, due int64) {
 	}
 	return lag, due
 }
+
+// SetPatience sets how long a search looks through names.
+func (d *Directory) SetPatience(patience time.Duration) { d.patience = patience }

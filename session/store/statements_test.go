@@ -97,6 +97,7 @@ func statements() map[string]statement {
 		"queryKeyInUse": {request, []any{"k", blob}},
 
 		"queryList":         {person, []any{"", "", "", "", 50}},
+		"querySearchExact":  {request, []any{"u77", "", "", 50}},
 		"querySearch":       {person, []any{"", "", "", "", 1000}},
 		"queryCounts":       {person, nil},
 		"queryFingerprint":  {request, nil},
