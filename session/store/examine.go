@@ -110,14 +110,20 @@ func (c *connection) examine(ctx context.Context, cfg Config) (*Examination, err
 	return e, nil
 }
 
+// Whether there is a table of sessions.
+const (
+	queryTablePostgres = `SELECT count(*) FROM pg_tables WHERE tablename = 'sessions' AND schemaname = ANY (current_schemas(false))`
+	queryTableSQLite   = `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'sessions'`
+)
+
 const queryAnySession = `SELECT count(*) FROM (SELECT 1 FROM sessions LIMIT 1) AS one`
 
 // anySession reports whether there is a session in any state. The database may
 // be an empty one.
 func (c *connection) anySession(ctx context.Context) (bool, error) {
-	table := `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'sessions'`
+	table := queryTableSQLite
 	if c.dialect == dialectPostgres {
-		table = `SELECT count(*) FROM pg_tables WHERE tablename = 'sessions' AND schemaname = ANY (current_schemas(false))`
+		table = queryTablePostgres
 	}
 	for _, query := range []string{table, queryAnySession} {
 		var n int

@@ -163,26 +163,25 @@ type aliasKind struct {
 	find, take string
 }
 
-var (
-	byUnionID = newAliasKind("union_id")
-	byUserID  = newAliasKind("user_id")
+// The comparisons with the empty string are the conditions of the indexes. A
+// look-up reads more than one row, since two with one alias mean that somebody has
+// written to the database who has no key.
+const (
+	queryByUnionID = `SELECT open_id, union_id_seal AS record FROM sessions
+	WHERE app_id = $1 AND union_id = $2 AND union_id <> '' LIMIT 20`
+	queryByUserID = `SELECT open_id, user_id_seal AS record FROM sessions
+	WHERE app_id = $1 AND user_id = $2 AND user_id <> '' LIMIT 20`
+
+	queryTakeUnionID = `UPDATE sessions SET union_id = '', union_id_seal = NULL
+	WHERE app_id = $1 AND union_id = $2 AND union_id <> '' AND open_id <> $3`
+	queryTakeUserID = `UPDATE sessions SET user_id = '', user_id_seal = NULL
+	WHERE app_id = $1 AND user_id = $2 AND user_id <> '' AND open_id <> $3`
 )
 
-// maxNamesakes is how many rows with one alias are looked at. More than one
-// means that somebody has written to the database who has no key.
-const maxNamesakes = 20
-
-// newAliasKind returns the kind of alias in a column. The comparison with the
-// empty string is the condition of the column's index.
-func newAliasKind(column string) aliasKind {
-	return aliasKind{
-		column: column,
-		find: fmt.Sprintf(`SELECT open_id, %[1]s_seal AS record FROM sessions
-	WHERE app_id = $1 AND %[1]s = $2 AND %[1]s <> '' LIMIT %[2]d`, column, maxNamesakes),
-		take: fmt.Sprintf(`UPDATE sessions SET %[1]s = '', %[1]s_seal = NULL
-	WHERE app_id = $1 AND %[1]s = $2 AND %[1]s <> '' AND open_id <> $3`, column),
-	}
-}
+var (
+	byUnionID = aliasKind{"union_id", queryByUnionID, queryTakeUnionID}
+	byUserID  = aliasKind{"user_id", queryByUserID, queryTakeUserID}
+)
 
 func (k *aliasKind) place(key session.Key) seal.Place {
 	return seal.Place{Key: key, Column: "sessions." + k.column + "_seal"}

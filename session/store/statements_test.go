@@ -81,30 +81,31 @@ func statements() map[string]statement {
 		"queryConsentClaim":      {request, []any{consent, "me", 1000}},
 		"queryConsentClaimDue":   {alone, []any{consent, "me", 1000}},
 		"queryConsentExtend":     {request, []any{consent, "me", 1000}},
-		"queryConsentRelease":    {alone, []any{consent, "me", 1000}},
-		"queryConsentInsert":     {request, []any{"f", bigApp, "ou_new", "device", "s", "me", 1000, 1000}},
+		"queryConsentPolled":     {alone, []any{consent, "me", 1000, 60_000, 1000}},
+		"queryConsentReturn":     {alone, []any{consent, "me"}},
+		"queryConsentTouch":      {request, []any{consent, 1000}},
+		"queryConsentOpenBy":     {request, []any{"app"}},
+		"queryConsentInsert":     {request, []any{"f", bigApp, "ou_new", "device", "s", blob, "app", "me", 1000, 1000}},
 		"queryConsentLink":       {request, []any{consent, blob, blob, "", 1000, 1000}},
-		"queryConsentBrowser":    {request, []any{consent, "", "", blob}},
 		"queryConsentGet":        {request, []any{consent}},
 		"queryConsentOpen":       {request, []any{bigApp, someID}},
 		"queryConsentLatest":     {request, []any{bigApp, someID}},
 		"queryConsentByTicket":   {request, []any{"ticket"}},
-		"queryConsentByState":    {request, []any{"state"}},
 		"queryConsentClose":      {request, []any{consent, "done", ""}},
 		"queryConsentDrop":       {request, []any{consent}},
 
 		"queryNow":      {alone, nil},
 		"queryKeyInUse": {request, []any{"k", blob}},
 
-		"queryList":         {person, []any{"", "", "", "", 50}},
 		"querySearchExact":  {request, []any{"u77", "", "", 50}},
 		"querySearch":       {person, []any{"", "", "", "", 1000}},
 		"queryCounts":       {person, nil},
 		"queryFingerprint":  {request, nil},
+		"queryAnySession":   {person, nil}, // reads one row
 		"queryHasSession":   {person, []any{bigApp, someID}},
 		"queryNotRenewable": {person, nil},
 
-		"queryLeader": {alone, []any{"work"}},
+		"queryLeader": {alone, []any{"work", 1000}},
 		"queryLead":   {alone, []any{"work", "me", 1000}},
 
 		"queryEventInsert":     {request, []any{"new", 1000}},
@@ -121,12 +122,12 @@ func statements() map[string]statement {
 		"queryBacklogDue":    {alone, []any{now, 10_000}},
 
 		"queryDueForSync": {alone, []any{bigApp, now - day, 100}},
-		"querySetProfile": {alone, []any{bigApp, someID, blob, "", "", now}},
+		"querySetProfile": {alone, []any{bigApp, someID, blob, "", "", now, blob, blob}},
 		"queryMarkSynced": {alone, []any{bigApp, someID, now}},
 
 		"queryRate":        {request, []any{"rate"}},
 		"queryRateInsert":  {request, []any{"rate", "[]"}},
-		"queryRateReplace": {request, []any{"rate", "[]", 1}},
+		"queryRateReplace": {request, []any{"rate", "[]", 1, 2}},
 
 		"queryExpiring":        {alone, []any{now, now + 3*day, 200}},
 		"queryReminderClaim":   {alone, []any{bigApp, someID, now}},
@@ -134,19 +135,24 @@ func statements() map[string]statement {
 
 		"querySchema": {person, nil},
 
-		"queryAccess":    {request, []any{bigApp, someID}},
-		"queryLoad":      {request, []any{bigApp, someID}},
-		"queryByUnionID": {request, []any{bigApp, "on_77"}},
-		"queryByUserID":  {request, []any{bigApp, "u77"}},
-		"queryPut":       {request, []any{bigApp, someID, "on_77", "u77", blob, blob, blob, "Bearer", "u", "s", now, now, now, now, now, now, day}},
-		"queryRevoke":    {request, []any{bigApp, someID, "revoked", 1}},
-		"queryDisable":   {request, []any{bigApp, someID, "r"}},
-		"queryEnable":    {request, []any{bigApp, someID, "r"}},
+		"queryDefault":    {request, []any{bigApp}},
+		"querySetDefault": {person, []any{bigApp, someID, blob}},
+
+		"queryAccess":      {request, []any{bigApp, someID}},
+		"queryLoad":        {request, []any{bigApp, someID}},
+		"queryByUnionID":   {request, []any{bigApp, "on_77"}},
+		"queryByUserID":    {request, []any{bigApp, "u77"}},
+		"queryTakeUnionID": {request, []any{bigApp, "on_77", someID}},
+		"queryTakeUserID":  {request, []any{bigApp, "u77", someID}},
+		"queryPut":         {request, []any{bigApp, someID, "on_77", "u77", blob, blob, blob, "Bearer", "u", "s", now, now, now, now, now, now, day, blob, blob}},
+		"queryRevoke":      {request, []any{bigApp, someID, "revoked", 1}},
+		"queryDisable":     {request, []any{bigApp, someID, "r"}},
+		"queryEnable":      {request, []any{bigApp, someID, "r"}},
 	}
 }
 
 // Statements about the schema itself, which has no rows to speak of.
-var schemaStatements = []string{"querySchemaTable", "querySchemaInsert", "querySchemaDelete", "queryRightsMissing"}
+var schemaStatements = []string{"querySchemaTable", "querySchemaInsert", "querySchemaDelete", "queryRightsMissing", "queryTablePostgres", "queryTableSQLite"}
 
 // Every statement of the package is explained on a filled database: what runs by
 // itself, or is waited for, reads no table from end to end.
