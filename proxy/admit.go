@@ -35,7 +35,7 @@ func (p *proxy) admit(x *request, fallback func(context.Context, string) (string
 		return err
 	}
 	switch {
-	case user != "" && !x.target.class.inject:
+	case user != "" && !x.target.class.takesUser():
 		return edge.PathNotAllowed
 	case user != "":
 		x.credential.kind, x.result.outcome = userToken, Proxied
@@ -50,7 +50,7 @@ func (p *proxy) admit(x *request, fallback func(context.Context, string) (string
 		}
 		x.credential.tenant, err = p.cfg.Tenant.TenantAccessToken(x, x.who.app)
 		return err
-	case x.target.class.inject && fallback != nil:
+	case x.target.class.takesUser() && fallback != nil:
 		return p.admitDefault(x, fallback)
 	}
 	return edge.UserIDRequired

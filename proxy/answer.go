@@ -44,5 +44,9 @@ func (p *proxy) answer(x *request, a *edge.Answer) {
 	case edge.Draining:
 		h.Set("Connection", "close")
 	}
+	if x.target.class.mcp && a.Failure == edge.AuthorizationRequired {
+		p.answerMCP(x, a)
+		return
+	}
 	a.Write(&x.w, x.in)
 }

@@ -59,21 +59,27 @@ var errMisdirected = errors.New("request is not for the configured upstream")
 
 // authorize sets the one Authorization header of out. This is the rule that must
 // never break: a user's token goes to the configured upstream and nowhere else, on
-// an inject path, before it expires, and with a request of that user.
+// an inject path, before it expires, and with a request of that user. For /mcp the
+// upstream is the MCP server, which takes the token in another header.
 func (c *credential) authorize(out *http.Request, to origin, path class, user session.Key) error {
 	delete(out.Header, "Authorization")
+	delete(out.Header, mcpTokenHeader)
 	if out.URL.Scheme != to.scheme || out.URL.Host != to.host || out.Host != to.host {
 		return errMisdirected
 	}
 	switch c.kind {
 	case userToken:
-		if !path.inject {
+		if !path.takesUser() {
 			return errMisdirected
 		}
 		if err := servable(c.access, user, time.Now()); err != nil {
 			return err
 		}
-		c.access.Authorize(out.Header)
+		if path.mcp {
+			c.access.SetToken(out.Header, mcpTokenHeader)
+		} else {
+			c.access.Authorize(out.Header)
+		}
 	case tenantToken:
 		if !path.tenant {
 			return errMisdirected

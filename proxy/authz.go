@@ -31,8 +31,8 @@ func (p *proxy) serveAuthz(x *request) error {
 	if x.target, err = p.paths.judge(method, original); err != nil {
 		return err
 	}
-	if x.target.class.own {
-		return edge.PathNotAllowed
+	if x.target.class.own || x.target.class.mcp {
+		return edge.PathNotAllowed // a mesh copies Authorization only
 	}
 	if err := p.admit(x, nil); err != nil {
 		return err

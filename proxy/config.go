@@ -82,6 +82,10 @@ type Config struct {
 	// Upstream is the Open Platform: scheme and host and, if need be, a path that
 	// stands before the path of every request. Requests are sent nowhere else.
 	Upstream *url.URL
+	// MCP is Lark's remote MCP server, in the same form. Requests for /mcp are sent
+	// there, with the user's token in X-Lark-MCP-UAT. nil: /mcp is a path like any
+	// other.
+	MCP *url.URL
 	// Transport sends requests to Upstream. It must not decompress, follow
 	// redirects, or read proxy settings from the environment. nil: [NewTransport]
 	// with UpstreamTimeout.
@@ -202,11 +206,13 @@ func (c Config) withDefaults() Config {
 func (c Config) check() error {
 	var problems []error
 	fail := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	switch u := c.Upstream; {
-	case u == nil:
+	if c.Upstream == nil {
 		fail("no upstream")
-	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Opaque != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		fail("upstream %q: want http(s)://host[/path]", u.Redacted())
+	}
+	for _, u := range []*url.URL{c.Upstream, c.MCP} {
+		if u != nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Opaque != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "") {
+			fail("upstream %q: want http(s)://host[/path]", u.Redacted())
+		}
 	}
 	if len(c.Apps) == 0 || slices.Contains(c.Apps, "") {
 		fail("apps: want at least one app id, none empty")

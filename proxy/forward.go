@@ -44,11 +44,12 @@ func (p *proxy) forward(x *request) error {
 func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	x := requestOf(pr.In.Context())
 	out := pr.Out
-	out.URL.Scheme, out.URL.Host = p.origin.scheme, p.origin.host
-	out.URL.Opaque = p.origin.prefix + x.target.raw
+	to, rest := p.destination(&x.target)
+	out.URL.Scheme, out.URL.Host = to.scheme, to.host
+	out.URL.Opaque = to.prefix + rest
 	out.URL.Path, out.URL.RawPath, out.URL.RawQuery, out.URL.ForceQuery = "", "", "", false
 	out.URL.User = nil
-	out.Host = p.origin.host
+	out.Host = to.host
 	if x.body.kept.complete() {
 		// ReverseProxy guards a body against reads after the handler has returned.
 		// Nothing of this one is left to read from the caller.
@@ -58,6 +59,9 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	stripRequest(out.Header)
 	if x.credential.injected() {
 		acceptReadable(out.Header)
+	}
+	if x.target.class.mcp {
+		out.Header["Accept-Encoding"] = asIs // streams are looked into
 	}
 	if x.credential.kind == userToken {
 		takeWait(out.Header)
@@ -75,7 +79,11 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 
 	replaced, err := p.replaceToken(x)
+	reason, _ := reasonOf(err)
 	switch {
+	case reason == session.TokenRefused && said.byStatus:
+		// The token is a fresh one, so the status has another reason.
+		return res, nil
 	case err != nil:
 		res.Body.Close()
 		return nil, err
@@ -96,8 +104,9 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	case err != nil || said.refusal != session.TokenInvalid:
 		p.noteRefusal(x, said)
 		return res, err
-	case x.credential.kind == tenantToken:
-		// The route takes only user tokens, and the app has to know.
+	case x.credential.kind == tenantToken, said.byStatus:
+		// The route takes only user tokens, or the status has another reason than the
+		// token. The app has to know.
 		x.result.outcome = before
 		return res, nil
 	}
@@ -110,7 +119,8 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 func (p *proxy) attempt(x *request, out *http.Request, resend int) (res *http.Response, said larkError, err error) {
 	span := p.startAttempt(x, &out, resend)
 	defer func() { endAttempt(span, res, said, err) }()
-	if err := x.credential.authorize(out, p.origin, x.target.class, x.who.user); err != nil {
+	to, _ := p.destination(&x.target)
+	if err := x.credential.authorize(out, *to, x.target.class, x.who.user); err != nil {
 		return nil, larkError{}, err
 	}
 	sent := time.Now()
@@ -127,10 +137,12 @@ func (p *proxy) attempt(x *request, out *http.Request, resend int) (res *http.Re
 		res.Request = out
 	}
 	stripAnswer(res.Header)
-	switch x.credential.kind {
-	case userToken:
+	switch {
+	case x.credential.kind == userToken && x.target.class.mcp:
+		said = inspectMCP(x, res, p.cfg.UserTokenRefusal)
+	case x.credential.kind == userToken:
 		said = x.answer.inspect(res, &p.buffers, p.cfg.UserTokenRefusal)
-	case tenantToken:
+	case x.credential.kind == tenantToken:
 		said = x.answer.inspect(res, &p.buffers, p.cfg.TenantTokenRefusal)
 	}
 	return res, said, nil

@@ -20,11 +20,14 @@ var stripped = map[string]bool{
 	"sentry-trace": true, "x-cloud-trace-context": true, "x-amzn-trace-id": true,
 }
 
-var stripPrefixes = [...]string{"x-larkside-", "x-forwarded-", "x-original-", "proxy-", "x-b3-", "x-datadog-"}
+var stripPrefixes = [...]string{"x-larkside-", "x-lark-mcp-", "x-forwarded-", "x-original-", "proxy-", "x-b3-", "x-datadog-"}
 
 // strip reports whether the request header of this name is not forwarded. It
 // doesn't allocate.
 func strip(name string) bool {
+	if name == mcpToolsHeader {
+		return false
+	}
 	if name == "" || strings.IndexByte("bcfhkpstuvx", name[0]|0x20) < 0 {
 		return false // the usual case: no name or prefix below begins so
 	}

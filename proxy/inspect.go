@@ -51,6 +51,8 @@ type larkError struct {
 
 	// refusal is what Code and Msg say about the token that was sent.
 	refusal session.Refusal
+	// byStatus says that only the HTTP status refuses the token.
+	byStatus bool
 }
 
 // scopes returns the scopes of which one would do.

@@ -28,9 +28,14 @@ type class struct {
 	inject, tenant bool
 	// tokenCall: one of the calls by which SDKs fetch their app's token.
 	tokenCall bool
+	// mcp: goes to the MCP server. A user's token may be added.
+	mcp bool
 	// own: reserved for Larkside, never forwarded.
 	own bool
 }
+
+// takesUser reports whether a user's token may be added.
+func (c class) takesUser() bool { return c.inject || c.mcp }
 
 const (
 	ownPrefix = "/-/larkside/"
@@ -83,7 +88,10 @@ func pathOf(raw string) string {
 }
 
 // paths are the settings by which paths are classified.
-type paths struct{ inject, tenant []string }
+type paths struct {
+	inject, tenant []string
+	mcp            bool // there is an MCP server
+}
 
 // judge returns the target of a request, or ambiguous_path if two readers could
 // take its path for different ones.
@@ -117,6 +125,9 @@ func (p *paths) canonical(path string) (form string, c class, ok bool) {
 
 func (p *paths) classify(path string) class {
 	closed := closedPath(path)
+	if p.mcp && path == mcpPath {
+		return class{mcp: true}
+	}
 	return class{
 		inject:    !closed && matchAny(p.inject, path) >= 0,
 		tenant:    !closed && matchAny(p.tenant, path) >= 0,

@@ -21,7 +21,8 @@ type proxy struct {
 	hosts   edge.Hosts
 	callers callers
 	paths   paths
-	origin  origin
+	origin  origin // the Open Platform
+	mcp     origin // the MCP server; zero: there is none
 	reverse *httputil.ReverseProxy
 	buffers peekBuffers
 	// places are for the requests that wait for a consent.

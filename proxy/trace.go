@@ -266,6 +266,8 @@ func (p *proxy) route(x *request) string {
 	switch {
 	case path == "":
 		return otherRoute
+	case x.target.class.mcp:
+		return mcpPath
 	case p.cfg.Route != nil:
 		return p.cfg.Route(x.target.method, path)
 	}

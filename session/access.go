@@ -2,6 +2,7 @@ package session
 
 import (
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unique"
@@ -74,6 +75,16 @@ func (a *Access) Authorize(h http.Header) {
 		return
 	}
 	h["Authorization"] = a.header[:]
+}
+
+// SetToken sets the header of h with this name, in its canonical form, to the token
+// alone, without a scheme. Without a token it removes the header.
+func (a *Access) SetToken(h http.Header, name string) {
+	if a.header == nil {
+		delete(h, name)
+		return
+	}
+	h[name] = []string{strings.TrimPrefix(a.header[0], "Bearer ")}
 }
 
 // ClaimRenewal returns true to one caller in every period. A request that finds

@@ -21,6 +21,12 @@ func (s *server) newProxy() (*proxy.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%sOPEN_URL: %w", settings.Prefix, err)
 	}
+	var mcp *url.URL
+	if s.cfg.MCPURL != "" {
+		if mcp, err = url.Parse(string(s.cfg.MCPURL)); err != nil {
+			return nil, fmt.Errorf("%sMCP_URL: %w", settings.Prefix, err)
+		}
+	}
 	transport, err := transportConfig(s.cfg)
 	if err != nil {
 		return nil, err
@@ -28,7 +34,7 @@ func (s *server) newProxy() (*proxy.Handler, error) {
 	routes := lark.NewRoutes()
 	return proxy.New(proxy.Config{
 		UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal,
-		Upstream: upstream, Transport: proxy.NewTransport(transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
+		Upstream: upstream, MCP: mcp, Transport: proxy.NewTransport(transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
 		Apps: s.cfg.AppIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
 		Tokens: userTokens{s}, Asker: asker{s}, Resolver: userNames{s}, DefaultUser: s.defaultUser(), Tenant: tenantTokens{s}, Waiter: consentWaiter{s},
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,

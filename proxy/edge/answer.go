@@ -87,12 +87,21 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request) {
 	if id == "" {
 		id = telemetry.NewRequestID()
 	}
-	content := a.Envelope(id)
+	a.WriteAs(w, r, id, a.Status, a.Envelope(id))
+}
+
+// WriteAs is Write for a protocol that has errors of its own: it sends this status
+// and this JSON, with the headers of a. WWW-Authenticate is left out with any other
+// status than 401.
+func (a *Answer) WriteAs(w http.ResponseWriter, r *http.Request, id string, status int, content []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Content-Length", strconv.Itoa(len(content)))
 	h.Set("Cache-Control", "no-store")
 	a.SetHeader(h)
+	if status != http.StatusUnauthorized {
+		h.Del("WWW-Authenticate")
+	}
 	h.Set(RequestIDHeader, id)
 	if a.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(seconds(a.RetryAfter), 10))
@@ -100,7 +109,7 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request) {
 	if a.Challenge.AuthorizeURL != "" {
 		h.Set("X-Larkside-Authorize-Url", a.Challenge.AuthorizeURL)
 	}
-	w.WriteHeader(a.Status)
+	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		w.Write(content) // nobody is left to tell when it fails
 	}

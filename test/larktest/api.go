@@ -165,6 +165,7 @@ func routeTable(added []Route) []*route {
 		table = append(table, row)
 	}
 	table = append(table, platformRoutes...)
+	table = append(table, mcpRoutes...)
 	table = append(table, helperRoutes...)
 	table = append(table, dataRoutes(userRows, TakesUser)...)
 	table = append(table, dataRoutes(tenantRows, TakesTenant)...)

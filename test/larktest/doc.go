@@ -46,6 +46,8 @@
 //   - apaas/v1 and spark/v1 by their tables of user-only and tenant-only
 //     routes. Workspaces hold data of each user's own, and data.owner in every
 //     answer says whose token came
+//   - /mcp, the remote MCP server, which has a host of its own at Lark: a few
+//     tools, streams, and the ways to refuse a token ([MCPRefusal])
 //   - any path of other well-known services, with data.owner too; [Route] adds
 //     what is missing
 //   - helpers under /open-apis/apaas/v1/larktest/ that echo, stream, delay and
@@ -93,6 +95,7 @@
 //   - route_scopes: other scopes for some paths
 //   - all_scopes_needed: of a route's scopes users need all, not one
 //   - duplicate_uuid: a message uuid that was seen answers this code
+//   - mcp_refusal: how /mcp refuses a token: "bare", "code", "data", "stream"
 //   - long_connection: how it misbehaves: see [Conduct]
 //   - ping_interval: the pause between pings that it asks for, in seconds
 //   - event_parts: the frames that each event comes in

@@ -25,6 +25,7 @@ const (
 	ContactEndpoint Endpoint = "contact"
 	AppEndpoint     Endpoint = "app"    // bot/v3/info, application/v6/applications/:app_id
 	EventsEndpoint  Endpoint = "events" // the long connection: bootstrap and handshake
+	MCPEndpoint     Endpoint = "mcp"    // the remote MCP server
 	API             Endpoint = "api"    // every other /open-apis/ route
 	Unknown         Endpoint = "unknown"
 	Any             Endpoint = "" // in a Fault: each of them

@@ -48,7 +48,7 @@ type route struct {
 // match finds the route for an escaped path. Literal segments go before
 // variables by the order of the table.
 func (p *Platform) match(method, path string) (*route, map[string]string) {
-	if !slices.ContainsFunc([]string{"/open-apis/", "/oauth/", "/callback/", "/ws/"}, func(family string) bool { return strings.HasPrefix(path, family) }) {
+	if path != mcpPath && !slices.ContainsFunc([]string{"/open-apis/", "/oauth/", "/callback/", "/ws/"}, func(family string) bool { return strings.HasPrefix(path, family) }) {
 		return nil, nil
 	}
 	segments := strings.Split(path[1:], "/")
@@ -97,7 +97,7 @@ func (p *Platform) identify(x *exchange) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	x.scopes = p.scopesOf(x)
-	if text, ok := bearer(x.r); ok {
+	if text, ok := x.credential(); ok {
 		if t := p.find(text); t != nil && t.kind != RefreshToken {
 			x.token = t
 			x.own(p, t)
@@ -148,7 +148,7 @@ func (p *Platform) gate(x *exchange) (answer, bool) {
 }
 
 func (p *Platform) checkToken(x *exchange) (answer, bool) {
-	text, ok := bearer(x.r)
+	text, ok := x.credential()
 	t := x.token
 	switch {
 	case !ok:
@@ -203,6 +203,14 @@ func (p *Platform) inspect(x *exchange) {
 		if plain == "x-lark-user-id" || plain == "x-lark-app-id" || plain == "baggage" || plain == "cookie" || strings.HasPrefix(plain, "x-larkside-") {
 			p.violate(x, LeakedHeader, who, name)
 		}
+	}
+	// Each host has a header of its own for the token.
+	foreign := mcpTokenHeader
+	if x.route.endpoint == MCPEndpoint {
+		foreign = "Authorization"
+	}
+	if len(x.r.Header[foreign]) > 0 {
+		p.violate(x, LeakedHeader, who, foreign)
 	}
 	expected := x.r.Header.Get(ExpectUserHeader)
 	if expected == "" {

@@ -153,7 +153,7 @@ func (p *Platform) serveRoute(x *exchange) {
 		x.call.Target = x.r.URL.RequestURI()
 	}
 	defer p.book(x)
-	if x.route.stream == nil {
+	if x.route.stream == nil || x.route.endpoint == MCPEndpoint {
 		x.read()
 	}
 	p.identify(x)
@@ -185,6 +185,9 @@ func (p *Platform) serveStream(x *exchange, injection *Injection) {
 		return
 	}
 	if a, refused := p.gate(x); refused {
+		if x.route.endpoint == MCPEndpoint {
+			a = p.mcpRefused(x, a)
+		}
 		p.write(x, a)
 		return
 	}
@@ -287,7 +290,7 @@ func (x *exchange) decode(into any) error { return json.Unmarshal(x.body, into) 
 // safeHeader is what the ledger keeps: everything but credentials.
 func safeHeader(h http.Header) http.Header {
 	kept := h.Clone()
-	for _, name := range []string{"Authorization", "Proxy-Authorization", "Cookie", "X-Lark-Helpdesk-Authorization"} {
+	for _, name := range []string{"Authorization", "Proxy-Authorization", "Cookie", "X-Lark-Helpdesk-Authorization", mcpTokenHeader} {
 		if _, ok := kept[name]; ok {
 			kept[name] = []string{"REDACTED"}
 		}

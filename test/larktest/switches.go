@@ -109,6 +109,9 @@ type Switches struct {
 	// UNCONFIRMED.
 	DuplicateUUID int `json:"duplicate_uuid"`
 
+	// MCPRefusal is how the MCP server refuses a token.
+	MCPRefusal MCPRefusal `json:"mcp_refusal"`
+
 	// LongConnection is how the long connection behaves. PingInterval is the
 	// pause between pings that it tells clients, in seconds: 120, as [P] logs
 	// have it. EventParts is how many frames each event comes in, one by default.

@@ -171,7 +171,7 @@ func warnings(s *Settings) []string {
 	for _, u := range []struct {
 		name string
 		url  BaseURL
-	}{{"OPEN_URL", s.OpenURL}, {"ACCOUNTS_URL", s.AccountsURL}, {"TOKEN_URL", s.TokenURL}} {
+	}{{"OPEN_URL", s.OpenURL}, {"ACCOUNTS_URL", s.AccountsURL}, {"TOKEN_URL", s.TokenURL}, {"MCP_URL", BaseURL(s.MCPURL)}} {
 		if strings.HasPrefix(string(u.url), "http://") && !u.url.loopback() {
 			w = append(w, fmt.Sprintf("%s%s is plain http: tokens can be read on the way", Prefix, u.name))
 		}

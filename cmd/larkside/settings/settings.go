@@ -52,6 +52,9 @@ type Settings struct {
 
 	TokenURL BaseURL `env:"TOKEN_URL" default:"‘{open}/open-apis/authen/v2/oauth/token’" meaning:"the OAuth token endpoint (Feishu's ‘{accounts}/oauth/v3/token’ refuses codes that were asked for with PKCE); kept with each grant, since a v2 endpoint may refuse what v3 issued"`
 
+	// MCPURL is a URL after parsing, or empty for off.
+	MCPURL MCPURL `env:"MCP_URL" envDefault:"off" takes:"on, off or an http or https URL" meaning:"‘on’ (‘https://mcp.feishu.cn/mcp’ or ‘https://mcp.larksuite.com/mcp’, by brand) or a URL: Lark's remote MCP server, reached at ‘/mcp’ of the proxy listener"`
+
 	Listen Address `env:"LISTEN" envDefault:"127.0.0.1:8080" takes:"host:port or unix:/path.sock" meaning:"the proxy listener, for the app beside it: ‘host:port’ (port 0: any, the chosen one is logged) or ‘unix:/path.sock’ (mode 0660)"`
 
 	AdminListen Address `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:8081" takes:"host:port or unix:/path.sock" meaning:"the admin listener, for operators, kubelet and Prometheus"`
@@ -237,9 +240,12 @@ func (s *Settings) AppIDs() []string {
 
 // complete fills in the URLs that follow from the brand and from each other.
 func (s *Settings) complete() {
-	open, accounts := BaseURL("https://open.feishu.cn"), BaseURL("https://accounts.feishu.cn")
+	open, accounts, mcp := BaseURL("https://open.feishu.cn"), BaseURL("https://accounts.feishu.cn"), MCPURL("https://mcp.feishu.cn/mcp")
 	if s.Brand == "lark" {
-		open, accounts = "https://open.larksuite.com", "https://accounts.larksuite.com"
+		open, accounts, mcp = "https://open.larksuite.com", "https://accounts.larksuite.com", "https://mcp.larksuite.com/mcp"
+	}
+	if s.MCPURL == mcpOn {
+		s.MCPURL = mcp
 	}
 	if s.OpenURL == "" {
 		s.OpenURL = open

@@ -86,6 +86,22 @@ func parseBaseURL(v string) (BaseURL, error) {
 	return BaseURL(strings.TrimRight(v, "/")), nil
 }
 
+// MCPURL is a [BaseURL], mcpOn for the brand's own, or empty for off.
+type MCPURL BaseURL
+
+const mcpOn MCPURL = "on"
+
+func parseMCPURL(v string) (MCPURL, error) {
+	switch v {
+	case "off":
+		return "", nil
+	case "on":
+		return mcpOn, nil
+	}
+	u, err := parseBaseURL(v)
+	return MCPURL(u), err
+}
+
 // loopback reports whether the URL's host is this machine.
 func (b BaseURL) loopback() bool {
 	u, err := url.Parse(string(b))
