@@ -101,7 +101,7 @@ func checkImports(t *testing.T, path string) {
 // onlyTested are the modules that go.mod has for the tests of the product's
 // packages and for nothing else. All are small, or are there anyway since what
 // the product needs needs them. What is large and for one kind of test gets a
-// module of its own: test/browser, test/deploy, test/load, test/tools.
+// module of its own: test/agents, test/browser, test/deploy, test/load, test/tools.
 var onlyTested = []string{
 	"github.com/creack/pty",
 	"github.com/google/go-cmp",

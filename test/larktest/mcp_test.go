@@ -62,7 +62,7 @@ func TestMCP(t *testing.T) {
 	}
 	for body, want := range map[string]string{
 		`{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"nothing"}}`: "-32602",
-		`{"jsonrpc":"2.0","id":6,"method":"nothing"}`:                               "-32601",
+		`{"jsonrpc":"2.0","id":6,"method":"nothing"}`:                                "-32601",
 		`{`: "-32700",
 	} {
 		if _, text := mcp(t, p, token, body); !strings.Contains(text, want) {
