@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"sync"
@@ -79,7 +81,7 @@ func TestDemo(t *testing.T) {
 	over := make(chan error, 1)
 	go func() { over <- run(ctx, newScreen(w, false), deviceFlow, true) }()
 
-	text := w.await(t, over, "/metrics")
+	text := w.await(t, over, "export LARKSIDE_SCOPES=")
 	if strings.Contains(text, "\x1b") || strings.Contains(text, "✗") || strings.Count(text, "✓") != len(steps) {
 		t.Errorf("transcript:\n%s", text)
 	}
@@ -111,6 +113,8 @@ func TestDemo(t *testing.T) {
 		}
 	}
 
+	doctor(t, kept)
+
 	interrupt()
 	if err := <-over; err != nil {
 		t.Fatal(err)
@@ -119,6 +123,27 @@ func TestDemo(t *testing.T) {
 	if !strings.Contains(text, "Everything was as it should be") || strings.Count(text, "✓") != len(steps)+len(ending) {
 		t.Errorf("transcript:\n%s", text)
 	}
+}
+
+// doctor runs "larkside doctor" with the settings that are printed, as a shell would
+// read them.
+func doctor(t *testing.T, kept string) {
+	t.Helper()
+	binary, err := build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), binary, "doctor")
+	cmd.Dir = t.TempDir()
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	for _, line := range regexp.MustCompile(`(?m)^ *export (\w+=)'?([^'\n]*)'?$`).FindAllStringSubmatch(kept, -1) {
+		cmd.Env = append(cmd.Env, line[1]+line[2])
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || len(cmd.Env) < 8 || strings.Contains(string(out), "fail") {
+		t.Errorf("doctor with %q: %v\n%s", cmd.Env, err, out)
+	}
+	t.Logf("%s", out)
 }
 
 // click does what a person does on the chat page: opens the link of the card

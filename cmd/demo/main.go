@@ -14,8 +14,10 @@
 // consent listener.
 //
 // The exit status is 0 when every step was as it should be, else 1, and the
-// step that was not is named. With -keep both stay up after the tour, with the
-// lines to try by hand, until Ctrl-C.
+// step that was not is named. With -keep both stay up after the tour until Ctrl-C,
+// as a place to develop against: on ports 8080, 8081 and 9000 if these are free, with
+// the lines to try by hand, for an SDK, and for a larkside of one's own on the same
+// emulator.
 //
 // Colours are used on a terminal only, and not when NO_COLOR is set.
 package main
@@ -59,7 +61,7 @@ func run(ctx context.Context, out *screen, flow string, keep bool) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	t, err := start(ctx, out, flow, dir)
+	t, err := start(ctx, out, flow, dir, keep)
 	if err != nil {
 		return err
 	}

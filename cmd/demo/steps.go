@@ -132,11 +132,11 @@ var ending = []step{
 		act: func(_ context.Context, t *tour) error {
 			s := t.lark.Summary()
 			t.out.line("%d calls; %d access tokens issued; %d refresh tokens redeemed, none of them twice; %d breaches of Lark's rules",
-				s.Calls, s.Tokens[larktest.AccessToken], s.Redemptions[larktest.Answered], len(t.lark.Violations()))
+				s.Calls, s.Tokens[larktest.AccessToken], s.Redemptions[larktest.Answered], len(t.violations()))
 			return nil
 		},
 		check: func(t *tour) error {
-			for _, v := range t.lark.Violations() {
+			for _, v := range t.violations() {
 				return fmt.Errorf("the emulator saw a violation: %s: %s", v.Kind, v.Detail)
 			}
 			return problemIf(t.lark.Summary().MaxAnswered > 1, "a refresh token was redeemed twice")

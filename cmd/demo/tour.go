@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,10 +66,20 @@ type tour struct {
 	link      string   // to the page on which a user consents
 	run       calling  // of the present step
 	fault     *larktest.Injection
+	// The violations from stayed to left were seen while both were left to whoever
+	// develops against them. They say nothing about the tour.
+	stayed, left int
 }
 
-// start brings up the emulator and larkside.
-func start(ctx context.Context, out *screen, flow, dir string) (_ *tour, err error) {
+// violations are those that the tour has caused.
+func (t *tour) violations() []larktest.Violation {
+	all := t.lark.Violations()
+	return slices.Concat(all[:t.stayed], all[t.left:])
+}
+
+// start brings up the emulator and larkside. What is kept listens where one would
+// look for it.
+func start(ctx context.Context, out *screen, flow, dir string, keep bool) (_ *tour, err error) {
 	t := &tour{out: out, http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{}}}
 	defer func() {
 		if err != nil {
@@ -84,7 +95,11 @@ func start(ctx context.Context, out *screen, flow, dir string) (_ *tour, err err
 		t.release = release
 		t.publicURL = "http://" + address
 	}
-	if err := t.serveLark(ctx); err != nil {
+	proxyAt, adminAt, larkAt := anyPort, anyPort, anyPort
+	if keep {
+		proxyAt, adminAt, larkAt = ifFree(ctx, "127.0.0.1:8080"), ifFree(ctx, "127.0.0.1:8081"), ifFree(ctx, "127.0.0.1:9000")
+	}
+	if err := t.serveLark(ctx, larkAt); err != nil {
 		return nil, err
 	}
 	out.note("building larkside (the first time this takes a minute or two) …")
@@ -101,8 +116,9 @@ func start(ctx context.Context, out *screen, flow, dir string) (_ *tour, err err
 		"LARKSIDE_APP_SECRET=" + secret,
 		"LARKSIDE_OPEN_URL=" + t.lark.URL,
 		"LARKSIDE_ACCOUNTS_URL=" + t.lark.URL,
-		"LARKSIDE_LISTEN=127.0.0.1:0",
-		"LARKSIDE_ADMIN_LISTEN=127.0.0.1:0",
+		"LARKSIDE_MCP_URL=" + t.lark.URL + "/mcp",
+		"LARKSIDE_LISTEN=" + proxyAt,
+		"LARKSIDE_ADMIN_LISTEN=" + adminAt,
 		"LARKSIDE_DATABASE_URL=sqlite:" + filepath.Join(dir, "larkside.db"),
 		"LARKSIDE_SCOPES=" + scopes,
 		"LARKSIDE_REFRESH_THRESHOLD=" + threshold,
@@ -125,9 +141,22 @@ func start(ctx context.Context, out *screen, flow, dir string) (_ *tour, err err
 	return t, nil
 }
 
-// serveLark starts the emulator on a free port.
-func (t *tour) serveLark(ctx context.Context) error {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+// anyPort is an address with a port that is free.
+const anyPort = "127.0.0.1:0"
+
+// ifFree returns address, or anyPort if somebody listens there.
+func ifFree(ctx context.Context, address string) string {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return anyPort
+	}
+	l.Close()
+	return address
+}
+
+// serveLark starts the emulator.
+func (t *tour) serveLark(ctx context.Context, address string) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("starting the emulator: %w", err)
 	}
@@ -206,11 +235,38 @@ func (t *tour) stay(ctx context.Context) {
 	t.out.line("  %s/chat", t.lark.URL)
 	t.out.line("  %s/", t.lark.URL)
 	t.out.line("  %s/larktest/", t.lark.URL)
-	t.out.line("Larkside's metrics:")
-	t.out.line("  curl %s/metrics\n", t.child.adminURL)
+	t.out.line("The console, and the metrics:")
+	t.out.line("  %s/", t.child.adminURL)
+	t.out.line("  curl %s/metrics", t.child.adminURL)
+	t.out.line("Your program, in Go and in Node; each call has the header X-Lark-User-Id:")
+	t.out.line("  lark.NewClient(%q, \"larkside\", lark.WithOpenBaseUrl(%q))", appID, t.child.URL)
+	t.out.line("  new lark.Client({appId: '%s', appSecret: 'larkside', domain: '%s'})", appID, t.child.URL)
+	t.out.line("An agent, by MCP, with the same header:")
+	t.out.line("  %s/mcp", t.child.URL)
+	t.out.line("A larkside of your own on this emulator; larkside doctor checks it:")
+	for _, s := range t.own() {
+		t.out.line("  export %s", s)
+	}
+	t.out.line("")
+	t.stayed = len(t.lark.Violations())
+	defer func() { t.left = len(t.lark.Violations()) }()
 	select {
 	case <-ctx.Done():
 	case <-t.child.done:
+	}
+}
+
+// own are the settings of a larkside that somebody starts beside this one.
+func (t *tour) own() []string {
+	return []string{
+		"LARKSIDE_APP_ID=" + appID,
+		"LARKSIDE_APP_SECRET=" + secret,
+		"LARKSIDE_OPEN_URL=" + t.lark.URL,
+		"LARKSIDE_ACCOUNTS_URL=" + t.lark.URL,
+		"LARKSIDE_MCP_URL=" + t.lark.URL + "/mcp",
+		"LARKSIDE_LISTEN=127.0.0.1:8090",
+		"LARKSIDE_ADMIN_LISTEN=127.0.0.1:8091",
+		"LARKSIDE_SCOPES='" + scopes + "'",
 	}
 }
 
