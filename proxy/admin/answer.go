@@ -14,7 +14,7 @@ import (
 // their codes.
 func Failures() []edge.Failure {
 	return []edge.Failure{
-		*edge.UnknownApp, *edge.InvalidRequest, *edge.AdminUnauthenticated, *edge.HostNotAllowed, *edge.UserDisabled,
+		*edge.InvalidUserID, *edge.UnknownApp, *edge.InvalidRequest, *edge.AdminUnauthenticated, *edge.HostNotAllowed, *edge.UserDisabled,
 		*edge.NotFound, *edge.MethodNotAllowed, *edge.ConsentRequired, *edge.Conflict, *edge.NotAllSealed, *edge.NotAsked, *edge.NotSignedIn,
 		*edge.AdminRateLimited, *edge.InternalError, *edge.StoreUnavailable, *edge.RefreshUnavailable, *edge.AppMisconfigured,
 	}

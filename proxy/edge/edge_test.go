@@ -118,6 +118,7 @@ func TestFor(t *testing.T) {
 		{session.ErrAppMisconfigured, edge.AppMisconfigured, 30 * time.Second},
 		{fmt.Errorf("looking up: %w", late), edge.RefreshUnavailable, late.After},
 		{session.ErrUnavailable, edge.StoreUnavailable, time.Second},
+		{fmt.Errorf("resolving: %w", session.ErrAmbiguous), edge.InvalidUserID, 0},
 		{edge.Draining, edge.Draining, time.Second},
 		{fmt.Errorf("identifying: %w", whole), edge.CallerRateLimited, time.Minute},
 		{edge.AmbiguousPath, edge.AmbiguousPath, 0},
