@@ -163,6 +163,8 @@ func TestAwaitAccepted(t *testing.T) {
 		}
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
+		synctest.Wait() // until both are accepted
+		w.source.Report(larktest.AppID, refusal)
 		w.source.Report(other, refusal)
 		if err := w.source.AwaitAccepted(gone); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
