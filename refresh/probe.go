@@ -71,9 +71,14 @@ func (s *Source) probeByRefresh(ctx context.Context, a *app, key session.Key) (a
 	if err != nil {
 		return !errors.Is(err, session.ErrNotFound)
 	}
-	fresh, _, err := s.runs.Do(ctx, key, func(ctx context.Context) (*session.Access, error) {
+	probe := func(ctx context.Context) (*session.Access, error) {
 		return s.renew(ctx, key, want{version: row.Version, force: true, probe: true})
-	})
+	}
+	fresh, joined, err := s.runs.Do(ctx, key, probe)
+	for joined && ctx.Err() == nil {
+		// The run that a request began is no probe. It rests, and so ends soon.
+		fresh, joined, err = s.runs.Do(ctx, key, probe)
+	}
 	switch {
 	case errors.Is(err, session.ErrConsentRequired), errors.Is(err, session.ErrUserDisabled), err == nil && !fresh.Renewable:
 		return false
