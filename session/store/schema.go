@@ -184,13 +184,16 @@ func (c *connection) migrateTo(ctx context.Context, version int64, log *slog.Log
 		defer c.server.patient.Store(false)
 	}
 	giveUp := time.Now().Add(migrateFor)
-	for {
+	for changed := false; ; {
 		done, err := c.moveTowards(ctx, version)
 		switch {
 		case err == nil && done:
+			if changed && log != nil {
+				log.InfoContext(ctx, "the schema was changed", "version", version)
+			}
 			return nil
 		case err == nil:
-			giveUp = time.Now().Add(migrateFor)
+			changed, giveUp = true, time.Now().Add(migrateFor)
 			continue
 		case errors.Is(err, ErrSchemaNewer):
 			return err
@@ -337,7 +340,7 @@ func (c *connection) name(ctx context.Context, expression string) string {
 
 // The tables on which the role lacks a right that Larkside needs.
 const queryRightsMissing = `SELECT coalesce(string_agg(t, ', '), '') FROM unnest(ARRAY[
-		'sessions', 'consents', 'encryption_keys', 'leases', 'rates', 'events', 'audit']) AS t
+		'sessions', 'consents', 'encryption_keys', 'leases', 'rates', 'events', 'audit', 'default_users']) AS t
 	WHERE NOT (has_table_privilege(t, 'SELECT') AND has_table_privilege(t, 'INSERT')
 		AND has_table_privilege(t, 'UPDATE') AND has_table_privilege(t, 'DELETE'))`
 

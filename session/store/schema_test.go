@@ -289,6 +289,25 @@ func TestRights(t *testing.T) {
 		t.Errorf("no rights: %v", err)
 	}
 	sql := db.SQL(t)
+	// With the right to see the version it names every table that there is.
+	if _, err := sql.Exec(`GRANT SELECT ON larkside_schema TO ` + role.RoleName()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = store.Open(t.Context(), config(role))
+	tables, listErr := sql.Query(`SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'larkside_schema'`)
+	if listErr != nil {
+		t.Fatal(listErr)
+	}
+	defer tables.Close()
+	for tables.Next() {
+		var name string
+		if scanErr := tables.Scan(&name); scanErr != nil {
+			t.Fatal(scanErr)
+		}
+		if !errors.Is(err, store.ErrRights) || !regexp.MustCompile(`\b`+name+`\b`).MatchString(err.Error()) {
+			t.Errorf("no right on %s: %v", name, err)
+		}
+	}
 	if _, err := sql.Exec(grants(t, role.RoleName())); err != nil {
 		t.Fatal(err)
 	}

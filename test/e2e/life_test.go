@@ -226,16 +226,34 @@ func TestWrongEncryptionKey(t *testing.T) {
 	})
 }
 
-// A schema newer than the binary is refused.
+// A newer schema that only adds is worked with, and one that needs a newer binary
+// is refused.
 func TestNewerSchema(t *testing.T) {
 	t.Parallel()
 	process.Each(t, func(t *testing.T, db *dbtest.DB) {
-		process.Seed(t, db, newLark(t, nil), 0) // nobody: just the schema
-		if _, err := db.SQL(t).Exec("INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999999, true)"); err != nil {
+		lark := newLark(t, nil)
+		process.Seed(t, db, lark, time.Minute, alice)
+		sql := db.SQL(t)
+		for _, change := range []string{
+			"ALTER TABLE sessions ADD COLUMN added text NOT NULL DEFAULT ''",
+			"ALTER TABLE consents ADD COLUMN added text NOT NULL DEFAULT ''",
+			"INSERT INTO larkside_schema (version, oldest, made_at) VALUES (2, 1, 0)",
+		} {
+			if _, err := sql.Exec(change); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"SCOPES": scopes}})
+		isDataOf(t, p.Get(t, records, alice), alice)
+		p.Consent(t, records, bob)
+		if status := p.Stop(); status != 0 {
+			t.Errorf("exit status %d", status)
+		}
+		if _, err := sql.Exec("INSERT INTO larkside_schema (version, oldest, made_at) VALUES (3, 3, 0)"); err != nil {
 			t.Fatal(err)
 		}
 		got := process.Run(t, process.Options{DB: db})
-		if got.Status != 1 || !strings.Contains(got.Stderr, "newer") {
+		if got.Status != 1 || !strings.Contains(got.Stderr, "newer") || !strings.Contains(got.Stderr, "larkside migrate --to 1") {
 			t.Errorf("exit status %d:\n%s", got.Status, got.Stderr)
 		}
 	})
