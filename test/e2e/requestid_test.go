@@ -16,7 +16,7 @@ import (
 func TestRequestIDs(t *testing.T) {
 	t.Parallel()
 	lark := newLark(t, nil)
-	p := process.Start(t, process.Options{Lark: lark, Ingress: process.NewBalancer(t), Env: map[string]string{"ADMIN_KEY": "a-key-of-16-characters"}})
+	p := process.Start(t, process.Options{Lark: lark, Ingress: process.NewBalancer(t), Env: map[string]string{"ADMIN_KEY": "a-key-of-16-characters", "AUTHZ_LISTEN": "127.0.0.1:0"}})
 	seen := map[string]string{}
 	for _, one := range []struct {
 		url    string
@@ -28,7 +28,7 @@ func TestRequestIDs(t *testing.T) {
 		{p.URL + "/open-apis/im/v1/messages", 403, []string{"X-Lark-User-Id", alice}},
 		{p.URL + "/open-apis//x", 400, nil},
 		{p.URL + "/-/larkside/nothing", 403, nil},
-		{p.URL + "/-/larkside/authz" + records, 401, []string{"X-Lark-User-Id", bob}},
+		{p.AuthzURL + "/-/larkside/authz" + records, 401, []string{"X-Lark-User-Id", bob}},
 		{p.AdminURL + "/healthz", 200, nil},
 		{p.AdminURL + "/readyz", 200, nil},
 		{p.AdminURL + "/api/v1/sessions", 401, nil},
