@@ -18,11 +18,12 @@ type ConsentLeases struct {
 }
 
 // What is expected of a consent goes first: one that has expired is closed, and
-// one whose user has just done something may have been answered.
-const queryConsentDue = `SELECT id, CASE WHEN poll_soon = 0 AND awaited_until <= larkside_now() AND expires_at > larkside_now() THEN 1 ELSE 0 END AS quiet
+// one whose user has just done something may have been answered. All open
+// consents are looked through, so the database's time is asked for once.
+const queryConsentDue = `SELECT id, CASE WHEN poll_soon = 0 AND awaited_until <= (SELECT larkside_now()) AND expires_at > (SELECT larkside_now()) THEN 1 ELSE 0 END AS quiet
 	FROM consents
-	WHERE state = 'pending' AND (expires_at <= larkside_now()
-		OR (flow = 'device' AND poll_interval > 0 AND poll_at <= larkside_now() AND lease_until <= larkside_now()))
+	WHERE state = 'pending' AND (expires_at <= (SELECT larkside_now())
+		OR (flow = 'device' AND poll_interval > 0 AND poll_at <= (SELECT larkside_now()) AND lease_until <= (SELECT larkside_now())))
 	ORDER BY quiet, poll_at LIMIT $1`
 
 // Due is an open consent that has expired, or whose poll is due.
