@@ -36,7 +36,7 @@ func New(c Config) (*Handler, error) {
 		origin:     newOrigin(c.Upstream, c.Transport),
 		mcp:        newMCPOrigin(c.MCP, c.Transport),
 		places:     places,
-		kept:       keptTotal{limit: maxKeptBodies * int64(c.ReplayBuffer)},
+		kept:       keptTotal{limit: maxKeptBodies * int64(max(c.ReplayBuffer, maxMCPCall))},
 		metrics:    metrics,
 		tracer:     otel.Tracer(scope),
 		complaints: telemetry.NewComplaints(c.Log),

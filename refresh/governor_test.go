@@ -18,6 +18,9 @@ import (
 func TestCallsGoInTheOrderOfTheirKinds(t *testing.T) {
 	inWorld(t, nil, func(c *Config) { c.Limits = []session.Limit{{N: 16, Period: time.Minute}} }, func(t *testing.T, w *world) {
 		for range 16 {
+			// Each in a moment of its own, so that the rate lets one call through at
+			// a time later.
+			time.Sleep(3 * time.Second)
 			if err := w.source.Admit(t.Context(), larktest.AppID, session.CodeExchange); err != nil {
 				t.Fatal(err)
 			}

@@ -48,8 +48,9 @@
 //	    codes that were asked for with PKCE); kept with each grant, since a v2
 //	    endpoint may refuse what v3 issued
 //	LARKSIDE_MCP_URL (default: off)
-//	    on (https://mcp.feishu.cn/mcp or https://mcp.larksuite.com/mcp, by brand)
-//	    or a URL: Lark's remote MCP server, reached at /mcp of the proxy listener
+//	    on (https://mcp.feishu.cn/mcp or https://mcp.larksuite.com/mcp, by
+//	    brand) or a URL: Lark's remote MCP server, reached at /mcp of the proxy
+//	    listener
 //	LARKSIDE_LISTEN (default: 127.0.0.1:8080)
 //	    the proxy listener, for the app beside it: host:port (port 0: any, the
 //	    chosen one is logged) or unix:/path.sock (mode 0660)

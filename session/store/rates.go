@@ -102,18 +102,16 @@ type rateRow struct {
 	Now     int64  `db:"now"`
 }
 
-// windows returns what is counted for the limits. It counts anew if they are not
-// those that were counted for, and if add can't have made what is stored.
-func (r *rateRow) windows(limits []session.Limit) []window {
-	anew := make([]window, len(limits))
+// windows returns what is counted for n limits. It counts anew if that many were
+// not counted for, and if add can't have made what is stored.
+func (r *rateRow) windows(n int) []window {
+	anew := make([]window, n)
 	var windows []window
-	if len(r.Windows) > maxWindows || json.Unmarshal([]byte(r.Windows), &windows) != nil || len(windows) != len(limits) {
+	if len(r.Windows) > maxWindows || json.Unmarshal([]byte(r.Windows), &windows) != nil || len(windows) != n {
 		return anew
 	}
-	for i := range windows {
-		if !windows[i].possible(limits[i]) {
-			return anew
-		}
+	if slices.ContainsFunc(windows, func(w window) bool { return !w.possible() }) {
+		return anew
 	}
 	return windows
 }
@@ -121,9 +119,14 @@ func (r *rateRow) windows(limits []session.Limit) []window {
 // maxWindows is longer than the windows of any limits, as JSON.
 const maxWindows = 16 << 10
 
+// maxCalls is more than any limit lets through in a bucket. The limit of a window
+// says nothing about it, since kinds of calls that share a window have limits of
+// their own.
+const maxCalls = 1_000_000
+
 // possible reports whether add can have made w.
-func (w *window) possible(l session.Limit) bool {
-	return w.First >= 0 && len(w.Counts) <= rateBuckets+1 && !slices.ContainsFunc(w.Counts, func(c int) bool { return c < 0 || c > l.N })
+func (w *window) possible() bool {
+	return w.First >= 0 && len(w.Counts) <= rateBuckets+1 && !slices.ContainsFunc(w.Counts, func(c int) bool { return c < 0 || c > maxCalls })
 }
 
 const (
@@ -142,7 +145,7 @@ func (r *Rates) try(ctx context.Context, name string, limits []session.Limit, n 
 	if err != nil {
 		return 0, 0, unavailable(err, "counting calls")
 	}
-	windows := row.windows(limits)
+	windows := row.windows(len(limits))
 	if admitted, wait = takeAll(windows, limits, row.Now, n); admitted == 0 {
 		return 0, wait, nil
 	}
@@ -190,7 +193,7 @@ func (r *Rates) Used(ctx context.Context, name string, limits []session.Limit) (
 	if err != nil {
 		return nil, unavailable(err, "reading counted calls")
 	}
-	windows := row.windows(limits)
+	windows := row.windows(len(limits))
 	for i := range windows {
 		if limits[i].N == 0 {
 			continue

@@ -185,7 +185,7 @@ func (c *connection) migrateTo(ctx context.Context, version int64, log *slog.Log
 	}
 	giveUp := time.Now().Add(migrateFor)
 	for changed := false; ; {
-		done, err := c.moveTowards(ctx, version)
+		from, done, err := c.moveTowards(ctx, version)
 		switch {
 		case err == nil && done:
 			if changed && log != nil {
@@ -193,7 +193,7 @@ func (c *connection) migrateTo(ctx context.Context, version int64, log *slog.Log
 			}
 			return nil
 		case err == nil:
-			changed, giveUp = true, time.Now().Add(migrateFor)
+			changed, giveUp = from > 0, time.Now().Add(migrateFor)
 			continue
 		case errors.Is(err, ErrSchemaNewer):
 			return err
@@ -213,9 +213,9 @@ func (c *connection) migrateTo(ctx context.Context, version int64, log *slog.Log
 	}
 }
 
-// moveTowards makes or undoes one step. done reports that the schema has the
-// version.
-func (c *connection) moveTowards(ctx context.Context, version int64) (done bool, err error) {
+// moveTowards makes or undoes one step. from is the version that the schema had,
+// 0 for none. done reports that this was the version that was asked for.
+func (c *connection) moveTowards(ctx context.Context, version int64) (from int64, done bool, err error) {
 	options := &sql.TxOptions{}
 	if c.dialect == dialectPostgres {
 		// What the one before has committed is to be seen behind the lock.
@@ -223,22 +223,22 @@ func (c *connection) moveTowards(ctx context.Context, version int64) (done bool,
 	}
 	tx, err := c.db.BeginTxx(ctx, options)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	defer tx.Rollback() // does nothing after Commit
 	if c.dialect == dialectPostgres {
 		// In SQLite a transaction locks out other writers.
 		lock := fmt.Sprintf("SET LOCAL lock_timeout = %d; SELECT pg_advisory_xact_lock(%d)", lockTimeout.Milliseconds(), migrationLock)
 		if _, err := tx.ExecContext(ctx, lock); err != nil {
-			return false, err
+			return 0, false, err
 		}
 	}
 	has, err := c.readSchema(ctx, tx, 0)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	if has.Version > int64(len(c.steps)) {
-		return false, fmt.Errorf("%w: it has version %d, this program knows %d; the program that made it can take it back", ErrSchemaNewer, has.Version, len(c.steps))
+		return has.Version, false, fmt.Errorf("%w: it has version %d, this program knows %d; the program that made it can take it back", ErrSchemaNewer, has.Version, len(c.steps))
 	}
 	switch {
 	case has.Version < version:
@@ -246,12 +246,12 @@ func (c *connection) moveTowards(ctx context.Context, version int64) (done bool,
 	case has.Version > version:
 		err = c.undoStep(ctx, tx, c.steps[has.Version-1])
 	default:
-		return true, nil
+		return has.Version, true, nil
 	}
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
-	return false, tx.Commit()
+	return has.Version, false, tx.Commit()
 }
 
 func (c *connection) makeStep(ctx context.Context, tx *sqlx.Tx, s step) error {

@@ -106,7 +106,7 @@ func statements() map[string]statement {
 		"queryNotRenewable": {person, nil},
 
 		"queryLeader": {alone, []any{"work", 1000}},
-		"queryLead":   {alone, []any{"work", "me", 1000}},
+		"queryLead":   {alone, []any{"work", "me", 1000, 3_600_000}},
 
 		"queryEventInsert":     {request, []any{"new", 1000}},
 		"queryEventDelete":     {request, []any{"new"}},

@@ -145,7 +145,11 @@ func TestLarkAttacks(t *testing.T) {
 		victims[name] = fmt.Sprintf("ou_%032x", len(victims))
 		process.Seed(t, db, lark, 3*time.Hour, victims[name])
 	}
+	// Larkside asks for the app's token at its start, and must not have one here.
+	stop := f.attack("/open-apis/auth/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	p := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"CONSENT_RATE": "1000/1m", "TENANT_PATHS": "/open-apis/contact/"}})
+	p.AwaitReady()
+	stop()
 	begun := peak(t, p.PID())
 	bounded := func(what string) {
 		if now := peak(t, p.PID()); now > begun+headroom() {
