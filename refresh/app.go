@@ -33,9 +33,10 @@ type app struct {
 
 	mu sync.Mutex
 	// refusal is Lark's last answer that refused the app itself, nil if Lark
-	// accepts it. probeAt is when Lark is asked again.
-	refusal error
-	probeAt time.Time
+	// accepts it. refusedAt is when Lark first refused it, and probeAt when Lark
+	// is asked again.
+	refusal            error
+	refusedAt, probeAt time.Time
 	// refusedFor is the session whose refresh was refused with the refusal; zero
 	// if that came from another call.
 	refusedFor session.Key
@@ -133,6 +134,7 @@ func (a *app) note(key session.Key, err error) {
 	case appRefused(err):
 		if a.refusal == nil {
 			a.log.Error("Lark refuses the app; no session is renewed and nobody is asked to authorize until this is mended", "error", err)
+			a.refusedAt = a.now()
 		}
 		a.refusal, a.refusedFor, a.probeAt = err, key, a.now().Add(probeEvery)
 		signal(a.wake)
@@ -181,6 +183,21 @@ func (s *Source) Refusal(appID string) error {
 		return a.lastRefusal()
 	}
 	return nil
+}
+
+// RefusedSince returns when Lark first refused the app, as far as this process
+// knows. It is zero if [Source.Refusal] is nil.
+func (s *Source) RefusedSince(appID string) time.Time {
+	a, ok := s.apps[appID]
+	if !ok {
+		return time.Time{}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refusal == nil {
+		return time.Time{}
+	}
+	return a.refusedAt
 }
 
 // AllRefused reports whether Lark refuses every app.

@@ -750,7 +750,7 @@ func TestRefusedApp(t *testing.T) {
 		if n := w.TokenCalls(); n < 2 || n > 3 {
 			t.Errorf("%d calls in a minute", n)
 		}
-		if w.source.Refusal(larktest.AppID) == nil {
+		if w.source.Refusal(larktest.AppID) == nil || w.source.RefusedSince(larktest.AppID).IsZero() {
 			t.Error("no refusal on record")
 		}
 		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.RefreshOff = false })
@@ -761,7 +761,7 @@ func TestRefusedApp(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if err := w.source.Refusal(larktest.AppID); err != nil {
+		if err := w.source.Refusal(larktest.AppID); err != nil || !w.source.RefusedSince(larktest.AppID).IsZero() {
 			t.Errorf("still refused: %v", err)
 		}
 	})

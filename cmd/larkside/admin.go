@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"larkside/cmd/larkside/doctor"
 	"larkside/cmd/larkside/settings"
 	"larkside/proxy/admin"
 	webconsole "larkside/proxy/console"
@@ -97,6 +98,18 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 				return p.source.Resting(appID)
 			}
 			return nil
+		},
+		Refused: func(appID string) *webconsole.Refusal {
+			p := s.parts.Load()
+			if p == nil {
+				return nil
+			}
+			why := p.source.Refusal(appID)
+			if why == nil {
+				return nil
+			}
+			english, chinese := doctor.Remedy(why)
+			return &webconsole.Refusal{Err: why, Since: p.source.RefusedSince(appID), Remedy: english, RemedyChinese: chinese}
 		},
 		Refresh: func(ctx context.Context, key session.Key, from string) error {
 			p, err := s.started()

@@ -52,6 +52,8 @@ type Config struct {
 	Budget func(ctx context.Context, appID string) ([]session.Limit, []int, error)
 	// Resting says why an app's token endpoint is left alone; nil: it is not.
 	Resting func(appID string) error
+	// Refused says why Lark refuses an app; nil: Lark accepts it.
+	Refused func(appID string) *Refusal
 
 	// Refresh renews a session now, Revoke ends one, Ask has its user asked and
 	// says what became of the card; from is the address of who wanted it, for the
@@ -68,6 +70,22 @@ type Config struct {
 	OpenAPI []byte
 	// Log gets what an operator acts on. nil: nothing is logged.
 	Log *slog.Logger
+}
+
+// Refusal is Lark's refusal of an app.
+type Refusal struct {
+	Err   error
+	Since time.Time
+	// Remedy is what mends it, as a sentence in English and in Chinese.
+	Remedy, RemedyChinese string
+}
+
+// refusalOf returns why Lark refuses an app, nil if Lark accepts it.
+func (k *Console) refusalOf(appID string) *Refusal {
+	if k.Refused == nil {
+		return nil
+	}
+	return k.Refused(appID)
 }
 
 // Check is one condition of readiness.

@@ -194,7 +194,11 @@ func TestTexts(t *testing.T) {
 		}
 	}
 	for _, kd := range kinds {
-		for _, g := range kd.groups {
+		groups := kd.groups
+		if kd.apart != nil {
+			groups = append(slices.Clone(groups), *kd.apart)
+		}
+		for _, g := range groups {
 			if _, ok := texts["plot."+kd.name+"."+g.name]; !ok {
 				t.Errorf("no text for %s.%s", kd.name, g.name)
 			}
@@ -804,8 +808,93 @@ func TestWhy(t *testing.T) {
 		if tc.s.State == "" {
 			tc.s.State = session.Active
 		}
-		if got := english.why(&tc.s, now); !strings.Contains(got, tc.want) {
+		if got := english.why(&tc.s, now, false); !strings.Contains(got, tc.want) {
 			t.Errorf("%+v: %q, want %q", tc.s, got, tc.want)
+		}
+	}
+}
+
+// A session that is over has no end before it, and nothing is tried again.
+func TestOverIsOver(t *testing.T) {
+	s := newStage(t, "")
+	now := time.Now()
+	in := func(d time.Duration) time.Time { return now.Add(d) }
+	for name, tc := range map[string]struct {
+		s                      session.Session
+		access, refresh, retry bool
+	}{
+		"works":           {session.Session{State: session.Active, ExpiresAt: in(time.Hour), RefreshExpiresAt: in(9 * time.Hour)}, true, true, false},
+		"fails":           {session.Session{State: session.Active, RefreshExpiresAt: in(time.Hour), Failures: 1, RetryAt: in(time.Minute)}, false, true, true},
+		"failed":          {session.Session{State: session.Active, RefreshExpiresAt: in(time.Hour), Failures: 1, RetryAt: in(-time.Minute)}, false, true, false},
+		"lost, served on": {session.Session{State: session.ConsentRequired, ExpiresAt: in(time.Hour), RefreshExpiresAt: in(9 * time.Hour), Failures: 1, RetryAt: in(time.Minute)}, true, false, false},
+		"disabled":        {session.Session{State: session.Disabled, ExpiresAt: in(time.Hour), RefreshExpiresAt: in(9 * time.Hour), Failures: 1, RetryAt: in(time.Minute)}, false, false, false},
+	} {
+		v := s.k.viewSession(english, now, &tc.s)
+		if (v.Access.ISO != "") != tc.access || (v.Refresh.ISO != "") != tc.refresh || (v.Retry.ISO != "") != tc.retry {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+
+	// A session that lost its access token does not say when that ends.
+	s.put(alice, "Alice", nil)
+	lease, err := s.store.Leases.Claim(t.Context(), alice, 1, time.Minute)
+	if err == nil {
+		_, err = s.store.Leases.End(t.Context(), lease, store.Ending{State: session.ConsentRequired, Reason: session.RefreshTokenUsed, DropAccess: true})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := s.ask(alice)
+	if _, err := s.store.Consents.Close(t.Context(), over.ID, session.ConsentDone, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/sessions", "/sessions/cli_a1/ou_alice", "/consents"} {
+		if a := s.visitor().get(path); a.status != 200 || regexp.MustCompile(`>in \d+ \w+</time>`).MatchString(a.body) {
+			t.Errorf("%s tells of a time to come: %d\n%s", path, a.status, a.body)
+		}
+	}
+}
+
+// The overview says once what Lark refuses, since when, and what to do; a session
+// that is kept waiting says so instead of naming its next try.
+func TestRefusedApp(t *testing.T) {
+	s := newStage(t, "")
+	for lang, words := range map[string][]string{"en": {"Lark refuses the app", "3 hours ago", "turn the switch on", "code 20014"}, "zh-CN": {"飞书拒绝此应用", "3 小时前", "打开开关", "code 20014"}} {
+		body := s.visitor("Accept-Language", lang).get("/").body
+		for _, word := range words {
+			if strings.Count(body, word) != 1 {
+				t.Errorf("%s: %q stands %d times on the overview", lang, word, strings.Count(body, word))
+			}
+		}
+	}
+	now := time.Now()
+	waits := session.Session{State: session.Active, ExpiresAt: now.Add(-time.Hour), RefreshExpiresAt: now.Add(time.Hour), Failures: 2, RetryAt: now.Add(time.Minute)}
+	if got := english.why(&waits, now, true); !strings.Contains(got, "Lark refuses the app") {
+		t.Errorf("a session of the app: %q", got)
+	}
+	works := session.Session{State: session.Active, ExpiresAt: now.Add(time.Hour), RefreshExpiresAt: now.Add(2 * time.Hour)}
+	if got := english.why(&works, now, true); !strings.Contains(got, "Works") {
+		t.Errorf("one whose access token lives: %q", got)
+	}
+}
+
+// What starts is not added to what ends, and only lost sessions count as lost.
+func TestPlotsAddUp(t *testing.T) {
+	one := func(values ...string) (series []telemetry.Series) {
+		for _, v := range values {
+			steps := make([]int64, bars)
+			steps[3] = 1
+			series = append(series, telemetry.Series{Value: v, Steps: steps, Total: 1})
+		}
+		return series
+	}
+	consents := draw(kinds[2], one("pending", "done", "expired"))
+	if consents.Total != 2 || consents.Busiest != 2 || consents.Apart.Name != "started" || consents.Apart.Total != 1 || len(consents.Bars) != 2 {
+		t.Errorf("consents: %+v", consents)
+	}
+	for value, group := range map[string]string{"misconfigured": "later", "stopped": "later", "dead": "lost", "reused": "lost", "rotation_lost": "lost", "not_renewable": "ended", "user_disabled": "ended"} {
+		if got := kinds[1].groups[kinds[1].groupOf(value)].name; got != group {
+			t.Errorf("%s is counted as %s, want %s", value, got, group)
 		}
 	}
 }

@@ -27,7 +27,10 @@ func viewConsents(l lang, now time.Time, consents []session.Consent) []consentVi
 	for i := range consents {
 		p := &consents[i]
 		v := consentView{Key: p.Key, OpenID: visible(p.OpenID), State: p.State, Reason: visible(p.Reason), Flow: p.Flow, Card: p.Card,
-			Created: l.moment(p.CreatedAt, now), Expires: l.moment(p.ExpiresAt, now)}
+			Created: l.moment(p.CreatedAt, now)}
+		if p.State == session.ConsentPending { // what is over ends no more
+			v.Expires = l.moment(p.ExpiresAt, now)
+		}
 		for _, scope := range strings.Fields(p.Scopes) {
 			v.Scopes = append(v.Scopes, visible(scope))
 		}

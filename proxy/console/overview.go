@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -98,12 +100,15 @@ type overviewBody struct {
 type appView struct {
 	ID       string
 	Sessions int
-	// Resting is why its endpoint is left alone, Refused whether Lark refuses the
-	// app itself.
-	Resting string
-	Refused bool
-	Windows []windowView
-	Trouble string
+	// Unconfigured: it has sessions and is not in the settings any more.
+	Unconfigured bool
+	// Refused is why Lark refuses the app itself, since when, and what mends it.
+	// Otherwise Resting is why its endpoint is left alone.
+	Refused, Remedy string
+	Since           moment
+	Resting         string
+	Windows         []windowView
+	Trouble         string
 }
 
 // windowView is one limit. Level is "", "high" or "full".
@@ -128,10 +133,14 @@ func (k *Console) overview(w http.ResponseWriter, r *http.Request) error {
 		b.Trouble = k.troubleOf(r, err).text
 	}
 	for _, id := range k.Apps {
-		b.Apps = append(b.Apps, k.app(id, perApp[id]))
+		b.Apps = append(b.Apps, k.app(l, now, id, perApp[id]))
+		delete(perApp, id)
 	}
 	if err == nil || errors.Is(err, errSlow) {
 		k.budgetsInto(r, l, b.Apps)
+	}
+	for _, id := range slices.Sorted(maps.Keys(perApp)) {
+		b.Apps = append(b.Apps, appView{ID: visible(id), Sessions: perApp[id], Unconfigured: true})
 	}
 	b.Plots = k.plots(r.Context(), l)
 	records := k.Recent.Records()
@@ -172,11 +181,17 @@ func (k *Console) countInto(ctx context.Context, b *overviewBody) (map[string]in
 	return perApp, err
 }
 
-func (k *Console) app(id string, sessions int) appView {
+func (k *Console) app(l lang, now time.Time, id string, sessions int) appView {
 	v := appView{ID: id, Sessions: sessions}
+	if refusal := k.refusalOf(id); refusal != nil {
+		v.Refused, v.Since, v.Remedy = visible(refusal.Err.Error()), l.moment(refusal.Since, now), refusal.Remedy
+		if l == chinese && refusal.RemedyChinese != "" {
+			v.Remedy = refusal.RemedyChinese
+		}
+		return v
+	}
 	if k.Resting != nil {
 		if err := k.Resting(id); err != nil {
-			v.Refused = errors.Is(err, session.ErrAppMisconfigured)
 			v.Resting = visible(err.Error())
 		}
 	}

@@ -23,6 +23,9 @@ func Tracked() []telemetry.Tracked {
 type kind struct {
 	name    string
 	tracked telemetry.Tracked
+	// apart is counted beside the others: it is in neither drawing nor total.
+	// nil: there is none.
+	apart *group
 	// groups are drawn from the ground up. Values that none names fall into the
 	// last one.
 	groups []group
@@ -35,20 +38,21 @@ type group struct {
 }
 
 var kinds = []kind{
-	{"requests", requestsByOutcome, []group{
+	{"requests", requestsByOutcome, nil, []group{
 		{"forwarded", "ok", []string{"proxied", "refreshed_replayed", "refreshed_not_replayed", "passed_through", "tenant_token", "answered_here", "authorized"}},
 		{"asked", "ask", []string{"authorization_required", "scope_missing"}},
 		{"failed", "bad", []string{"store_unavailable", "refresh_unavailable", "app_misconfigured", "upstream_unreachable", "upstream_timeout", "draining", "aborted"}},
 		{"refused", "dim", nil},
 	}},
-	{"refreshes", refreshesByClass, []group{
+	{"refreshes", refreshesByClass, nil, []group{
 		{"renewed", "ok", []string{"renewed", "won_by_other", "superseded"}},
-		{"later", "ask", []string{"transient", "rested", "contended", "store_failed"}},
-		{"lost", "bad", nil},
+		{"later", "ask", []string{"transient", "rested", "stopped", "contended", "store_failed", "misconfigured"}},
+		{"lost", "bad", []string{"rotation_lost", "reused", "dead"}},
+		{"ended", "dim", nil},
 	}},
-	{"consents", consentsByState, []group{
+	// Each consent is counted once when it starts and once when it ends.
+	{"consents", consentsByState, &group{"started", "dim", []string{"pending"}}, []group{
 		{"granted", "ok", []string{"done"}},
-		{"started", "dim", []string{"pending"}},
 		{"unanswered", "ask", []string{"declined", "expired", "superseded"}},
 		{"broken", "bad", nil},
 	}},
@@ -66,8 +70,10 @@ type plot struct {
 	// Top is what the highest bar's scale ends at, Busiest the most in a minute.
 	Top, Busiest int64
 	Groups       []groupView
-	Bars         []bar
-	Rows         []plotRow
+	// Apart is what is counted beside them; its name is empty if nothing is.
+	Apart groupView
+	Bars  []bar
+	Rows  []plotRow
 }
 
 type groupView struct {
@@ -103,7 +109,14 @@ func draw(kd kind, series []telemetry.Series) plot {
 		p.Groups = append(p.Groups, groupView{Name: g.name, Colour: g.colour})
 	}
 	sums := make([]int64, bars)
+	if kd.apart != nil {
+		p.Apart = groupView{Name: kd.apart.name, Colour: kd.apart.colour}
+	}
 	for _, s := range series {
+		if kd.apart != nil && slices.Contains(kd.apart.values, s.Value) {
+			p.Apart.Total += s.Total
+			continue
+		}
 		in := kd.groupOf(s.Value)
 		for i, n := range s.Steps {
 			counted[in][i] += n

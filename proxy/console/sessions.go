@@ -28,12 +28,14 @@ const (
 
 // sessionView is a session as pages show it. It never holds a token.
 type sessionView struct {
-	Key                      session.Key
-	Name                     string
-	OpenID, UnionID, UserID  string
-	State                    session.State
-	Why                      string
-	Status                   string
+	Key                     session.Key
+	Name                    string
+	OpenID, UnionID, UserID string
+	State                   session.State
+	Why                     string
+	Status                  string
+	// Access and Refresh are when the tokens end, and Retry is when the next
+	// refresh may be tried. Each is zero where there is nothing to end or to try.
 	Access, Refresh, Granted moment
 	Refreshed, Synced, Retry moment
 	Scopes                   []string
@@ -42,13 +44,21 @@ type sessionView struct {
 	Version                  int64
 }
 
-func viewSession(l lang, now time.Time, s *session.Session) sessionView {
+func (k *Console) viewSession(l lang, now time.Time, s *session.Session) sessionView {
 	v := sessionView{
 		Key: s.Key, Name: visible(s.Profile.Name), OpenID: visible(s.OpenID), UnionID: visible(s.UnionID), UserID: visible(s.UserID),
-		State: s.State, Why: l.why(s, now), Status: visible(s.Profile.Status),
-		Access: l.moment(s.ExpiresAt, now), Refresh: l.moment(s.RefreshExpiresAt, now), Granted: l.moment(s.GrantedAt, now),
-		Refreshed: l.moment(s.RefreshedAt, now), Synced: l.moment(s.SyncedAt, now), Retry: l.moment(s.RetryAt, now),
+		State: s.State, Why: l.why(s, now, k.refusalOf(s.AppID) != nil), Status: visible(s.Profile.Status),
+		Granted: l.moment(s.GrantedAt, now), Refreshed: l.moment(s.RefreshedAt, now), Synced: l.moment(s.SyncedAt, now),
 		Failures: s.Failures, Endpoint: visible(s.TokenURL), Version: s.Version,
+	}
+	if s.State != session.Disabled { // nothing of a disabled session is used
+		v.Access = l.moment(s.ExpiresAt, now)
+	}
+	if s.State == session.Active {
+		v.Refresh = l.moment(s.RefreshExpiresAt, now)
+		if s.Failures > 0 && now.Before(s.RetryAt) {
+			v.Retry = l.moment(s.RetryAt, now)
+		}
 	}
 	for _, scope := range strings.Fields(s.Scope) {
 		v.Scopes = append(v.Scopes, visible(scope))
@@ -90,7 +100,7 @@ func (k *Console) sessions(w http.ResponseWriter, r *http.Request) error {
 	live := found.Examined <= liveRows && time.Since(began) < liveCost
 	l, now := k.lang(r), k.now()
 	for i := range found.Sessions {
-		b.Sessions = append(b.Sessions, viewSession(l, now, &found.Sessions[i]))
+		b.Sessions = append(b.Sessions, k.viewSession(l, now, &found.Sessions[i]))
 	}
 	if found.After != (session.Key{}) {
 		b.Next = with(q, "after", found.After.AppID+"/"+found.After.OpenID)
@@ -182,7 +192,10 @@ func (k *Console) showSession(w http.ResponseWriter, r *http.Request, status int
 		return err
 	}
 	if err == nil {
-		v := viewSession(l, now, s)
+		if s.AccessToken.Empty() {
+			s.ExpiresAt = time.Time{} // nothing is left to end
+		}
+		v := k.viewSession(l, now, s)
 		b.Session, b.CanRefresh = &v, s.State != session.ConsentRequired
 		if v.Name != "" {
 			args = []any{v.Name}

@@ -71,8 +71,9 @@ func (l lang) count(n int, unit string) string {
 	return l.text("many."+unit, n)
 }
 
-// why says in words why s is as it is and what happens next.
-func (l lang) why(s *session.Session, now time.Time) string {
+// why says in words why s is as it is and what happens next. appRefused: Lark
+// refuses the app, so that nothing is renewed.
+func (l lang) why(s *session.Session, now time.Time, appRefused bool) string {
 	if s.State != session.Active {
 		if text, ok := l.lookup("why." + string(s.Reason)); ok {
 			return text
@@ -81,6 +82,8 @@ func (l lang) why(s *session.Session, now time.Time) string {
 	}
 	works := now.Before(s.ExpiresAt)
 	switch renewable := !s.RefreshExpiresAt.IsZero(); {
+	case appRefused && renewable && now.Before(s.RefreshExpiresAt) && (s.Failures > 0 || !works):
+		return l.text("why.app_refused")
 	case s.Failures > 0 && renewable && now.Before(s.RetryAt):
 		return l.text("why.failing", s.Failures, l.relative(s.RetryAt.Sub(now)))
 	case s.Failures > 0 && renewable:

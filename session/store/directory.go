@@ -69,9 +69,12 @@ const (
 	searchFor = 700 * time.Millisecond
 )
 
-// searchColumns are those of a [Page]. The tokens are not read.
+// searchColumns are those of a [Page]. The tokens are not read. Where there is
+// none, there is no time at which it ends.
 const searchColumns = `app_id, open_id, union_id, user_id, profile, state, reason,
-		NULL AS access_token, NULL AS refresh_token, ` + termsColumns + `, refreshed_at, version, attempts, attempt_at,
+		NULL AS access_token, NULL AS refresh_token, token_type, token_url, scope, issued_at,
+		CASE WHEN access_token IS NULL THEN 0 ELSE expires_at END AS expires_at,
+		CASE WHEN refresh_token IS NULL THEN 0 ELSE refresh_expires_at END AS refresh_expires_at, granted_at, refreshed_at, version, attempts, attempt_at,
 		failures, retry_at, synced_at`
 
 // The row value comparison uses the index of the primary key, which a chain of

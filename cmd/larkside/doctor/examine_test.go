@@ -394,4 +394,9 @@ func TestRemedies(t *testing.T) {
 			t.Errorf("%d has none", code)
 		}
 	}
+	for _, code := range []int{20002, 20009, 20048, 20069, 20074, 10003, 10014, 10015, 99991543, 99991662, 99991673, 1} {
+		if english, chinese := Remedy(&lark.Error{Code: code}); english == "" || chinese == "" {
+			t.Errorf("%d, which refuses the app: %q, in Chinese %q", code, english, chinese)
+		}
+	}
 }

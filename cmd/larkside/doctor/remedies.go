@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -64,7 +65,7 @@ func (x *examination) explain(a app, asked address, err error) (detail, do strin
 		do = fmt.Sprintf("something else answers at %s: check %s and LARKSIDE_UPSTREAM_PROXY", asked.url, asked.setting)
 		cause = asked.url
 	default:
-		do = "look the code up in Lark's documentation; its support asks for the log id"
+		do = fixUnknown
 		cause += fmt.Sprint(" ", e.Code, e.Name)
 	}
 	cause += "\n" + do
@@ -94,6 +95,14 @@ func remedy(e *lark.Error) string {
 	return remedies[e.Code]
 }
 
+// Remedy says what mends Lark's refusal of an app, in English and in Chinese.
+func Remedy(err error) (english, chinese string) {
+	var e *lark.Error
+	errors.As(err, &e)
+	english = cmp.Or(remedy(e), fixUnknown)
+	return english, inChinese[english]
+}
+
 // What Lark's codes mean for who can mend it. Source: Lark "get
 // user_access_token", "refresh user_access_token", "generic error codes".
 const (
@@ -105,6 +114,8 @@ const (
 	fixEnabled     = "the app is not enabled: publish a version in the developer console and have the tenant's administrator enable it"
 	fixInstall     = "the app is not installed in the tenant: publish a version and have the tenant's administrator approve it, with its availability"
 	fixScopes      = "write LARKSIDE_SCOPES as Lark's console shows the scopes; if they are right, ask for fewer of them"
+	fixUnknown     = "look the code up in Lark's documentation; its support asks for the log id"
+	fixRefresh     = "switch \"refresh user_access_token\" on under Security Settings in the developer console, and publish a version"
 	fixOffline     = "enable offline_access as a user token scope under Permissions & Scopes in the developer console, and publish a version"
 )
 
@@ -120,10 +131,25 @@ var remedies = map[int]string{
 	20029: "add LARKSIDE_PUBLIC_URL followed by /consent/callback under Security Settings, Redirect URLs, in the developer console, exactly so",
 	20043: fixScopes,
 	20071: "LARKSIDE_PUBLIC_URL was changed while a consent was open: have the user start again",
-	20074: "switch \"refresh user_access_token\" on under Security Settings in the developer console, and publish a version",
+	20074: fixRefresh,
 
 	99991400: "Lark is asked too often for the moment: run this again, and look at LARKSIDE_REFRESH_RATE",
 	99991401: "this host's address is not on the app's list: add it under Security Settings, IP allow list, in the developer console, or empty the list",
 	99991403: "the tenant's monthly quota of API calls is used up: see the tenant's plan",
 	99991672: "enable the scope that the message names under Permissions & Scopes in the developer console, and publish a version",
+}
+
+// inChinese are the remedies of what makes Lark refuse an app as a whole, and
+// nothing of one user, in Chinese.
+var inChinese = map[string]string{
+	fixSecret:      "密钥不是这个应用的：从开发者后台的“凭证与基础信息”复制 App Secret，填入 LARKSIDE_APP_SECRET（或 LARKSIDE_APPS 中的对应项）",
+	fixID:          "该平台上没有这个应用：请检查 LARKSIDE_APP_ID 和 LARKSIDE_BRAND（feishu 与 lark 互不相通）",
+	fixCredentials: "App ID 与密钥不匹配：从开发者后台的“凭证与基础信息”复制两者，填入 LARKSIDE_APP_ID 和 LARKSIDE_APP_SECRET（或 LARKSIDE_APPS 中的对应项）",
+	fixEither:      "App ID 或密钥不正确，或应用未启用：先与开发者后台的“凭证与基础信息”核对；如果无误，请企业管理员启用应用",
+	fixEnabled:     "应用未启用：在开发者后台发布版本，并请企业管理员启用",
+	fixInstall:     "应用尚未安装到企业：发布版本，并请企业管理员审核通过，同时检查可用范围",
+	fixRefresh:     "在开发者后台的“安全设置”中打开“刷新 user_access_token”开关，并发布版本",
+	fixBug:         "这是 Larkside 的错误：请附上 log id 反馈",
+	fixScopes:      "LARKSIDE_SCOPES 应与开发者后台显示的权限一致；如果已经一致，请减少权限数量",
+	fixUnknown:     "请在飞书开放平台文档中查询此错误码；联系飞书技术支持时需提供 log id",
 }
