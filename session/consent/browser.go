@@ -123,9 +123,9 @@ func (f *Flow) startable(r *http.Request) (*session.Consent, page) {
 		return nil, overPage(p)
 	case p.Left <= 0:
 		f.expireOrLog(r.Context(), p)
-		return nil, replayedPage
+		return nil, replayedPage.of(p)
 	case f.apps[p.AppID] == nil, p.Secret.Empty():
-		return nil, replayedPage
+		return nil, replayedPage.of(p)
 	}
 	return p, page{}
 }

@@ -45,6 +45,8 @@ func ClosedCard(c Config, app string, p *session.Consent) []byte {
 const (
 	maxTitle   = 100
 	maxMessage = 2000
+	// maxCodeShown is longer than any user code of the device flow.
+	maxCodeShown = 32
 	// maxListed is how many scopes a card lists one by one.
 	maxListed = 12
 )
@@ -123,6 +125,9 @@ func (c *cards) waiting(app string, p *session.Consent, reason session.Reason) [
 		authorize.Behaviors = append(authorize.Behaviors, callbackBehavior(actionOpen, p.ID))
 	}
 	elements := []any{said, scopeList(parseScopes(p.Scopes)).markdown(), authorize}
+	if code := userCode(p); code != "" {
+		elements = append(elements, texts.code.fill("{code}", code, translated{}).markdown())
+	}
 	if c.buttons {
 		elements = append(elements, callback("default", texts.decline, actionDecline, p.ID))
 	}
@@ -144,6 +149,23 @@ func (c *cards) link(p *session.Consent) string {
 		return link
 	}
 	return c.appLink + "/client/web_url/open?mode=sidebar-semi&max_width=800&reload=false&url=" + url.QueryEscape(link)
+}
+
+// userCode returns the code that Lark's page of the device flow may ask for; empty
+// if the link has none. It is shown to the same person as the link.
+func userCode(p *session.Consent) string {
+	if p.Flow != session.DeviceFlow {
+		return ""
+	}
+	u, err := url.Parse(p.Link.Expose())
+	if err != nil {
+		return ""
+	}
+	code := u.Query().Get("user_code")
+	if len(code) > maxCodeShown || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return "" // it could be markdown
+	}
+	return code
 }
 
 // closed returns the card of a consent that is over.

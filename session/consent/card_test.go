@@ -75,6 +75,29 @@ func TestCards(t *testing.T) {
 	}
 }
 
+// Lark's page of the device flow may ask for the code in the link: the card shows
+// it, unless it would be more than text.
+func TestCardShowsTheCode(t *testing.T) {
+	for link, code := range map[string]string{
+		"https://a.example/verify?flow_id=x&user_code=ABCD-EFGH": "**ABCD-EFGH**",
+		"https://a.example/verify?user_code=%2A%5Bx%5D%28y%29":   "",
+		"https://a.example/verify?flow_id=x":                     "",
+		"https://a.example/%zz":                                  "",
+	} {
+		p := pending()
+		p.Flow, p.Link = session.DeviceFlow, session.NewSecret(link)
+		card := string((&cards{}).waiting("Tables", p, session.NoSession))
+		if strings.Contains(card, "asks for a code") != (code != "") || !strings.Contains(card, code) {
+			t.Errorf("%s: %s", link, card)
+		}
+	}
+	p := pending()
+	p.Flow, p.Link = session.RedirectFlow, session.NewSecret("https://a.example/?user_code=ABCD")
+	if card := string((&cards{}).waiting("Tables", p, session.NoSession)); strings.Contains(card, "asks for a code") {
+		t.Errorf("a redirect has no code: %s", card)
+	}
+}
+
 // Lark refuses more than 30 KB, and many long scopes must not get there.
 func TestCardSize(t *testing.T) {
 	p := pending()

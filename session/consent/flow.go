@@ -83,6 +83,9 @@ type Config struct {
 	// inside the client, where the right account is signed in. Empty: the
 	// button opens it in the browser.
 	AppLink string
+	// ChatLink is the base URL of the AppLinks by which a consent page leads back
+	// to the chat. Empty: no page does.
+	ChatLink string
 	// Buttons adds to the cards the buttons whose clicks reach
 	// [Flow.HandleEvent].
 	Buttons bool
@@ -223,7 +226,7 @@ func New(c Config) (*Flow, error) {
 	if f.refusals, err = lru.New[session.Key, refusal](10_000); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
-	if f.pages, err = newPages(); err != nil {
+	if f.pages, err = newPages(c); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
 	f.complaints = telemetry.NewComplaints(f.log)

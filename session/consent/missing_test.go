@@ -234,7 +234,7 @@ func TestPageNamesTheApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		_, b, _, back := w.atCallback(larktest.Alice)
-		if got := text(t, b.get(back)); !strings.Contains(got, `<p class="app">Tables</p>`) {
+		if got := text(t, b.get(back)); !strings.Contains(got, `<p class="app">Authorization request from <strong><bdi>Tables</bdi></strong></p>`) {
 			t.Errorf("the page says %s", got)
 		}
 		if got := text(t, b.get(public+startPath+"?t=nothing")); strings.Contains(got, "Tables") {

@@ -2,6 +2,7 @@ package consent
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -9,7 +10,9 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 
 	"golang.org/x/text/language"
 
@@ -87,6 +90,11 @@ type pages struct {
 	// csp allows the style sheet, by its hash, and nothing else.
 	csp     string
 	matcher language.Matcher
+	// appLink is [Config.ChatLink], and onlyApp the app whose chat a page leads to
+	// that is about no consent.
+	appLink, onlyApp string
+	// buttons is [Config.Buttons].
+	buttons bool
 }
 
 // understood are matched against the languages that a browser accepts, and
@@ -98,12 +106,18 @@ var (
 	languages  = []language.Tag{language.English, language.Chinese, language.Chinese, language.Japanese}
 )
 
-func newPages() (*pages, error) {
+// newPages returns the pages of c.
+func newPages(c Config) (*pages, error) {
 	t, err := template.New("page").Parse(pageHTML)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the page: %w", err)
 	}
-	p := &pages{template: t, matcher: language.NewMatcher(understood)}
+	p := &pages{template: t, matcher: language.NewMatcher(understood), appLink: c.ChatLink, buttons: c.Buttons}
+	if len(c.Apps) == 1 {
+		for id := range c.Apps {
+			p.onlyApp = id
+		}
+	}
 	// The hash is of the template's output, since the template may change the
 	// text.
 	html, err := p.render(page{message: texts.done, tone: good}, language.English)
@@ -122,11 +136,52 @@ func newPages() (*pages, error) {
 }
 
 func (p *pages) render(g page, lang language.Tag) ([]byte, error) {
+	v := pageView{
+		Lang: lang.String(), Title: g.message.title.in(lang), Text: g.message.page.in(lang), Tone: g.tone.class, Mark: g.tone.mark,
+		Back: p.chat(g.appID), BackText: texts.back.in(lang),
+	}
+	if g.app != "" {
+		before, after, _ := strings.Cut(texts.asked.in(lang), "{app}")
+		v.From = &from{before, g.app, after}
+	}
+	link := texts.linkByUse
+	if p.buttons {
+		link = texts.linkByCard
+	}
+	for _, next := range g.message.next {
+		v.Next = append(v.Next, next.fill("{link}", "", link).in(lang))
+	}
+	v.Note = g.message.note.fill("{link}", "", link).in(lang)
 	var b bytes.Buffer
-	err := p.template.Execute(&b, struct{ Lang, App, Title, Text, Tone, Mark string }{
-		lang.String(), g.app, g.message.title.in(lang), g.message.page.in(lang), g.tone.class, g.tone.mark,
-	})
+	err := p.template.Execute(&b, v)
 	return b.Bytes(), err
+}
+
+// pageView is what the template sees.
+type pageView struct {
+	Lang, Title, Text, Tone, Mark string
+	// From is who asked; nil: nobody knows.
+	From *from
+	// Next is what to do now, one thing after the other, and Note what else the
+	// reader may want. Either may be empty.
+	Next []string
+	Note string
+	// Back opens the chat; empty: it is not known which.
+	Back, BackText string
+}
+
+// from is a sentence around the name of the app that asked.
+type from struct{ Before, App, After string }
+
+// chat returns the AppLink that opens the chat with an app's bot, in which its
+// card is; empty if there is none. Source: Lark "AppLink protocol: open a bot",
+// of Feishu and of Lark.
+func (p *pages) chat(appID string) string {
+	appID = cmp.Or(appID, p.onlyApp)
+	if p.appLink == "" || appID == "" {
+		return ""
+	}
+	return p.appLink + "/client/bot/open?appId=" + url.QueryEscape(appID)
 }
 
 func (t translated) in(lang language.Tag) string {

@@ -11,7 +11,12 @@ import (
 
 func newTestPages(t *testing.T) *pages {
 	t.Helper()
-	p, err := newPages()
+	return pagesOf(t, Config{ChatLink: "https://applink.feishu.cn"})
+}
+
+func pagesOf(t *testing.T, c Config) *pages {
+	t.Helper()
+	p, err := newPages(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +59,7 @@ func TestPageLanguages(t *testing.T) {
 // The policy allows the page's own style and nothing else.
 func TestPagePolicy(t *testing.T) {
 	p := newTestPages(t)
-	for _, g := range []page{{status: 200, message: texts.done, tone: good}, malformedPage, larkFailedPage} {
+	for _, g := range []page{{status: 200, message: texts.done, tone: good, appID: "cli_a"}, malformedPage, larkFailedPage} {
 		w := shown(p, g, "zh")
 		_, style, _ := strings.Cut(w.Body.String(), "<style>")
 		style, _, _ = strings.Cut(style, "</style>")
@@ -65,7 +70,9 @@ func TestPagePolicy(t *testing.T) {
 			t.Errorf("policy %q, want %q", got, want)
 		}
 		for _, forbidden := range []string{"<script", " style=", "http://", "https://", "<img", "<link"} {
-			if strings.Contains(strings.ToLower(strings.ReplaceAll(w.Body.String(), style, "")), forbidden) {
+			body := strings.ReplaceAll(w.Body.String(), style, "")
+			body = strings.ReplaceAll(body, `href="https://applink.feishu.cn/client/bot/open?appId=cli_a"`, "")
+			if strings.Contains(strings.ToLower(body), forbidden) {
 				t.Errorf("page %d has %q", g.status, forbidden)
 			}
 		}
@@ -74,8 +81,40 @@ func TestPagePolicy(t *testing.T) {
 
 func TestPageGolden(t *testing.T) {
 	p := newTestPages(t)
-	golden(t, "page-done-zh.html", shown(p, page{status: 200, message: texts.done, tone: good, app: "订单 <Orders>"}, "zh-CN").Body.Bytes())
+	golden(t, "page-done-zh.html", shown(p, page{status: 200, message: texts.done, tone: good, appID: "cli_a", app: "订单 <Orders>"}, "zh-CN").Body.Bytes())
 	golden(t, "page-wrong-account-en.html", shown(p, page{status: 403, message: texts.wrongAccount, tone: bad}, "en").Body.Bytes())
+}
+
+var ended = []message{texts.done, texts.declined, texts.expired, texts.superseded, texts.failed, texts.wrongAccount}
+var pageOnly = []message{texts.malformed, texts.otherBrowser, texts.larkFailed, texts.unavailable, texts.notFound, texts.method}
+
+// No page is a dead end: each says what to do now, and leads back to the chat if it
+// is known which. How to get another link depends on whether the card has a button
+// for that.
+func TestPagesLeadOn(t *testing.T) {
+	usual, withButtons := newTestPages(t), pagesOf(t, Config{ChatLink: "https://applink.feishu.cn", Buttons: true})
+	for _, m := range append(ended[:len(ended):len(ended)], pageOnly...) {
+		for _, lang := range []string{"zh", "en", "ja"} {
+			body := shown(usual, page{status: 200, message: m, tone: plain, appID: "cli_a"}, lang).Body.String()
+			if !strings.Contains(body, `class="next"`) || strings.Contains(body, "&lt;") || !strings.Contains(body, `<a class="back" href="https://applink.feishu.cn/client/bot/open?appId=cli_a">`) || strings.Contains(body, "{link}") {
+				t.Errorf("%s: %s in %s", m.title.en, body, lang)
+			}
+		}
+	}
+	const press = "press “Send me a new link”"
+	for _, m := range []message{texts.expired, texts.declined, texts.failed, texts.wrongAccount} {
+		g := page{status: 410, message: m, tone: plain}
+		if strings.Contains(shown(usual, g, "en").Body.String(), press) || !strings.Contains(shown(withButtons, g, "en").Body.String(), press) {
+			t.Errorf("%s: the button is named where there is none, or not where there is one", m.title.en)
+		}
+	}
+	if body := shown(pagesOf(t, Config{}), page{status: 200, message: texts.done, appID: "cli_a"}, "en").Body.String(); strings.Contains(body, `class="back"`) {
+		t.Errorf("a way back to a client that is not known: %s", body)
+	}
+	one := pagesOf(t, Config{ChatLink: "https://applink.larksuite.com", Apps: map[string]Lark{"cli_one": nil}})
+	if body := shown(one, malformedPage, "en").Body.String(); !strings.Contains(body, "https://applink.larksuite.com/client/bot/open?appId=cli_one") {
+		t.Errorf("there is one chat only, and no way back to it: %s", body)
+	}
 }
 
 // Every text is there in every language.
@@ -91,11 +130,14 @@ func TestTexts(t *testing.T) {
 		texts.cardLife, texts.privacy, texts.authorize, texts.decline, texts.endingTitle, texts.endingIntro, texts.renew,
 		texts.resend, texts.minutes, texts.hours, texts.days, texts.toastSent, texts.toastAlready, texts.toastNotYours,
 		texts.toastOver, texts.toastRate, texts.toastFailed)
-	for _, m := range []message{texts.done, texts.declined, texts.expired, texts.superseded, texts.failed, texts.wrongAccount} {
+	check("page", texts.asked, texts.back, texts.linkByCard, texts.linkByUse, texts.code, texts.done.note)
+	for _, m := range ended {
 		check(m.title.en, m.title, m.card, m.page)
+		check(m.title.en, m.next...)
 	}
-	for _, m := range []message{texts.malformed, texts.otherBrowser, texts.larkFailed, texts.unavailable, texts.notFound, texts.method} {
+	for _, m := range pageOnly {
 		check(m.title.en, m.title, m.page)
+		check(m.title.en, m.next...)
 	}
 	for scope, w := range words {
 		check(scope, w)

@@ -25,22 +25,30 @@ func (t translated) join(u translated) translated {
 
 // message is the text about a consent that is over: the title of its card and
 // page, and the texts of both.
-type message struct{ title, card, page translated }
+type message struct {
+	title, card, page translated
+	// next is what the reader of the page does now, one thing after the other, and
+	// note what else they may want. {link} in them is how to get another link.
+	next []translated
+	note translated
+}
 
 // texts has every built-in text. {app} is the app's name.
 var texts = struct {
-	thisApp, cardTitle, cardIntro, cardRenew, cardScopes, more, cardLife, privacy, authorize, decline translated
-	endingTitle, endingIntro, renew, resend, minutes, hours, days                                     translated
+	thisApp, cardTitle, cardIntro, cardRenew, cardScopes, more, cardLife, privacy, authorize, decline, code translated
+	endingTitle, endingIntro, renew, resend, minutes, hours, days                                           translated
 	// For who has clicked.
 	toastSent, toastAlready, toastNotYours, toastOver, toastRate, toastFailed translated
 
 	done, declined, expired, superseded, failed, wrongAccount, revoked message
 
-	// Pages only.
+	// Pages only. asked has the name of the app that asked.
+	asked, back, linkByCard, linkByUse translated
+
 	malformed, otherBrowser, larkFailed, unavailable, notFound, method message
 }{
 	thisApp:   translated{"此应用", "This app", "このアプリ"},
-	cardTitle: translated{"需要你的授权", "Your authorization is needed", "認可が必要です"},
+	cardTitle: translated{"需要你的授权", "Your authorization is needed", "許可が必要です"},
 	cardIntro: translated{
 		"**{app}** 想以你的身份访问飞书数据。点击下面的按钮授权，只需一次。",
 		"**{app}** would like to act for you in Lark. One click on the button authorizes it.",
@@ -61,6 +69,7 @@ var texts = struct {
 	privacy:   translated{" [隐私政策]({url})", " [Privacy policy]({url})", " [プライバシーポリシー]({url})"},
 	authorize: translated{"授权", "Authorize", "許可する"},
 	decline:   translated{"拒绝", "Decline", "拒否する"},
+	code:      translated{"如果页面要求输入验证码：**{code}**", "If the page asks for a code: **{code}**", "ページでコードを求められたら: **{code}**"},
 	minutes:   translated{"{n} 分钟", "{n} minutes", "{n} 分間"},
 	hours:     translated{"{n} 小时", "{n} hours", "{n} 時間"},
 	days:      translated{"{n} 天", "{n} days", "{n} 日間"},
@@ -83,13 +92,32 @@ var texts = struct {
 	toastRate:     translated{"请求太频繁，请稍后再试。", "Too many requests; try again in a minute.", "リクエストが多すぎます。しばらくしてからお試しください。"},
 	toastFailed:   translated{"暂时无法处理，请稍后再试。", "That did not work; try again in a moment.", "処理できませんでした。しばらくしてからお試しください。"},
 
+	asked: translated{"来自 {app} 的授权请求", "Authorization request from {app}", "{app} からの許可リクエスト"},
+	back:  translated{"返回聊天", "Back to the chat", "チャットに戻る"},
+	linkByCard: translated{
+		"想获取新的链接，请在聊天中的卡片上点击“发送新的链接”，或再次使用该应用。",
+		"To get a new link, press “Send me a new link” on the card in the chat, or use the app again.",
+		"新しいリンクは、チャットのカードの「新しいリンクを受け取る」を押すか、もう一度アプリを使うと届きます。",
+	},
+	linkByUse: translated{
+		"想获取新的链接，请回到聊天，重复刚才的操作：应用会发来新的卡片。",
+		"To get a new link, go back to the chat and repeat what you were doing: the app sends a new card.",
+		"新しいリンクは、チャットに戻って先ほどの操作をもう一度行うと届きます。",
+	},
+
 	done: message{
 		title: translated{"授权成功", "Authorized", "許可しました"},
 		card: translated{
 			"**{app}** 现在可以以你的身份工作了。", "**{app}** can act for you now.", "**{app}** があなたの代わりに動作できるようになりました。",
 		},
 		page: translated{
-			"你可以关闭此页面，返回聊天。", "You can close this page and go back to the chat.", "このページを閉じて、チャットに戻ってください。",
+			"该应用现在可以以你的身份工作。", "The app can act for you now.", "アプリがあなたの代わりに動作できるようになりました。",
+		},
+		next: []translated{{
+			"请回到聊天，重复刚才的操作。", "Go back to the chat and repeat what you were doing.", "チャットに戻り、先ほどの操作をもう一度行ってください。",
+		}},
+		note: translated{
+			"想撤销授权？请联系应用的负责人或企业管理员，撤销后立即失效。", "To undo it, ask the people who run the app, or your Lark administrator, to revoke it. It ends at once.", "取り消すには、アプリの担当者または Lark の管理者に許可の取り消しを依頼してください。すぐに無効になります。",
 		},
 	},
 	declined: message{
@@ -98,10 +126,11 @@ var texts = struct {
 			"**{app}** 没有获得任何权限。", "**{app}** was given no access.", "**{app}** には何も許可されていません。",
 		},
 		page: translated{
-			"没有授予任何权限。如果改变主意，请再次使用该应用，会收到新的链接。",
-			"Nothing was granted. Should you change your mind, use the app again and you will get a new link.",
-			"何も許可されていません。気が変わったら、もう一度アプリを使うと新しいリンクが届きます。",
+			"没有授予任何权限，你不需要再做什么。", "Nothing was granted, and there is nothing more to do.", "何も許可されていません。これ以上の操作は必要ありません。",
 		},
+		next: []translated{{
+			"改变主意了？{link}", "Changed your mind? {link}", "気が変わったら: {link}",
+		}},
 	},
 	expired: message{
 		title: translated{"链接已过期", "This link has expired", "リンクの有効期限が切れました"},
@@ -111,8 +140,9 @@ var texts = struct {
 			"リンクの有効期限が切れました。もう一度 **{app}** を使うと新しいリンクが届きます。",
 		},
 		page: translated{
-			"请再次使用该应用，会收到新的链接。", "Use the app again and you will get a new one.", "もう一度アプリを使うと新しいリンクが届きます。",
+			"授权链接只在短时间内有效，且只能使用一次。", "A link works for a short time only, and once.", "リンクは短時間、一度だけ有効です。",
 		},
+		next: []translated{{"{link}", "{link}", "{link}"}},
 	},
 	superseded: message{
 		title: translated{"已被新的请求取代", "Replaced by a newer request", "新しいリクエストに置き換えられました"},
@@ -122,8 +152,11 @@ var texts = struct {
 			"**{app}** から新しいリクエストがあります。最新のカードを使ってください。",
 		},
 		page: translated{
-			"请在聊天中打开最新的卡片。", "Open the latest card in the chat.", "チャットで最新のカードを開いてください。",
+			"该应用发来了更新的请求，此链接不再有效。", "The app has asked anew since, so this link works no more.", "アプリから新しいリクエストが届いたため、このリンクは使えません。",
 		},
+		next: []translated{{
+			"请在聊天中打开最新的卡片。", "Open the latest card in the chat.", "チャットで最新のカードを開いてください。",
+		}},
 	},
 	failed: message{
 		title: translated{"授权未完成", "Authorization was not completed", "許可は完了しませんでした"},
@@ -133,10 +166,9 @@ var texts = struct {
 			"問題が発生し、何も保存されていません。もう一度 **{app}** を使ってお試しください。",
 		},
 		page: translated{
-			"没有保存任何内容。请再次使用该应用，会收到新的链接。",
-			"Nothing was stored. Use the app again and you will get a new link.",
-			"何も保存されていません。もう一度アプリを使うと新しいリンクが届きます。",
+			"出现了问题，没有保存任何内容。", "Something went wrong, and nothing was stored.", "問題が発生しました。何も保存されていません。",
 		},
+		next: []translated{{"{link}", "{link}", "{link}"}},
 	},
 	wrongAccount: message{
 		title: translated{"账号不符", "Wrong account", "アカウントが違います"},
@@ -146,10 +178,14 @@ var texts = struct {
 			"別のアカウントでリンクが使われました。何も保存されず、許可は取り消されました。もう一度 **{app}** を使うと新しいリンクが届きます。",
 		},
 		page: translated{
-			"此链接是发给另一位用户的。没有保存任何内容，你刚才的授权已撤销。",
-			"This link was meant for someone else. Nothing was stored, and what you granted is revoked.",
-			"このリンクは別のユーザー宛てです。何も保存されず、今回の許可は取り消されました。",
+			"此链接属于另一个飞书账号，而你在此浏览器中登录的不是它。没有保存任何内容，刚才的授权已撤销。", "You are signed in to Lark as another account than the one that was asked. Nothing was stored, and what you just granted is revoked.", "許可を求められたアカウントとは別のアカウントで Lark にログインしています。何も保存されず、今回の許可は取り消されました。",
 		},
+		next: []translated{{
+			"切换到收到卡片的那个飞书账号（或在此浏览器中退出登录）。", "Switch to the Lark account that got the card, or sign out of Lark in this browser.", "カードを受け取った Lark アカウントに切り替えるか、このブラウザで Lark からログアウトしてください。",
+		}, {
+			"再次打开卡片。{link}", "Open the card again. {link}", "もう一度カードを開いてください。{link}",
+		}},
+		note: translated{"卡片是别人转给你的？那么它不是发给你的，无需处理。", "Did somebody else give you the link? Then it was not meant for you; leave it.", "リンクを他の人から受け取った場合は、あなた宛てではありません。何もしないでください。"},
 	},
 	revoked: message{
 		title: translated{"授权已撤销", "Authorization revoked", "許可は取り消されました"},
@@ -161,41 +197,56 @@ var texts = struct {
 	malformed: message{
 		title: translated{"链接无效", "This link is not valid", "無効なリンクです"},
 		page: translated{
-			"请从聊天中的卡片重新打开。", "Open it again from the card in the chat.", "チャットのカードからもう一度開いてください。",
+			"链接不完整，或已太旧。", "It is incomplete, or too old.", "リンクが不完全か、古すぎます。",
 		},
+		next: []translated{{
+			"请从聊天中的卡片重新打开。", "Open it again from the card in the chat.", "チャットのカードからもう一度開いてください。",
+		}},
+		note: translated{"{link}", "{link}", "{link}"},
 	},
 	otherBrowser: message{
 		title: translated{"请在同一个浏览器中继续", "Go on in the browser you started in", "開始したブラウザで続けてください"},
 		page: translated{
-			"授权是在另一个浏览器中开始的。请从聊天中的卡片重新打开。",
-			"This authorization was started in another browser. Open it again from the card in the chat.",
-			"この手続きは別のブラウザで始められました。チャットのカードからもう一度開いてください。",
+			"授权是在另一个浏览器中开始的，因此不能在这里完成。", "This authorization was started in another browser, so it can't be completed here.", "この手続きは別のブラウザで始められたため、ここでは完了できません。",
 		},
+		next: []translated{{
+			"请从聊天中的卡片重新打开，并留在同一个浏览器中。", "Open it again from the card in the chat, and stay in that browser.", "チャットのカードからもう一度開き、同じブラウザで続けてください。",
+		}},
 	},
 	larkFailed: message{
 		title: translated{"飞书暂时没有响应", "Lark did not answer as it should", "Lark から応答がありません"},
 		page: translated{
-			"没有保存任何内容。请稍后从聊天中的卡片重试。",
-			"Nothing was stored. Try again from the card in the chat in a moment.",
-			"何も保存されていません。しばらくしてからチャットのカードでもう一度お試しください。",
+			"没有保存任何内容，链接仍然有效。", "Nothing was stored, and your link still works.", "何も保存されていません。リンクは引き続き有効です。",
 		},
+		next: []translated{{
+			"请稍后从聊天中的卡片重试。", "Try again from the card in the chat in a moment.", "しばらくしてからチャットのカードでもう一度お試しください。",
+		}},
 	},
 	unavailable: message{
 		title: translated{"暂时不可用", "Not available right now", "現在利用できません"},
 		page: translated{
-			"请稍后从聊天中的卡片重试。", "Try again from the card in the chat in a moment.", "しばらくしてからチャットのカードでもう一度お試しください。",
+			"服务暂时无法处理，你的授权请求仍然保留。", "The service can't handle it right now. Your request is kept.", "現在処理できませんが、リクエストは保持されています。",
 		},
+		next: []translated{{
+			"请稍后从聊天中的卡片重试。", "Try again from the card in the chat in a moment.", "しばらくしてからチャットのカードでもう一度お試しください。",
+		}},
 	},
 	notFound: message{
 		title: translated{"页面不存在", "There is no such page", "ページが見つかりません"},
 		page: translated{
-			"请从聊天中的卡片打开链接。", "Open the link from the card in the chat.", "チャットのカードからリンクを開いてください。",
+			"此地址上没有内容。", "There is nothing at this address.", "このアドレスには何もありません。",
 		},
+		next: []translated{{
+			"请从聊天中的卡片打开链接。", "Open the link from the card in the chat.", "チャットのカードからリンクを開いてください。",
+		}},
 	},
 	method: message{
 		title: translated{"不支持此请求方式", "This kind of request is not supported", "このリクエストはサポートされていません"},
 		page: translated{
-			"请从聊天中的卡片打开链接。", "Open the link from the card in the chat.", "チャットのカードからリンクを開いてください。",
+			"此页面只能用浏览器打开。", "This page can only be opened in a browser.", "このページはブラウザでのみ開けます。",
 		},
+		next: []translated{{
+			"请从聊天中的卡片打开链接。", "Open the link from the card in the chat.", "チャットのカードからリンクを開いてください。",
+		}},
 	},
 }

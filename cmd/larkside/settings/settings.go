@@ -223,7 +223,14 @@ func (s *Settings) AppLink() string {
 	switch {
 	case s.CardLink == "direct", s.CardLink == "auto" && s.Brand == "lark":
 		return ""
-	case s.Brand == "lark":
+	}
+	return s.ChatLink()
+}
+
+// ChatLink is the base URL of the AppLinks by which a consent page leads back to
+// the chat.
+func (s *Settings) ChatLink() string {
+	if s.Brand == "lark" {
 		return "https://applink.larksuite.com"
 	}
 	return "https://applink.feishu.cn"
