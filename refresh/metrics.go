@@ -57,8 +57,19 @@ const (
 	Unconfigured Class = "unconfigured"
 )
 
+// lost are the classes whose first run an alert has to see. Prometheus takes no
+// increase from a series that begins above zero, so these begin at zero.
+var lost = []Class{RotationLost, Reused}
+
+// The result of one reading of an app's profiles. The strings are the label of
+// larkside_profile_syncs_total.
+const (
+	syncDone   = "done"
+	syncFailed = "failed"
+)
+
 type metrics struct {
-	refreshes                          metric.Int64Counter
+	refreshes, syncs                   metric.Int64Counter
 	took, left, leaseWait, governorFor metric.Float64Histogram
 }
 
@@ -112,9 +123,11 @@ func (b *budgets) read(ctx context.Context) map[string][]budget {
 
 func newMetrics(s *Source) (m metrics, err error) {
 	meter := otel.Meter("larkside/refresh")
-	var errs [10]error
+	var errs [11]error
 	m.refreshes, errs[0] = meter.Int64Counter("larkside.refreshes",
 		metric.WithUnit("{refresh}"), metric.WithDescription("Runs of the refresh protocol by what came of them."))
+	m.syncs, errs[10] = meter.Int64Counter("larkside.profile.syncs",
+		metric.WithUnit("{sync}"), metric.WithDescription("Readings of an app's due profiles, by the replica that leads: done, failed."))
 	m.took, errs[1] = meter.Float64Histogram("larkside.refresh.duration",
 		metric.WithUnit("s"), metric.WithDescription("Duration of runs of the refresh protocol."),
 		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30))
@@ -155,7 +168,28 @@ func newMetrics(s *Source) (m metrics, err error) {
 		o.ObserveInt64(unstored, n)
 		return nil
 	}, refused, open, used, unstored)
-	return m, errors.Join(errs[:]...)
+	if err := errors.Join(errs[:]...); err != nil {
+		return m, err
+	}
+	for _, c := range lost {
+		m.refreshes.Add(context.Background(), 0, classLabel(c))
+	}
+	if s.syncEvery > 0 {
+		for id := range s.apps {
+			m.synced(context.Background(), id, syncDone, 0)
+			m.synced(context.Background(), id, syncFailed, 0)
+		}
+	}
+	return m, nil
+}
+
+func classLabel(c Class) metric.MeasurementOption {
+	return metric.WithAttributes(telemetry.Class.String(string(c)))
+}
+
+// synced counts n readings of app's profiles.
+func (m metrics) synced(ctx context.Context, appID, result string, n int64) {
+	m.syncs.Add(ctx, n, metric.WithAttributes(telemetry.App.String(appID), telemetry.Result.String(result)))
 }
 
 func oneIf(is bool) int64 {
@@ -179,7 +213,7 @@ func short(d time.Duration) string {
 
 // ran records the end of a run.
 func (m metrics) ran(ctx context.Context, c Class, took time.Duration) {
-	class := metric.WithAttributes(telemetry.Class.String(string(c)))
+	class := classLabel(c)
 	m.refreshes.Add(ctx, 1, class)
 	m.took.Record(ctx, took.Seconds(), class)
 }

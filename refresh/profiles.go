@@ -50,11 +50,16 @@ func (s *Source) SyncUsers(ctx context.Context, appID string, before time.Time, 
 func (s *Source) syncDue(ctx context.Context, appID string) {
 	n, err := s.SyncUsers(ctx, appID, s.now().Add(-s.syncEvery), nil)
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return // stopping
 	case err != nil:
+		s.metrics.synced(ctx, appID, syncFailed, 1)
 		s.log.WarnContext(ctx, "users' data could not be read", "app_id", appID, "error", err)
+		return
 	case n != Synced{}:
 		s.log.InfoContext(ctx, "users' data read", "app_id", appID, "read", n.Read, "absent", n.Absent, "disabled", n.Disabled)
 	}
+	s.metrics.synced(ctx, appID, syncDone, 1)
 }
 
 // syncSome reads one batch. Lark refuses a whole batch for one id that it does

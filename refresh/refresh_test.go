@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
 	"larkside/session"
 	"larkside/session/lark"
+	"larkside/telemetry"
 	"larkside/test/dbtest"
 	"larkside/test/larktest"
 )
@@ -1026,6 +1032,52 @@ func TestUserSync(t *testing.T) {
 			t.Errorf("a user who came back: %v", err)
 		}
 	})
+}
+
+// A reading that fails again and again is counted, so that somebody is told; one
+// that finds nothing to do is done.
+func TestUserSyncIsCounted(t *testing.T) {
+	reader, before := metric.NewManualReader(), otel.GetMeterProvider()
+	otel.SetMeterProvider(metric.NewMeterProvider(metric.WithReader(reader)))
+	t.Cleanup(func() { otel.SetMeterProvider(before) })
+	inWorld(t, nil, func(c *Config) { c.Sync = time.Hour }, func(t *testing.T, w *world) {
+		users(w, 1)
+		w.source.syncDue(t.Context(), larktest.AppID) // nothing is due
+		time.Sleep(2 * time.Hour)
+		fault := w.Lark.Fault(larktest.Fault{Endpoint: larktest.ContactEndpoint, Status: 403, Times: -1})
+		w.source.syncDue(t.Context(), larktest.AppID)
+		w.source.syncDue(t.Context(), larktest.AppID)
+		stopping, stop := context.WithCancel(t.Context())
+		stop()
+		w.source.syncDue(stopping, larktest.AppID) // is no failure of Lark's
+		checkSyncs(t, reader, map[string]int64{syncDone: 1, syncFailed: 2})
+		fault.Remove()
+		w.source.syncDue(t.Context(), larktest.AppID)
+		checkSyncs(t, reader, map[string]int64{syncDone: 2, syncFailed: 2})
+	})
+}
+
+func checkSyncs(t *testing.T, reader *metric.ManualReader, want map[string]int64) {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if m.Name != "larkside.profile.syncs" {
+				continue
+			}
+			for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
+				result, _ := p.Attributes.Value(telemetry.Result)
+				got[result.AsString()] += p.Value
+			}
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
+	}
 }
 
 var _ Lark = (*lark.Client)(nil)

@@ -55,6 +55,7 @@ const (
 	App      = attribute.Key("app_id")   // cli_…
 	Priority = attribute.Key("priority") // urgent: a request waits; idle: the sweep
 	Period   = attribute.Key("period")   // of a limit
+	Check    = attribute.Key("check")    // a condition of /readyz: started, serving, lark
 
 	Version   = attribute.Key("version")
 	Revision  = attribute.Key("revision")

@@ -38,6 +38,8 @@ var metricLabels = map[string][]string{
 	"larkside_governor_wait_seconds":                   {"priority"},
 	"larkside_lease_wait_seconds":                      {},
 	"larkside_leases_total":                            {"result"},
+	"larkside_profile_syncs_total":                     {"app_id", "result"},
+	"larkside_readiness":                               {"check"},
 	"larkside_refresh_duration_seconds":                {"class"},
 	"larkside_refresh_time_to_expiry_seconds":          {},
 	"larkside_refreshes_total":                         {"class"},
@@ -204,7 +206,7 @@ var (
 	quoted   = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 	braces   = regexp.MustCompile(`\{[^}]*\}`)
 	grouping = regexp.MustCompile(`\b(by|without|on|ignoring)\s*\(([^)]*)\)`)
-	ranges   = regexp.MustCompile(`\[[^\]]*\]`)
+	ranges   = regexp.MustCompile(`\[[^\]]*\]|\boffset \w+`)
 	word     = regexp.MustCompile(`[a-zA-Z_:][a-zA-Z0-9_:]*\s*\(?`)
 	matcher  = regexp.MustCompile(`([a-zA-Z_]\w*)\s*(=~|!~|!=|=)`)
 )
@@ -225,7 +227,7 @@ func checkQuery(t *testing.T, where, expr string) {
 			labels = append(labels, strings.TrimSpace(label))
 		}
 	}
-	known := []string{"job", "instance", "otel_metric_overflow", "__name__"}
+	known := []string{"job", "namespace", "instance", "otel_metric_overflow", "__name__"}
 	found := false
 	for _, w := range word.FindAllString(grouping.ReplaceAllString(braces.ReplaceAllString(plain, ""), ""), -1) {
 		if strings.HasSuffix(w, "(") || slices.Contains([]string{"and", "or", "unless", "bool", "offset"}, strings.TrimSpace(w)) {

@@ -4,7 +4,11 @@ import (
 	"context"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+
 	"larkside/proxy/admin"
+	"larkside/telemetry"
 )
 
 // verdictWait is how long the first "ready" waits for what Lark says about the
@@ -98,6 +102,29 @@ func (s *server) readiness(context.Context) []admin.Check {
 		checks = append(checks, c)
 	}
 	return checks
+}
+
+// observeReadiness shows on /metrics why the instance is not ready, from the start
+// on: what has no database yet makes no other metric that says so.
+func (s *server) observeReadiness() error {
+	_, err := otel.Meter("larkside/cmd/larkside").Int64ObservableGauge("larkside.readiness",
+		metric.WithDescription("1 while the condition of /readyz holds that the label names, else 0."),
+		metric.WithInt64Callback(func(ctx context.Context, o metric.Int64Observer) error {
+			for _, c := range s.readiness(ctx) {
+				if !c.Advisory {
+					o.Observe(oneIf(c.OK), metric.WithAttributes(telemetry.Check.String(c.Name)))
+				}
+			}
+			return nil
+		}))
+	return err
+}
+
+func oneIf(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func (s *server) whyNotStarted() string {

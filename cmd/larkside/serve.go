@@ -79,6 +79,9 @@ func run(ctx context.Context, cfg *settings.Settings, build operate.Build, log *
 	s := &server{cfg: cfg, log: log, banner: banner, build: build, secrets: secrets, clients: clients, users: users,
 		metrics: metrics, history: history, quit: quit, stopping: make(chan struct{}),
 		adminKey: edge.NewAdminKey(secrets.AdminKey.Get, log)}
+	if err := s.observeReadiness(); err != nil {
+		return err
+	}
 	s.console = s.newConsole(history, recent)
 	p, err := s.newProxy()
 	if err != nil {

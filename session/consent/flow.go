@@ -298,13 +298,31 @@ func (f *Flow) instruments() error {
 	f.took, err4 = meter.Float64Histogram("larkside.consent.duration",
 		metric.WithUnit("s"), metric.WithDescription("Time from the start of a consent to its end; of done ones, how long users take."),
 		metric.WithExplicitBucketBoundaries(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600))
-	return errors.Join(err1, err2, err3, err4)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return err
+	}
+	// Alerts look at how much these have grown. Prometheus takes no increase from
+	// a series that begins above zero.
+	ctx := context.Background()
+	for _, flow := range []session.Flow{session.DeviceFlow, session.RedirectFlow} {
+		for _, state := range []session.ConsentState{session.ConsentPending, session.ConsentFailed} {
+			f.stateCount.Add(ctx, 0, consentLabels(flow, state))
+		}
+	}
+	for _, card := range []session.CardResult{session.CardSent, session.CardFailed} {
+		f.cardCount.Add(ctx, 0, metric.WithAttributes(telemetry.Result.String(string(card))))
+	}
+	return nil
+}
+
+func consentLabels(flow session.Flow, state session.ConsentState) metric.MeasurementOption {
+	return metric.WithAttributes(telemetry.Flow.String(string(flow)), telemetry.State.String(string(state)))
 }
 
 // count counts that p has entered state. If that is final, it records how long
 // p was open.
 func (f *Flow) count(p *session.Consent, state session.ConsentState) {
-	labels := metric.WithAttributes(telemetry.Flow.String(string(p.Flow)), telemetry.State.String(string(state)))
+	labels := consentLabels(p.Flow, state)
 	f.stateCount.Add(context.Background(), 1, labels)
 	if state != session.ConsentPending {
 		f.took.Record(context.Background(), max(0, age(p)).Seconds(), labels)

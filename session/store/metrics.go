@@ -61,6 +61,8 @@ func (d *DB) instruments(cacheSize int) error {
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
+	// Prometheus takes no increase from a series that begins above zero.
+	failures.Add(context.Background(), 0)
 	idle := metric.WithAttributes(telemetry.State.String("idle"))
 	used := metric.WithAttributes(telemetry.State.String("used"))
 	backlog := &backlog{db: d.db, now: d.Sessions.now}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,7 @@ func TestEmptyDatabaseAsksNobody(t *testing.T) {
 		if n := len(lark.Messages("")); n > 0 {
 			t.Errorf("%d cards", n)
 		}
+		checkReadiness(t, p, map[string]string{"started": "0", "serving": "1"})
 		if saysReady(p) {
 			t.Error("it says that it is ready")
 		}
@@ -136,6 +138,47 @@ func TestEmptyDatabaseAsksNobody(t *testing.T) {
 			t.Errorf("a new user beside others: %d %s", a.Status, a.Body)
 		}
 	})
+}
+
+// checkReadiness compares larkside_readiness with what /readyz says.
+func checkReadiness(t *testing.T, p *process.Process, want map[string]string) {
+	t.Helper()
+	got := map[string]string{}
+	for line := range strings.Lines(p.Metric(t, "larkside_readiness{")) {
+		labels, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
+		_, check, _ := strings.Cut(labels, `check="`)
+		check, _, _ = strings.Cut(check, `"`)
+		got[check] = value
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("larkside_readiness is %v and should be %v", got, want)
+	}
+}
+
+// An alert on how much a counter has grown sees the first time too only if the
+// counter was at zero before.
+func TestCountersBeginAtZero(t *testing.T) {
+	t.Parallel()
+	p := process.Start(t, process.Options{Lark: newLark(t, nil), DB: process.SQLite(t)})
+	for metric, labels := range map[string][]string{
+		"larkside_refreshes_total":         {`class="rotation_lost"`, `class="reused"`},
+		"larkside_consents_total":          {`state="pending"`, `state="failed"`},
+		"larkside_cards_total":             {`result="sent"`, `result="failed"`},
+		"larkside_profile_syncs_total":     {`result="done"`, `result="failed"`},
+		"larkside_database_failures_total": {""},
+	} {
+		series := p.Metric(t, metric)
+		for _, label := range labels {
+			found := false
+			for line := range strings.Lines(series) {
+				found = found || strings.Contains(line, label) && strings.HasSuffix(line, " 0\n")
+			}
+			if !found {
+				t.Errorf("no %s{%s} that is 0:\n%s", metric, label, series)
+			}
+		}
+	}
+	checkReadiness(t, p, map[string]string{"started": "1", "serving": "1", "lark": "1"})
 }
 
 // The sessions come while the replica waits for them.
