@@ -64,6 +64,7 @@ type manifests struct {
 	policies   []*networkingv1.NetworkPolicy
 	budgets    []*policyv1.PodDisruptionBudget
 	monitors   []*podMonitor
+	rules      []*prometheusRule
 }
 
 // pod is the pod of a Deployment or a Job.
@@ -84,8 +85,33 @@ type podMonitor struct {
 			Port     string `json:"port"`
 			Path     string `json:"path"`
 			Interval string `json:"interval"`
+			// Only what sets a label to a value.
+			Relabelings []struct {
+				TargetLabel string `json:"targetLabel"`
+				Replacement string `json:"replacement"`
+			} `json:"relabelings"`
 		} `json:"podMetricsEndpoints"`
 	} `json:"spec"`
+}
+
+// prometheusRule is the same of its rules, in the form of Prometheus' own files.
+type prometheusRule struct {
+	metav1.TypeMeta `json:",inline"`
+	Metadata        metav1.ObjectMeta `json:"metadata"`
+	Spec            ruleFile          `json:"spec"`
+}
+
+type ruleFile struct {
+	Groups []struct {
+		Name  string `json:"name"`
+		Rules []struct {
+			Alert       string            `json:"alert"`
+			Expr        string            `json:"expr"`
+			For         string            `json:"for"`
+			Labels      map[string]string `json:"labels"`
+			Annotations map[string]string `json:"annotations"`
+		} `json:"rules"`
+	} `json:"groups"`
 }
 
 // render does what "kubectl apply -k" does before it sends.
@@ -161,6 +187,8 @@ func (m *manifests) add(t *testing.T, object any) {
 		m.budgets = append(m.budgets, o)
 	case *podMonitor:
 		m.monitors = append(m.monitors, o)
+	case *prometheusRule:
+		m.rules = append(m.rules, o)
 	case *corev1.Namespace:
 	default:
 		t.Errorf("the test does not know what to do with a %T", object)
@@ -180,9 +208,15 @@ func decode(text []byte) (any, error) {
 	if err := yaml.Unmarshal(text, &meta); err != nil {
 		return nil, err
 	}
-	if meta.APIVersion == "monitoring.coreos.com/v1" && meta.Kind == "PodMonitor" {
-		m := &podMonitor{}
-		return m, yaml.UnmarshalStrict(text, m)
+	if meta.APIVersion == "monitoring.coreos.com/v1" {
+		switch meta.Kind {
+		case "PodMonitor":
+			m := &podMonitor{}
+			return m, yaml.UnmarshalStrict(text, m)
+		case "PrometheusRule":
+			r := &prometheusRule{}
+			return r, yaml.UnmarshalStrict(text, r)
+		}
 	}
 	strict := json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, json.SerializerOptions{Yaml: true, Strict: true})
 	object, _, err := strict.Decode(text, nil, nil)
