@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -284,6 +285,77 @@ func (m *manifests) checkSelectors(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A cluster's DNS has other labels, ports and places with each provider, and a pod
+// that can't resolve a name never gets ready.
+func TestDNSIsReached(t *testing.T) {
+	t.Parallel()
+	eachRendering(t, func(t *testing.T, _ rendering, m *manifests) {
+		for _, p := range m.pods {
+			for name, to := range map[string]resolver{
+				"CoreDNS as of kubeadm":      {labels: labels.Set{"k8s-app": "kube-dns"}, port: 53},
+				"CoreDNS by its Helm chart":  {labels: labels.Set{"app.kubernetes.io/name": "coredns"}, port: 53},
+				"OpenShift":                  {labels: labels.Set{"dns.operator.openshift.io/daemonset-dns": "default"}, port: 5353},
+				"NodeLocal DNSCache":         {address: "169.254.20.10", port: 53},
+				"a node's own":               {address: "10.0.3.7", port: 53},
+				"a Service before its DNAT":  {address: "172.20.0.10", port: 53},
+				"a Service's IPv6 address":   {address: "fd00::a", port: 53},
+				"not a resolver of somebody": {address: "8.8.8.8", port: 53, refused: true},
+			} {
+				for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
+					if m.reaches(t, p, to, protocol) == to.refused {
+						t.Errorf("%s: %s by %s: reached is %t", p.name, name, protocol, !to.refused)
+					}
+				}
+			}
+		}
+	})
+}
+
+// resolver is a name server: pods with labels in some namespace, or an address.
+type resolver struct {
+	labels  labels.Set
+	address string
+	port    int
+	refused bool
+}
+
+// reaches reports whether a NetworkPolicy lets p send to it.
+func (m *manifests) reaches(t *testing.T, p pod, to resolver, protocol corev1.Protocol) bool {
+	t.Helper()
+	for _, n := range m.policies {
+		if !slices.ContainsFunc(m.matching(t, &n.Spec.PodSelector), func(x pod) bool { return x.name == p.name }) {
+			continue
+		}
+		for _, rule := range n.Spec.Egress {
+			port := slices.ContainsFunc(rule.Ports, func(x networkingv1.NetworkPolicyPort) bool {
+				return *x.Protocol == protocol && x.Port.IntValue() == to.port
+			})
+			if port && slices.ContainsFunc(rule.To, func(peer networkingv1.NetworkPolicyPeer) bool { return to.isOf(t, peer) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isOf reports whether a rule's peer means it. Its namespace has no known label.
+func (r resolver) isOf(t *testing.T, peer networkingv1.NetworkPolicyPeer) bool {
+	t.Helper()
+	if peer.IPBlock != nil {
+		address, err := netip.ParseAddr(r.address)
+		return err == nil && netip.MustParsePrefix(peer.IPBlock.CIDR).Contains(address) &&
+			!slices.ContainsFunc(peer.IPBlock.Except, func(x string) bool { return netip.MustParsePrefix(x).Contains(address) })
+	}
+	if r.labels == nil || peer.NamespaceSelector == nil || len(peer.NamespaceSelector.MatchLabels)+len(peer.NamespaceSelector.MatchExpressions) > 0 {
+		return false
+	}
+	if peer.PodSelector == nil {
+		return true
+	}
+	s, err := metav1.LabelSelectorAsSelector(peer.PodSelector)
+	return err == nil && s.Matches(r.labels)
 }
 
 // checkBackend lets an Ingress lead to the consent listener's pages only.

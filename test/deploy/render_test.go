@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -38,8 +40,8 @@ var renderings = []rendering{
 	{name: "gateway", dir: "overlays/gateway", postgres: true},
 	{name: "jobs", dir: "jobs", postgres: true},
 	{name: "sidecar-sqlite with all", dir: "overlays/sidecar-sqlite", components: []string{"consent", "prometheus", "otlp"}},
-	{name: "sidecar-postgres with all", dir: "overlays/sidecar-postgres", components: []string{"consent", "prometheus", "otlp"}, postgres: true},
-	{name: "gateway with all", dir: "overlays/gateway", components: []string{"consent", "authz", "prometheus", "otlp"}, postgres: true},
+	{name: "sidecar-postgres with all", dir: "overlays/sidecar-postgres", components: []string{"consent", "database-ca", "prometheus", "otlp"}, postgres: true},
+	{name: "gateway with all", dir: "overlays/gateway", components: []string{"consent", "authz", "hpa", "database-ca", "prometheus", "otlp"}, postgres: true},
 }
 
 // eachRendering runs f on everything that people apply.
@@ -65,13 +67,14 @@ type manifests struct {
 	budgets    []*policyv1.PodDisruptionBudget
 	monitors   []*podMonitor
 	rules      []*prometheusRule
+	scalers    []*autoscalingv2.HorizontalPodAutoscaler
 }
 
 // pod is the pod of a Deployment or a Job.
 type pod struct {
 	name     string
 	template corev1.PodTemplateSpec
-	// replicas is 1 for a Job.
+	// replicas is 1 for a Job, and 0 where only an autoscaler knows it.
 	replicas int32
 }
 
@@ -141,23 +144,51 @@ func render(t *testing.T, r rendering) *manifests {
 			t.Fatal(err)
 		}
 	}
-	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), at)
-	if err != nil {
-		t.Fatal(err)
-	}
 	m := &manifests{}
-	for _, resource := range resources.Resources() {
-		text, err := resource.AsYAML()
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, text := range kustomized(t, at) {
 		object, err := decode(text)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
 		m.add(t, object)
 	}
+	m.scale(t)
 	return m
+}
+
+// kustomized are the documents that kustomize makes of a directory.
+func kustomized(t *testing.T, dir string) (documents [][]byte) {
+	t.Helper()
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, resource := range resources.Resources() {
+		text, err := resource.AsYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents = append(documents, text)
+	}
+	return documents
+}
+
+// scale gives each Deployment without a number of replicas its autoscaler's least.
+func (m *manifests) scale(t *testing.T) {
+	t.Helper()
+	for _, s := range m.scalers {
+		i := slices.IndexFunc(m.pods, func(p pod) bool { return p.name == s.Spec.ScaleTargetRef.Name })
+		if i < 0 || m.pods[i].replicas != 0 {
+			t.Errorf("HorizontalPodAutoscaler %s: its Deployment is not there, or an apply resets the replicas", s.Name)
+			continue
+		}
+		m.pods[i].replicas = *s.Spec.MinReplicas
+	}
+	for _, p := range m.pods {
+		if p.replicas == 0 {
+			t.Errorf("%s: nobody says how many replicas", p.name)
+		}
+	}
 }
 
 func (m *manifests) add(t *testing.T, object any) {
@@ -166,7 +197,11 @@ func (m *manifests) add(t *testing.T, object any) {
 		if s, err := metav1.LabelSelectorAsSelector(o.Spec.Selector); err != nil || s.Empty() || !s.Matches(labelsOf(o.Spec.Template.Labels)) {
 			t.Errorf("Deployment %s does not select its own pods: %v", o.Name, err)
 		}
-		m.pods = append(m.pods, pod{o.Name, o.Spec.Template, *o.Spec.Replicas})
+		p := pod{o.Name, o.Spec.Template, 0}
+		if o.Spec.Replicas != nil {
+			p.replicas = *o.Spec.Replicas
+		}
+		m.pods = append(m.pods, p)
 	case *batchv1.Job:
 		m.pods = append(m.pods, pod{o.Name, o.Spec.Template, 1})
 	case *corev1.ConfigMap:
@@ -185,6 +220,8 @@ func (m *manifests) add(t *testing.T, object any) {
 		m.policies = append(m.policies, o)
 	case *policyv1.PodDisruptionBudget:
 		m.budgets = append(m.budgets, o)
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		m.scalers = append(m.scalers, o)
 	case *podMonitor:
 		m.monitors = append(m.monitors, o)
 	case *prometheusRule:
@@ -199,7 +236,7 @@ func (m *manifests) add(t *testing.T, object any) {
 // and wrong types are errors.
 func decode(text []byte) (any, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme, autoscalingv2.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
