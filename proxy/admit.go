@@ -21,8 +21,10 @@ func (p *proxy) admit(x *request, fallback func(context.Context, string) (string
 	if x.who.app, err = appID(h, p.cfg.Apps); err != nil {
 		return err
 	}
+	// A token that proves a user names that user too.
+	named := user != "" || p.cfg.ProveUser != nil && len(h[proofHeader]) > 0
 	if x.target.class.tokenCall {
-		user = "" // SDKs set the header on all requests once it is set on the client
+		named = false // SDKs set the header on all requests once it is set on the client
 	}
 	own := ownAuthorization(h)
 	if x.target.fetchesAppToken() && own == "" {
@@ -35,9 +37,12 @@ func (p *proxy) admit(x *request, fallback func(context.Context, string) (string
 		return err
 	}
 	switch {
-	case user != "" && !x.target.class.takesUser():
+	case named && !x.target.class.takesUser():
 		return edge.PathNotAllowed
-	case user != "":
+	case named:
+		if user, err = p.prove(x, user); err != nil {
+			return err
+		}
 		x.credential.kind, x.result.outcome = userToken, Proxied
 		return p.admitUser(x, user)
 	case own != "":
@@ -52,6 +57,8 @@ func (p *proxy) admit(x *request, fallback func(context.Context, string) (string
 		return err
 	case x.target.class.takesUser() && fallback != nil:
 		return p.admitDefault(x, fallback)
+	case p.cfg.ProveUser != nil:
+		return &edge.Answer{Failure: edge.UserIDRequired, Detail: "The request names no user: send X-Larkside-User-Token with a JWT of the user, or an Authorization of your own."}
 	}
 	return edge.UserIDRequired
 }

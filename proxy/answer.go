@@ -11,7 +11,7 @@ import (
 func Failures() []edge.Failure {
 	return []edge.Failure{
 		*edge.InvalidUserID, *edge.UserIDRequired, *edge.AmbiguousPath, *edge.UnknownApp, *edge.MalformedRequest,
-		*edge.AuthorizationRequired, *edge.CallerUnauthenticated,
+		*edge.AuthorizationRequired, *edge.CallerUnauthenticated, *edge.UserUnproven,
 		*edge.PathNotAllowed, *edge.HostNotAllowed, *edge.UserDisabled, *edge.CallerNotAllowed,
 		*edge.MethodNotAllowed, *edge.CallerRateLimited, *edge.HeaderTooLarge, *edge.UpstreamUnreachable,
 		*edge.StoreUnavailable, *edge.RefreshUnavailable, *edge.AppMisconfigured, *edge.Draining, *edge.UpstreamTimeout,

@@ -123,6 +123,12 @@ type Config struct {
 	Asker Asker
 	// Resolver finds users by other names. nil: only an open_id names a user.
 	Resolver Resolver
+	// ProveUser returns the user whom a token proves: an open_id, union_id or user_id.
+	// Its error ends a sentence that begins with "the token", and has nothing of the
+	// token in it. With it a request for a user has to bring such a token in
+	// X-Larkside-User-Token, and no request is the default user's. It is called from
+	// many goroutines. nil: the app is believed.
+	ProveUser func(ctx context.Context, token string) (user string, err error)
 	// DefaultUser returns the open_id of the user whom a request means that may get a
 	// user's token, names no user and brings no token of its own. It returns
 	// session.ErrNotFound if the app has none yet. Browsers can't use it. nil: such a
@@ -219,6 +225,9 @@ func (c Config) check() error {
 	}
 	if c.Tokens == nil {
 		fail("no token source")
+	}
+	if c.ProveUser != nil && c.DefaultUser != nil {
+		fail("a default user although users have to be proven")
 	}
 	if c.UserTokenRefusal == nil || c.TenantTokenRefusal == nil {
 		fail("no functions that recognize a refused token")

@@ -18,7 +18,7 @@
 //
 //	who may speak          edge.Hosts, callers.go
 //	what for               path.go: is the path unambiguous, may a token go there
-//	for whom               admit.go, identity.go: the user, the app
+//	for whom               admit.go, identity.go, prove.go: the user, the app
 //	with which token       admit.go, token.go
 //	no token               consent.go: ask the user, wait, answer 401
 //	forward                forward.go, authorize.go, body.go, header.go

@@ -85,7 +85,7 @@ func stripRequest(h http.Header) {
 // Strip removes from h, the header of a request, what Lark must not get. It is for
 // what forwards a request itself, and sets or removes Authorization as it is told.
 func Strip(h http.Header) {
-	if len(h[userHeader]) > 0 {
+	if len(h[userHeader]) > 0 || len(h[proofHeader]) > 0 {
 		takeWait(h)
 	}
 	stripRequest(h)

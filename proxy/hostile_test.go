@@ -740,7 +740,7 @@ func TestUpstreamFailures(t *testing.T) {
 // The README's table is made of these; every name of section 5 has one row.
 func TestFailuresTable(t *testing.T) {
 	want := []string{
-		"invalid_user_id", "user_id_required", "ambiguous_path", "unknown_app", "malformed_request", "authorization_required", "caller_unauthenticated",
+		"invalid_user_id", "user_id_required", "ambiguous_path", "unknown_app", "malformed_request", "authorization_required", "caller_unauthenticated", "user_unproven",
 		"path_not_allowed", "host_not_allowed", "user_disabled", "caller_not_allowed", "method_not_allowed", "caller_rate_limited", "header_too_large",
 		"upstream_unreachable", "store_unavailable", "refresh_unavailable", "app_misconfigured", "draining", "upstream_timeout",
 	}

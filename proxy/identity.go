@@ -15,6 +15,7 @@ const (
 	userHeader   = "X-Lark-User-Id"
 	appHeader    = "X-Lark-App-Id"
 	callerHeader = "X-Larkside-Key"
+	proofHeader  = "X-Larkside-User-Token"
 )
 
 // maxUserID is in bytes. Lark's own ids have 35.
@@ -44,15 +45,24 @@ func userID(h http.Header) (string, error) {
 		return "", nil
 	case !agree:
 		return "", badUserID("the header stands more than once with different values")
-	case id == "" || len(id) > maxUserID:
-		return "", badUserID("the value is empty or longer than 128 bytes")
+	}
+	if fault := faultOfID(id); fault != "" {
+		return "", badUserID("the value " + fault)
+	}
+	return id, nil
+}
+
+// faultOfID says why a user's id can't be one, or returns "".
+func faultOfID(id string) string {
+	if id == "" || len(id) > maxUserID {
+		return "is empty or longer than 128 bytes"
 	}
 	for i := range len(id) {
 		if !idByte(id[i]) {
-			return "", badUserID("the value has a character outside [A-Za-z0-9_.@-]")
+			return "has a character outside [A-Za-z0-9_.@-]"
 		}
 	}
-	return id, nil
+	return ""
 }
 
 // badUserID returns an invalid_user_id that names its cause.

@@ -21,7 +21,7 @@ import (
 // nothing of ours. What is below test may import all but the packages below
 // cmd.
 var mayImport = map[string][]string{
-	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/edge", "proxy/extauthz", "refresh", "session", "session/consent", "session/lark", "session/seal", "session/store", "telemetry"},
+	"cmd/larkside":          {"cmd/larkside/doctor", "cmd/larkside/operate", "cmd/larkside/settings", "proxy", "proxy/admin", "proxy/console", "proxy/edge", "proxy/extauthz", "proxy/userjwt", "refresh", "session", "session/consent", "session/lark", "session/seal", "session/store", "telemetry"},
 	"cmd/larkside/doctor":   {"proxy", "session", "session/consent", "session/lark", "session/seal", "session/store"},
 	"cmd/larkside/operate":  {"cmd/larkside/settings", "proxy/admin", "session", "session/seal", "session/store", "telemetry"},
 	"cmd/larkside/settings": {"session", "session/seal", "session/store"},
@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"proxy":                 {"proxy/edge", "session", "telemetry"},
 	"proxy/edge":            {"session", "telemetry"},
 	"proxy/extauthz":        {"proxy"},
+	"proxy/userjwt":         {"session", "session/singleflight", "telemetry"},
 	"proxy/admin":           {"proxy/edge", "session", "session/store", "telemetry"},
 	"proxy/console":         {"proxy/edge", "session", "session/store", "telemetry"},
 	"refresh":               {"session", "session/lark", "session/singleflight", "session/store", "telemetry"},

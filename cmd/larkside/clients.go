@@ -8,6 +8,7 @@ import (
 
 	"larkside/cmd/larkside/settings"
 	"larkside/proxy"
+	"larkside/proxy/userjwt"
 	"larkside/session"
 	"larkside/session/lark"
 )
@@ -48,6 +49,20 @@ func newTransport(cfg *settings.Settings) (*http.Transport, error) {
 		return nil, err
 	}
 	return c.Standard(), nil
+}
+
+// newUserJWT makes what proves who the user is, or nil where the app is believed. The
+// issuer is reached as Lark is.
+func newUserJWT(cfg *settings.Settings, log *slog.Logger) (*userjwt.Verifier, error) {
+	if cfg.UserJWTIssuer == "" {
+		return nil, nil
+	}
+	transport, err := newTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return userjwt.New(userjwt.Config{Issuer: string(cfg.UserJWTIssuer), Audience: cfg.UserJWTAudience, Claim: cfg.UserJWTClaim,
+		Transport: transport, Log: log}), nil
 }
 
 func transportConfig(cfg *settings.Settings) (proxy.TransportConfig, error) {

@@ -33,11 +33,11 @@ func newDoctor(in operate.Invocation) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check settings, database, keys, clock and everything at Lark",
-		Long: `Check the settings, a running instance, the database and its keys, and at Lark the
-app's credentials, its bot, its scopes, the token endpoint, the start of a
-consent, and the clock. One line each: ok, warn or fail, what was found and what
-to do. What depends on a line that failed is left out. Exit status 1 if one
-fails.
+		Long: `Check the settings, a running instance, the database and its keys, the issuer of
+users' JWTs if there is one, and at Lark the app's credentials, its bot, its
+scopes, the token endpoint, the start of a consent, and the clock. One line each:
+ok, warn or fail, what was found and what to do. What depends on a line that
+failed is left out. Exit status 1 if one fails.
 
 It changes nothing, asks no user and sends no card, so whether a card arrives it
 can't tell. The token endpoint is asked with a refresh token that is made up. A
@@ -118,6 +118,13 @@ func examineInto(ctx context.Context, in operate.Invocation, where string, repor
 		DatabaseURL: s.secrets.DatabaseURL.Get(), EncryptionKeys: s.secrets.EncryptionKeys.Get(),
 		ExpectSessions: s.ExpectSessions,
 		Instance:       func(ctx context.Context) (bool, string) { return operate.AskReady(ctx, in, where) },
+	}
+	users, err := newUserJWT(s.Settings, nil)
+	if err != nil {
+		return err
+	}
+	if users != nil {
+		c.UserJWTIssuer, c.IssuerKeys = string(s.UserJWTIssuer), users.Keys
 	}
 	if s.Redirects() {
 		c.RedirectURL = string(s.PublicURL) + "/consent/callback"

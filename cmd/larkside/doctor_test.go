@@ -3,6 +3,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +77,35 @@ func TestDoctorBesideAnInstance(t *testing.T) {
 	}
 	if got := p.Get(t, "/-/larkside/x", ""); got.Status != 403 {
 		t.Errorf("the instance after the visit: %d", got.Status)
+	}
+}
+
+// The issuer of users' JWTs is asked for its keys, as serve asks it.
+func TestDoctorIssuer(t *testing.T) {
+	keys := `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`
+	name := ""
+	var issuer *httptest.Server
+	issuer = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/certs" {
+			io.WriteString(w, keys)
+			return
+		}
+		json.NewEncoder(w).Encode(map[string]string{"issuer": issuer.URL + name, "jwks_uri": issuer.URL + "/certs"})
+	}))
+	defer issuer.Close()
+	lark := larktest.Start(t, &larktest.Config{AllowUnknown: true})
+	environ := append(toLark(lark.URL), "LARKSIDE_CARD=off", "LARKSIDE_DATABASE_URL=sqlite:"+filepath.Join(dbtest.TempDir(t), "x.db"),
+		"LARKSIDE_USER_JWT_ISSUER="+issuer.URL, "LARKSIDE_USER_JWT_AUDIENCE=larkside")
+	if status, by := doctored(t, environ); status != operate.ExitDone || by["issuer"].Status != doctor.OK || !strings.HasSuffix(by["issuer"].Detail, "keys that prove users: 1") {
+		t.Errorf("%d %+v", status, by["issuer"])
+	}
+	name = "/" // the same to people, another one in iss
+	if status, by := doctored(t, environ); status != operate.ExitFailed || by["issuer"].Status != doctor.Fail || by["issuer"].Do == "" {
+		t.Errorf("%d %+v", status, by["issuer"])
+	}
+	issuer.Close()
+	if status, by := doctored(t, environ); status != operate.ExitFailed || by["issuer"].Status != doctor.Fail {
+		t.Errorf("%d %+v", status, by["issuer"])
 	}
 }
 

@@ -158,6 +158,15 @@
 //	    each field optional: users by open_id or the name that is sent (and then
 //	    no tenant token), paths as in INJECT_PATHS, methods, requests per time;
 //	    a caller without an entry may do everything
+//	LARKSIDE_USER_JWT_ISSUER (default: none)
+//	    who the user is has to be proven: a request for a user brings
+//	    X-Larkside-User-Token, a JWT of this OIDC issuer, whose keys are found by
+//	    discovery when they are needed. It is reached with UPSTREAM_CA_FILE and
+//	    UPSTREAM_PROXY
+//	LARKSIDE_USER_JWT_AUDIENCE (default: none)
+//	    audience that such a token must have; required with USER_JWT_ISSUER
+//	LARKSIDE_USER_JWT_CLAIM (default: sub)
+//	    claim of such a token that holds the user's open_id, union_id or user_id
 //	LARKSIDE_ADMIN_KEY (default: none)
 //	    bearer key of the admin API and console; at least 16 characters; an
 //	    empty one stops the start; or from the file that ADMIN_KEY_FILE names

@@ -31,12 +31,20 @@ func (s *server) newProxy() (*proxy.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	users, err := newUserJWT(s.cfg, s.log)
+	if err != nil {
+		return nil, err
+	}
+	var proveUser func(context.Context, string) (string, error)
+	if users != nil {
+		proveUser = users.User
+	}
 	routes := lark.NewRoutes()
 	return proxy.New(proxy.Config{
 		UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal,
 		Upstream: upstream, MCP: mcp, Transport: proxy.NewTransport(transport), UpstreamTimeout: s.cfg.UpstreamTimeout,
 		Apps: s.cfg.AppIDs(), InjectPaths: s.cfg.InjectPaths, TenantPaths: s.cfg.TenantPaths,
-		Tokens: userTokens{s}, Asker: asker{s}, Resolver: userNames{s}, DefaultUser: s.defaultUser(), Tenant: tenantTokens{s}, Waiter: consentWaiter{s},
+		Tokens: userTokens{s}, Asker: asker{s}, Resolver: userNames{s}, ProveUser: proveUser, DefaultUser: s.defaultUser(), Tenant: tenantTokens{s}, Waiter: consentWaiter{s},
 		MaxWait: s.cfg.MaxWait, ReplayBuffer: int(s.cfg.ReplayBuffer), AllowHosts: s.cfg.AllowHosts,
 		CallerKeys: s.callers(), CallerLimits: callerLimits(s.cfg.CallerLimits), PropagateTrace: s.cfg.PropagateTrace, AccessLog: s.cfg.AccessLog,
 		Route: func(method, path string) string {

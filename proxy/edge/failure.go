@@ -32,6 +32,7 @@ var (
 	AuthorizationRequired = &Failure{"authorization_required", 401, 18401001, "The user has to authorize the app: open error.authorize_url, then send the request again."}
 	CallerUnauthenticated = &Failure{"caller_unauthenticated", 401, 18401002, "X-Larkside-Key is missing or wrong: send the key of one of the configured callers."}
 	AdminUnauthenticated  = &Failure{"admin_unauthenticated", 401, 18401003, "The admin key is missing or wrong: send Authorization: Bearer with LARKSIDE_ADMIN_KEY."}
+	UserUnproven          = &Failure{"user_unproven", 401, 18401004, "Nothing proves who the user is: send X-Larkside-User-Token with a valid JWT of this user."}
 	PathNotAllowed        = &Failure{"path_not_allowed", 403, 18403001, "No user token may be sent to this path: add it to LARKSIDE_INJECT_PATHS if it should be."}
 	HostNotAllowed        = &Failure{"host_not_allowed", 403, 18403002, "The request comes from a web page or has an unknown Host: send it from the app, or add the Host to LARKSIDE_ALLOW_HOSTS."}
 	UserDisabled          = &Failure{"user_disabled", 403, 18403003, "Lark says that this user has left or may not use the app: ask the tenant's administrator."}
@@ -74,6 +75,8 @@ func (f *Failure) scheme() string {
 		return `Bearer realm="lark", error="invalid_token"`
 	case CallerUnauthenticated:
 		return `Larkside realm="larkside"`
+	case UserUnproven:
+		return `Larkside realm="larkside user"`
 	case AdminUnauthenticated:
 		return `Bearer realm="larkside admin"`
 	}

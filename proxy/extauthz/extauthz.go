@@ -83,8 +83,8 @@ func (s *service) Check(ctx context.Context, question *authv3.CheckRequest) (ans
 }
 
 // headerOf returns the header of the request that is asked about. Without
-// encode_raw_headers Envoy has joined the lines of one name by commas. No id has a
-// comma, so what some SDKs send twice becomes two lines again.
+// encode_raw_headers Envoy has joined the lines of one name by commas. No id and no
+// JWT has a comma, so what some SDKs send twice becomes two lines again.
 func headerOf(asked *authv3.AttributeContext_HttpRequest) http.Header {
 	h := http.Header{}
 	add := func(name, value string) {
@@ -103,13 +103,14 @@ func headerOf(asked *authv3.AttributeContext_HttpRequest) http.Header {
 		return h
 	}
 	for name, value := range asked.GetHeaders() {
-		if strings.EqualFold(name, "X-Lark-User-Id") || strings.EqualFold(name, "X-Lark-App-Id") {
+		switch http.CanonicalHeaderKey(name) {
+		case "X-Lark-User-Id", "X-Lark-App-Id", "X-Larkside-User-Token":
 			for part := range strings.SplitSeq(value, ",") {
 				add(name, strings.TrimSpace(part))
 			}
-			continue
+		default:
+			add(name, value)
 		}
-		add(name, value)
 	}
 	return h
 }

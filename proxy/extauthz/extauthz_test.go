@@ -85,9 +85,9 @@ func TestQuestion(t *testing.T) {
 	const target = "/open-apis/apaas/v1/a%2Fb?x=/../"
 	for name, http := range map[string]*authv3.AttributeContext_HttpRequest{
 		"raw": {HeaderMap: headerMap(":path: /evil", "x-lark-user-id: ou_1", "x-lark-user-id: ou_1", "x-forwarded-uri: /evil", "x-original-uri: /evil",
-			"x-forwarded-method: GET", "x-original-method: GET", "prefer: wait=3", "x-larkside-key: app")},
+			"x-forwarded-method: GET", "x-original-method: GET", "prefer: wait=3", "x-larkside-key: app", "x-larkside-user-token: a.b.c", "x-larkside-user-token: a.b.c")},
 		"joined": {Headers: map[string]string{":path": "/evil", "x-lark-user-id": "ou_1,ou_1", "x-forwarded-uri": "/evil", "x-original-uri": "/evil",
-			"x-forwarded-method": "GET", "x-original-method": "GET", "prefer": "wait=3", "x-larkside-key": "app"}},
+			"x-forwarded-method": "GET", "x-original-method": "GET", "prefer": "wait=3", "x-larkside-key": "app", "x-larkside-user-token": "a.b.c,a.b.c"}},
 	} {
 		http.Method, http.Path, http.Host = "DELETE", target, "open.feishu.cn"
 		ctx := t.Context()
@@ -100,8 +100,8 @@ func TestQuestion(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := <-asked
-		got := fmt.Sprint(r.RequestURI, r.Host, r.Header["X-Original-Uri"], r.Header["X-Original-Method"], r.Header["X-Lark-User-Id"], r.Header["X-Larkside-Key"], r.Header["Prefer"])
-		if want := fmt.Sprint("/-/larkside/authz", "open.feishu.cn", []string{target}, []string{"DELETE"}, []string{"ou_1", "ou_1"}, []string{key}, []string{"wait=3"}); got != want {
+		got := fmt.Sprint(r.RequestURI, r.Host, r.Header["X-Original-Uri"], r.Header["X-Original-Method"], r.Header["X-Lark-User-Id"], r.Header["X-Larkside-Key"], r.Header["X-Larkside-User-Token"], r.Header["Prefer"])
+		if want := fmt.Sprint("/-/larkside/authz", "open.feishu.cn", []string{target}, []string{"DELETE"}, []string{"ou_1", "ou_1"}, []string{key}, []string{"a.b.c", "a.b.c"}, []string{"wait=3"}); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 		if r.Header["X-Forwarded-Uri"] != nil || r.Header["X-Forwarded-Method"] != nil || r.Header[":path"] != nil || r.RemoteAddr == "" {
@@ -127,9 +127,10 @@ func TestAllowed(t *testing.T) {
 		"in place of the app's":         {"Bearer u-1", []string{"authorization: Bearer own", "authorization: Bearer second"}, []string{"authorization: Bearer u-1"}, nil},
 		"none, and the app has one":     {"", []string{"authorization: Bearer larkside"}, nil, []string{"authorization"}},
 		"none at all":                   {"", []string{"accept: */*"}, nil, nil},
-		"what is not Lark's to know":    {"", []string{"cookie: a", "x_lark_user_id: ou_2", "x-lark-app-id: cli", "x-larkside-key: k", "x-larkside-x: y", "x-forwarded-for: 1", "forwarded: for=1", "proxy-authorization: x", "baggage: x", "content-type: text/plain"}, nil, []string{"baggage", "cookie", "forwarded", "proxy-authorization", "x-forwarded-for", "x-lark-app-id", "x-larkside-key", "x-larkside-x", "x_lark_user_id"}},
+		"what is not Lark's to know":    {"", []string{"cookie: a", "x_lark_user_id: ou_2", "x-lark-app-id: cli", "x-larkside-key: k", "x-larkside-user-token: jwt", "x-larkside-x: y", "x-forwarded-for: 1", "forwarded: for=1", "proxy-authorization: x", "baggage: x", "content-type: text/plain"}, nil, []string{"baggage", "cookie", "forwarded", "proxy-authorization", "x-forwarded-for", "x-lark-app-id", "x-larkside-key", "x-larkside-user-token", "x-larkside-x", "x_lark_user_id"}},
 		"wait alone":                    {"", []string{"x-lark-user-id: ou_1", "prefer: wait=3"}, nil, []string{"prefer", "x-lark-user-id"}},
 		"wait beside what is Lark's":    {"", []string{"x-lark-user-id: ou_1", "prefer: resolution=merge-duplicates, wait=3"}, []string{"prefer: resolution=merge-duplicates"}, []string{"x-lark-user-id"}},
+		"wait of a proven user":         {"", []string{"x-larkside-user-token: jwt", "prefer: wait=3"}, nil, []string{"prefer", "x-larkside-user-token"}},
 		"wait without a user is Lark's": {"", []string{"prefer: wait=3"}, []string{"prefer: wait=3"}, nil},
 	} {
 		c := client(t, serve(t, func(w http.ResponseWriter, r *http.Request) {

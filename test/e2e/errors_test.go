@@ -24,6 +24,7 @@ func TestErrors(t *testing.T) {
 		"malformed_request":      malformedRequest,
 		"authorization_required": authorizationRequired,
 		"caller_unauthenticated": callerUnauthenticated,
+		"user_unproven":          userUnproven,
 		"caller_not_allowed":     callerNotAllowed,
 		"caller_rate_limited":    callerRateLimited,
 		"path_not_allowed":       pathNotAllowed,

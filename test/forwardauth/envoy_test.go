@@ -91,7 +91,7 @@ func startExtAuthz(t *testing.T, larkside string, lark *front) string {
 			Method: r.Method, URL: &url.URL{Scheme: "http", Host: larkside, Opaque: "/-/larkside/authz" + target}, Host: r.Host,
 			Header: http.Header{"Content-Length": {"0"}, "X-Envoy-Internal": {"true"}, "X-Forwarded-For": {"10.0.0.1"}},
 		}
-		for _, name := range []string{"Authorization", "X-Lark-User-Id", "X-Lark-App-Id", "X-Larkside-Key", "Prefer", "Origin", "Sec-Fetch-Site"} {
+		for _, name := range []string{"Authorization", "X-Lark-User-Id", "X-Lark-App-Id", "X-Larkside-Key", "X-Larkside-User-Token", "Prefer", "Origin", "Sec-Fetch-Site"} {
 			if values := r.Header[name]; values != nil {
 				question.Header[name] = values
 			}
@@ -123,7 +123,7 @@ func startExtAuthz(t *testing.T, larkside string, lark *front) string {
 // headers_with_underscores_action.
 func removeByRoute(h http.Header) {
 	for _, name := range []string{
-		"X-Lark-User-Id", "X-Lark-App-Id", "X-Larkside-Key", "Cookie", "Proxy-Authorization", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host",
+		"X-Lark-User-Id", "X-Lark-App-Id", "X-Larkside-Key", "X-Larkside-User-Token", "Cookie", "Proxy-Authorization", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host",
 		"X-Forwarded-Proto", "X-Forwarded-Method", "X-Forwarded-Uri", "X-Original-Method", "X-Original-Uri", "X-Real-Ip", "Baggage", "Prefer",
 	} {
 		delete(h, name)

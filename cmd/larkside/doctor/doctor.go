@@ -37,6 +37,10 @@ type Config struct {
 	// RedirectURL is where Lark sends browsers in the redirect flow. Empty: the
 	// device flow is used.
 	RedirectURL string
+	// UserJWTIssuer issues the tokens that prove who a user is; empty: the app is
+	// believed. IssuerKeys fetches its keys and returns how many can be used.
+	UserJWTIssuer string
+	IssuerKeys    func(context.Context) (int, error)
 	// Card: consents are asked for by card.
 	Card bool
 

@@ -37,6 +37,9 @@ func Examine(ctx context.Context, c Config, r *Report) error {
 		return err
 	}
 	x.database(ctx)
+	if x.UserJWTIssuer != "" {
+		x.issuer(ctx)
+	}
 	for _, a := range x.apps {
 		x.examineApp(ctx, a)
 	}
@@ -135,6 +138,18 @@ func (x *examination) database(ctx context.Context) {
 	if e.NotRenewable > 0 {
 		x.r.warn("sessions", fmt.Sprintf("%d of them have no refresh token: each ends with its access token, after two hours, and its user is asked again", e.NotRenewable), fixOffline)
 	}
+}
+
+func (x *examination) issuer(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	n, err := x.IssuerKeys(ctx)
+	if err != nil {
+		x.r.fail("issuer", fmt.Sprintf("%s gives no keys: %v", x.UserJWTIssuer, err),
+			"check LARKSIDE_USER_JWT_ISSUER against iss of a token, byte by byte, and that this host reaches it (LARKSIDE_UPSTREAM_CA_FILE and LARKSIDE_UPSTREAM_PROXY hold for it)")
+		return
+	}
+	x.r.ok("issuer", fmt.Sprintf("%s answers; keys that prove users: %d", x.UserJWTIssuer, n))
 }
 
 // ring is nil where SQLite has its own key file.

@@ -70,6 +70,7 @@ func (p *parser) contradictions(s *Settings) {
 	p.sameAddresses([]listener{{"LISTEN", s.Listen}, {"ADMIN_LISTEN", s.AdminListen}, {"AUTHZ_LISTEN", s.AuthzListen}, {"CONSENT_LISTEN", s.ConsentListen}})
 	p.consentContradictions(s)
 	p.defaultUserContradictions(s)
+	p.userJWTContradictions(s)
 	if !p.bad("CALLER_KEYS") {
 		p.accept("CALLER_LIMITS", s.CallerLimits.checkCallers(s.CallerKeys))
 	}
@@ -107,6 +108,9 @@ func (p *parser) defaultUserContradictions(s *Settings) {
 	refuse := func(because string) {
 		p.add("DEFAULT_USER", fmt.Sprintf("got %q although %s; it is for one person's own machine", s.DefaultUser, because))
 	}
+	if !p.bad("USER_JWT_ISSUER") && s.UserJWTIssuer != "" {
+		refuse(Prefix + "USER_JWT_ISSUER says that each user has to be proven: takes one of the two")
+	}
 	if !p.bad("LISTEN") && !s.Listen.loopback() {
 		refuse(fmt.Sprintf("%sLISTEN is %q, which other machines may reach: takes a loopback address or unix:/path.sock there", Prefix, s.Listen))
 	}
@@ -115,6 +119,23 @@ func (p *parser) defaultUserContradictions(s *Settings) {
 	}
 	if !p.bad("ALLOW_HOSTS") && slices.Contains(s.AllowHosts, "*") {
 		refuse(Prefix + "ALLOW_HOSTS is *, by which any web page could use it (DNS rebinding): takes names there")
+	}
+}
+
+// userJWTContradictions: tokens of an issuer are for many audiences, and an audience
+// or a claim without an issuer would leave users unproven that somebody meant to be
+// proven.
+func (p *parser) userJWTContradictions(s *Settings) {
+	if p.bad("USER_JWT_ISSUER") {
+		return
+	}
+	if v, _ := find("USER_JWT_AUDIENCE"); s.UserJWTIssuer != "" && s.UserJWTAudience == "" {
+		p.add(v.Name, "got nothing although "+Prefix+"USER_JWT_ISSUER is set, takes "+v.Takes)
+	}
+	for _, name := range []string{"USER_JWT_AUDIENCE", "USER_JWT_CLAIM"} {
+		if _, set := p.set[name]; set && s.UserJWTIssuer == "" {
+			p.add(name, "got a value without "+Prefix+"USER_JWT_ISSUER, takes one only with it")
+		}
 	}
 }
 
@@ -175,6 +196,9 @@ func warnings(s *Settings) []string {
 		if strings.HasPrefix(string(u.url), "http://") && !u.url.loopback() {
 			w = append(w, fmt.Sprintf("%s%s is plain http: tokens can be read on the way", Prefix, u.name))
 		}
+	}
+	if u := BaseURL(s.UserJWTIssuer); strings.HasPrefix(string(u), "http://") && !u.loopback() {
+		w = append(w, Prefix+"USER_JWT_ISSUER is plain http: whoever is on the way can put keys of their own in, and be any user")
 	}
 	if n := len(s.Scopes); !s.Redirects() && n > sureDeviceScopes {
 		w = append(w, fmt.Sprintf("%sSCOPES has %d scopes with offline_access: Lark's device flow takes %d, and may take no more", Prefix, n, sureDeviceScopes))

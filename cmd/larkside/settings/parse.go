@@ -170,6 +170,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[NamedSecrets]():   func(v string) (any, error) { return parseNamedSecrets(v) },
 	reflect.TypeFor[Address]():        func(v string) (any, error) { return ParseAddress(v) },
 	reflect.TypeFor[BaseURL]():        func(v string) (any, error) { return parseBaseURL(v) },
+	reflect.TypeFor[Issuer]():         func(v string) (any, error) { return parseIssuer(v) },
 	reflect.TypeFor[MCPURL]():         func(v string) (any, error) { return parseMCPURL(v) },
 	reflect.TypeFor[Paths]():          func(v string) (any, error) { return parsePaths(v) },
 	reflect.TypeFor[Scopes]():         func(v string) (any, error) { return parseScopes(v) },

@@ -149,6 +149,14 @@ type Settings struct {
 	// CallerLimits are of callers in CallerKeys.
 	CallerLimits CallerLimits `env:"CALLER_LIMITS" takes:"name:users=ou_a|ou_b;paths=/prefix/|/path;methods=GET|HEAD;rate=10/1s, comma separated, each field optional, names of CALLER_KEYS" meaning:"what callers may do, ‘name:users=ou_a|ou_b;paths=/open-apis/apaas/;methods=GET|HEAD;rate=10/1s,…’, each field optional: users by open_id or the name that is sent (and then no tenant token), paths as in ‘INJECT_PATHS’, methods, requests per time; a caller without an entry may do everything"`
 
+	// UserJWTIssuer is empty where the app is believed. It is as tokens have it, also
+	// with a slash at its end.
+	UserJWTIssuer Issuer `env:"USER_JWT_ISSUER" takes:"an http or https URL without user, query and fragment, as the tokens have it in iss" meaning:"who the user is has to be proven: a request for a user brings ‘X-Larkside-User-Token’, a JWT of this OIDC issuer, whose keys are found by discovery when they are needed. It is reached with ‘UPSTREAM_CA_FILE’ and ‘UPSTREAM_PROXY’"`
+
+	UserJWTAudience string `env:"USER_JWT_AUDIENCE" takes:"the audience (aud) of the tokens" meaning:"audience that such a token must have; required with ‘USER_JWT_ISSUER’"`
+
+	UserJWTClaim string `env:"USER_JWT_CLAIM" envDefault:"sub" takes:"the name of a claim" meaning:"claim of such a token that holds the user's open_id, union_id or user_id"`
+
 	AdminKey session.Secret `env:"ADMIN_KEY" file:"true" blank:"refused" takes:"a key of at least 16 characters" meaning:"bearer key of the admin API and console; at least 16 characters; an empty one stops the start"`
 
 	// AllowHosts are in lower case; empty: loopback names.

@@ -116,6 +116,9 @@ func TestDefaults(t *testing.T) {
 		"REPLAY_BUFFER":           {c.ReplayBuffer, Size(65536)},
 		"CALLER_KEYS":             {len(c.CallerKeys), 0},
 		"CALLER_LIMITS":           {len(c.CallerLimits), 0},
+		"USER_JWT_ISSUER":         {c.UserJWTIssuer, Issuer("")},
+		"USER_JWT_AUDIENCE":       {c.UserJWTAudience, ""},
+		"USER_JWT_CLAIM":          {c.UserJWTClaim, "sub"},
 		"ADMIN_KEY":               {c.AdminKey.Expose(), ""},
 		"ALLOW_HOSTS":             {len(c.AllowHosts), 0},
 		"MCP_URL":                 {c.MCPURL, MCPURL("")},
@@ -205,6 +208,10 @@ func TestAccepted(t *testing.T) {
 
 		{"the brand's MCP server", []string{"MCP_URL=on", "BRAND=lark"}, func(c *Settings) bool { return c.MCPURL == "https://mcp.larksuite.com/mcp" }},
 		{"an MCP server of one's own", []string{"MCP_URL=http://127.0.0.1:9/x/"}, func(c *Settings) bool { return c.MCPURL == "http://127.0.0.1:9/x" }},
+		{"proven users", []string{"USER_JWT_ISSUER=https://id.example/realms/corp", "USER_JWT_AUDIENCE=larkside", "USER_JWT_CLAIM=open_id"}, func(c *Settings) bool {
+			return c.UserJWTIssuer == "https://id.example/realms/corp" && c.UserJWTAudience == "larkside" && c.UserJWTClaim == "open_id"
+		}},
+		{"an issuer with a slash at its end, which is part of its name", []string{"USER_JWT_ISSUER=https://id.example/", "USER_JWT_AUDIENCE=x"}, func(c *Settings) bool { return c.UserJWTIssuer == "https://id.example/" && c.UserJWTClaim == "sub" }},
 		{"a default user", []string{"DEFAULT_USER=ou_1"}, func(c *Settings) bool { return c.DefaultUser == "ou_1" }},
 		{"a default user by login, over a Unix socket", []string{"DEFAULT_USER=login", "LISTEN=unix:/tmp/l.sock"}, func(c *Settings) bool { return c.DefaultUser == SignedIn }},
 		{"a default user with hosts of other names", []string{"DEFAULT_USER=login", "ALLOW_HOSTS=localhost,host.docker.internal"}, nil},
@@ -354,6 +361,11 @@ func TestProblems(t *testing.T) {
 		{"a default user behind a host name", []string{"DEFAULT_USER=ou_1", "LISTEN=laptop.corp:8080", "ALLOW_REMOTE=true"}, `LARKSIDE_DEFAULT_USER: got "ou_1" although LARKSIDE_LISTEN is "laptop.corp:8080"`},
 		{"a default user and callers", []string{"DEFAULT_USER=login", "CALLER_KEYS=crm:twelve-chars"}, `LARKSIDE_DEFAULT_USER: got "login" although LARKSIDE_CALLER_KEYS tells several callers apart`},
 		{"a default user and any Host", []string{"DEFAULT_USER=login", "ALLOW_HOSTS=localhost,*"}, `LARKSIDE_DEFAULT_USER: got "login" although LARKSIDE_ALLOW_HOSTS is *`},
+		{"a default user where users are proven", []string{"DEFAULT_USER=login", "USER_JWT_ISSUER=https://id.example", "USER_JWT_AUDIENCE=x"}, `LARKSIDE_DEFAULT_USER: got "login" although LARKSIDE_USER_JWT_ISSUER says that each user has to be proven`},
+		{"an issuer without audience", []string{"USER_JWT_ISSUER=https://id.example"}, `LARKSIDE_USER_JWT_AUDIENCE: got nothing although LARKSIDE_USER_JWT_ISSUER is set, takes the audience (aud) of the tokens`},
+		{"an audience without issuer", []string{"USER_JWT_AUDIENCE=larkside"}, `LARKSIDE_USER_JWT_AUDIENCE: got a value without LARKSIDE_USER_JWT_ISSUER, takes one only with it`},
+		{"a claim without issuer", []string{"USER_JWT_CLAIM=open_id"}, `LARKSIDE_USER_JWT_CLAIM: got a value without LARKSIDE_USER_JWT_ISSUER, takes one only with it`},
+		{"an issuer that is no URL", []string{"USER_JWT_ISSUER=id.example", "USER_JWT_AUDIENCE=x"}, `LARKSIDE_USER_JWT_ISSUER: got "id.example" (not an http or https URL), takes an http or https URL without user`},
 		{"an MCP server without scheme", []string{"MCP_URL=mcp.feishu.cn"}, `LARKSIDE_MCP_URL: got "mcp.feishu.cn" (not an http or https URL), takes on, off or an http or https URL`},
 		{"a default user who is a name", []string{"DEFAULT_USER=alice"}, `LARKSIDE_DEFAULT_USER: got "alice", takes an open_id (ou_…) or login`},
 		{"a default user by union_id", []string{"DEFAULT_USER=on_1"}, `LARKSIDE_DEFAULT_USER: got "on_1", takes an open_id`},
@@ -513,6 +525,15 @@ func TestWarnings(t *testing.T) {
 				t.Errorf("warnings %q", c.Warnings)
 			}
 		})
+	}
+}
+
+// Keys that come in clear over a network are anybody's.
+func TestIssuerWarning(t *testing.T) {
+	for issuer, want := range map[string]int{"http://id.example": 1, "https://id.example": 0, "http://127.0.0.1:9000": 0} {
+		if c := mustRead(t, Prefix+"USER_JWT_ISSUER="+issuer, Prefix+"USER_JWT_AUDIENCE=x"); len(c.Warnings) != want {
+			t.Errorf("%s: warnings %q", issuer, c.Warnings)
+		}
 	}
 }
 

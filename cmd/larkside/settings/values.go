@@ -86,6 +86,14 @@ func parseBaseURL(v string) (BaseURL, error) {
 	return BaseURL(strings.TrimRight(v, "/")), nil
 }
 
+// Issuer is the URL of an OIDC issuer, byte by byte as it was given.
+type Issuer string
+
+func parseIssuer(v string) (Issuer, error) {
+	_, err := parseBaseURL(v)
+	return Issuer(v), err
+}
+
 // MCPURL is a [BaseURL], mcpOn for the brand's own, or empty for off.
 type MCPURL BaseURL
 
