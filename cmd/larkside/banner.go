@@ -155,7 +155,11 @@ func (b *banner) warn() {
 
 // ready is the last line.
 func (b *banner) ready() {
-	fmt.Fprintf(b.out, "Ready. Send what you would send to %s to the proxy, with the user\nin X-Lark-User-Id. Ctrl-C stops.\n\n", b.cfg.OpenURL)
+	user := "the user\nin X-Lark-User-Id"
+	if b.cfg.UserJWTIssuer != "" {
+		user = "a JWT\nof the user in X-Larkside-User-Token"
+	}
+	fmt.Fprintf(b.out, "Ready. Send what you would send to %s to the proxy, with %s. Ctrl-C stops.\n\n", b.cfg.OpenURL, user)
 }
 
 // announce says that a listener is open.

@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -517,6 +518,42 @@ func TestVerifiedTokenExpires(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second) // a minute of skew is over too
 		fails(t, v, token, userjwt.ErrExpired)
+	})
+}
+
+// contents are the parts of a token, decoded.
+func contents(token string) (all []string) {
+	for part := range strings.SplitSeq(token, ".") {
+		text, err := base64.RawURLEncoding.DecodeString(part)
+		all = append(all, fmt.Sprint(string(text), err))
+	}
+	return all
+}
+
+// Whatever is sent, it proves nobody, unless the issuer has signed it.
+func FuzzUser(f *testing.F) {
+	i, v := start(nil)
+	good := keyA.sign(f, claims("exp", time.Now().Add(24*time.Hour).Unix()))
+	parts := strings.Split(good, ".")
+	if user, err := v.User(f.Context(), good); user != "ou_1" {
+		f.Fatal(err)
+	}
+	i.set(func() { i.away = true })
+	for _, token := range []string{good, "", "..", "a.b.c", parts[0] + "." + parts[1] + ".", segment(`{"alg":"none"}`) + "." + parts[1] + ".",
+		segment(`{"alg":"HS256","kid":"a"}`) + "." + parts[1] + "." + parts[2], segment(`{"alg":"RS256","crit":["b64"],"b64":false}`) + "." + parts[1] + "." + parts[2],
+		`{"payload":"` + parts[1] + `","protected":"` + parts[0] + `","signature":"` + parts[2] + `"}`} {
+		f.Add(token)
+	}
+	f.Fuzz(func(t *testing.T, token string) {
+		user, err := v.User(t.Context(), token)
+		// Base64 may have bits that mean nothing, so its content counts.
+		signed := slices.Equal(contents(token), contents(good))
+		if (user != "") == (err != nil) || user != "" && (user != "ou_1" || !signed) {
+			t.Errorf("%q: user %q, %v", token, user, err)
+		}
+		if err != nil && len(token) > 20 && strings.Contains(err.Error(), token) {
+			t.Errorf("the error has the token: %v", err)
+		}
 	})
 }
 
