@@ -38,7 +38,7 @@ func (p *proxy) prove(x *request, named string) (string, error) {
 	case err != nil:
 		return "", err
 	case !same:
-		return "", p.unproven(x, errors.New("is another user's than the one in X-Lark-User-Id"))
+		return "", p.unproven(x, errors.New("is for another user than X-Lark-User-Id, or for one who is not known by that id yet"))
 	}
 	return named, nil
 }
