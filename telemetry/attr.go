@@ -85,7 +85,7 @@ const LogRequestID = "request_id"
 // "user", the handler trace_id, span_id and request_id.
 func LogKeys() []string {
 	return []string{
-		"absent", "action", "actor", "address", "app_id", "apps", "caller", "class", "column", "consent", "disabled", "do",
+		"absent", "action", "actor", "address", "app_id", "apps", "caller", "class", "column", "consent", "deleted", "disabled", "do", "dropped",
 		"duration_seconds", "endpoint", "error", "failure", "failures", "file", "from", "grace", "listener", "method", "msg", "next",
 		"outcome", "page", "read", "reason", "repeated", "request_id", "result", "retry_in", "route", "scope", "setting", "span_id", "stack",
 		"state", "status", "table", "to", "token", "trace_id", "user", "variable", "version", "warning", "what", "work",

@@ -109,6 +109,9 @@
 //	    that a request waits for, then device polls, then the sweep
 //	LARKSIDE_USER_SYNC (default: 24h)
 //	    how often name, email, mobile and status of known users are read; 0 off
+//	LARKSIDE_SESSION_RETENTION (default: 2160h)
+//	    a session that can't be used any more is deleted this long after; tokens
+//	    of a user who has left or is frozen are revoked and dropped after 24 h
 //	LARKSIDE_AUDIT_RETENTION (default: 2160h)
 //	    how long audit entries are kept
 //	LARKSIDE_CONSENT_FLOW (default: auto)

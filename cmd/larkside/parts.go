@@ -163,7 +163,7 @@ func (s *server) newFlow(db *store.DB, source *refresh.Source) (*consent.Flow, e
 		flow = session.RedirectFlow
 	}
 	return consent.New(consent.Config{
-		Sessions: db.Sessions, Consents: db.Consents, Reminders: db.Reminders, Events: db.Events,
+		Sessions: db.Sessions, Retention: db.Retention, Keep: s.cfg.SessionRetention, Consents: db.Consents, Reminders: db.Reminders, Events: db.Events,
 		Rates: db.Rates, Elections: db.Elections, Audit: db.Audit, Changes: db.Changes, Defaults: db.Defaults,
 		Apps: apps, Flow: flow, Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
 		ConsentTTL: s.cfg.ConsentTTL, Rate: s.cfg.ConsentRate[0], CardOff: !bool(s.cfg.Card),

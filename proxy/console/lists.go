@@ -120,7 +120,7 @@ type auditBody struct {
 	First             bool
 }
 
-var auditActions = []store.AuditAction{store.AuditConsent, store.AuditAsk, store.AuditRefresh, store.AuditRevoke,
+var auditActions = []store.AuditAction{store.AuditConsent, store.AuditAsk, store.AuditRefresh, store.AuditRevoke, store.AuditPurge,
 	store.AuditLost, store.AuditSync, store.AuditRotate, store.AuditSignIn}
 
 func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {

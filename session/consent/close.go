@@ -152,10 +152,16 @@ const (
 // first, since it works for longer. It makes the first try before it returns,
 // and others after that.
 func (f *Flow) Discard(ctx context.Context, key session.Key, access, refresh session.Secret) {
+	f.discard(ctx, key, access, refresh)
+}
+
+// discard is [Flow.Discard]. It reports whether Lark has taken the first tries.
+func (f *Flow) discard(ctx context.Context, key session.Key, access, refresh session.Secret) (taken bool) {
 	app, ok := f.apps[key.AppID]
 	if !ok {
-		return
+		return access.Empty() && refresh.Empty()
 	}
+	taken = true
 	for _, one := range []struct {
 		token session.Secret
 		hint  string
@@ -178,6 +184,7 @@ func (f *Flow) Discard(ctx context.Context, key session.Key, access, refresh ses
 		if err == nil {
 			continue
 		}
+		taken = false
 		goneOn := f.task(ctx, func(ctx context.Context) {
 			err := retry(ctx, 250*time.Millisecond, revokeTries, func() (bool, error) { return try(ctx) })
 			if err != nil {
@@ -188,6 +195,7 @@ func (f *Flow) Discard(ctx context.Context, key session.Key, access, refresh ses
 			f.logUnrevoked(ctx, key, one.hint, err)
 		}
 	}
+	return taken
 }
 
 func (f *Flow) logUnrevoked(ctx context.Context, key session.Key, hint string, err error) {

@@ -40,9 +40,10 @@ type Lark interface {
 
 // Config is what a [Flow] needs.
 type Config struct {
-	// Sessions, Consents, Reminders, Events, Rates, Elections, Audit, Changes and
-	// Defaults are those of one database; required.
+	// Sessions, Retention, Consents, Reminders, Events, Rates, Elections, Audit,
+	// Changes and Defaults are those of one database; required.
 	Sessions  *store.Sessions
+	Retention *store.Retention
 	Consents  *store.Consents
 	Reminders *store.Reminders
 	Events    *store.Events
@@ -101,6 +102,9 @@ type Config struct {
 	// the call. It keeps all calls of all replicas under Lark's rate. Nil: calls
 	// are made at once.
 	Admit func(ctx context.Context, appID string, call session.TokenCall) error
+	// Keep is how long a session that can't be used any more is kept. 0: for
+	// ever.
+	Keep time.Duration
 	// Callers returns how many callers share what MaxPending, MaxStarting and
 	// Lark's rates allow, so that each gets a share ([session.Share]). Nil: one.
 	Callers func() int
@@ -131,6 +135,7 @@ const (
 // Flow obtains consents. It is safe for concurrent use.
 type Flow struct {
 	sessions   *store.Sessions
+	retention  *store.Retention
 	consents   *store.Consents
 	reminders  *store.Reminders
 	events     *store.Events
@@ -159,6 +164,12 @@ type Flow struct {
 	admit      func(ctx context.Context, appID string, call session.TokenCall) error
 	eventKeys  *lark.EventKeys
 	refused    func(ctx context.Context, key session.Key, version int64)
+	keep       time.Duration
+	// retiring has an item while sessions that can't be used are looked after.
+	// leaveUntil has, by app, until when its tokens are left alone; only that work
+	// uses it.
+	retiring   chan struct{}
+	leaveUntil map[string]time.Time
 	users      telemetry.Users
 	now        func() time.Time
 	log        *slog.Logger
@@ -186,7 +197,7 @@ func New(c Config) (*Flow, error) {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
 	f := &Flow{
-		sessions: c.Sessions, consents: c.Consents, reminders: c.Reminders, events: c.Events,
+		sessions: c.Sessions, retention: c.Retention, keep: c.Keep, retiring: make(chan struct{}, 1), leaveUntil: make(map[string]time.Time), consents: c.Consents, reminders: c.Reminders, events: c.Events,
 		rates: c.Rates, elections: c.Elections, audit: c.Audit, changes: c.Changes, defaults: c.Defaults, apps: newApps(c.Apps), flow: c.Flow,
 		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
 		ttl: orDefault(c.ConsentTTL, 10*time.Minute), rate: orDefault(c.Rate, session.Limit{N: 5, Period: time.Minute}),
@@ -234,7 +245,7 @@ func New(c Config) (*Flow, error) {
 }
 
 func (c Config) check() error {
-	if c.Sessions == nil || c.Consents == nil || c.Reminders == nil || c.Events == nil || c.Rates == nil || c.Elections == nil || c.Audit == nil || c.Changes == nil || c.Defaults == nil {
+	if c.Sessions == nil || c.Retention == nil || c.Consents == nil || c.Reminders == nil || c.Events == nil || c.Rates == nil || c.Elections == nil || c.Audit == nil || c.Changes == nil || c.Defaults == nil {
 		return errors.New("a part of the store is missing")
 	}
 	if len(c.Apps) == 0 {

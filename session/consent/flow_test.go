@@ -48,7 +48,7 @@ func newWorldOn(t testing.TB, db *dbtest.DB, change func(*larktest.Config)) *wor
 
 // use takes from db what a Flow needs of it.
 func (c *Config) use(db *store.DB) {
-	c.Sessions, c.Consents, c.Reminders, c.Events = db.Sessions, db.Consents, db.Reminders, db.Events
+	c.Sessions, c.Retention, c.Consents, c.Reminders, c.Events = db.Sessions, db.Retention, db.Consents, db.Reminders, db.Events
 	c.Rates, c.Elections, c.Audit, c.Changes, c.Defaults = db.Rates, db.Elections, db.Audit, db.Changes, db.Defaults
 }
 

@@ -52,11 +52,11 @@ const (
 // Run polls device flows and closes expired consents until ctx is done. Every
 // replica runs it. Leases see to it that one replica works on a row. One replica
 // does the rest for all: it updates cards, asks users whose grants end, and
-// deletes what is a week old. [Flow.Shutdown] waits for what Run started.
+// deletes old consents and sessions that can't be used any more. [Flow.Shutdown] waits for what Run started.
 func (f *Flow) Run(ctx context.Context) error {
 	tick := time.NewTicker(fallbackTick)
 	defer tick.Stop()
-	var cardsAt, forgetAt, renewAt time.Time
+	var cardsAt, forgetAt, renewAt, retireAt time.Time
 	for {
 		started := time.Now()
 		f.pollDue(ctx)
@@ -67,6 +67,10 @@ func (f *Flow) Run(ctx context.Context) error {
 				if !started.Before(renewAt) {
 					f.remindExpiring(ctx)
 					renewAt = started.Add(renewalTick)
+				}
+				if !started.Before(retireAt) {
+					f.startRetiring(ctx)
+					retireAt = started.Add(retireTick)
 				}
 				if !started.Before(forgetAt) {
 					f.forget(ctx)

@@ -47,6 +47,9 @@ const (
 	AuditRefresh AuditAction = "refresh"
 	// AuditRevoke: a session was revoked, here or at Lark.
 	AuditRevoke AuditAction = "revoke"
+	// AuditPurge: a session was deleted, by an operator or because it could not be
+	// used for long. Its tokens were revoked before.
+	AuditPurge AuditAction = "purge"
 	// AuditLost: Lark does not refresh a session any more.
 	AuditLost AuditAction = "session_lost"
 	// AuditSync: an operator had all profiles read.

@@ -75,6 +75,7 @@ type DB struct {
 	Sessions  *Sessions
 	Leases    *Leases
 	Profiles  *Profiles
+	Retention *Retention
 	Reminders *Reminders
 	Consents  *Consents
 	Events    *Events
@@ -172,6 +173,7 @@ func assemble(conn *connection, ring *seal.Keyring, cache *cache, cfg Config) (*
 		Sessions:  sessions,
 		Leases:    &Leases{sessions: sessions, owner: owner, closed: changes.closed.Done()},
 		Profiles:  &Profiles{db: db, sealer: sealer, now: cfg.Now},
+		Retention: &Retention{sessions: sessions},
 		Reminders: &Reminders{db: db, now: cfg.Now},
 		Consents:  newConsents(sessions, audit, owner),
 		Events:    &Events{db: db},

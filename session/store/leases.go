@@ -130,7 +130,7 @@ const queryReplace = `UPDATE sessions SET
 		issued_at = $9, expires_at = $10, refresh_expires_at = $11, refresh_due_at = $12,
 		refreshed_at = $13, after_refusal = $14, state = 'active', reason = '', version = version + 1,
 		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0, doubted_at = 0,
-		changed_at = larkside_now()
+		usable_until = $15, changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND version = $3
 	RETURNING ` + sessionColumns
 
@@ -153,7 +153,7 @@ func (l *Leases) Replace(ctx context.Context, lease *Lease, t Tokens) (*session.
 	stored, err := s.write(ctx, key, "storing refreshed tokens", queryReplace, key.AppID, key.OpenID, lease.Session.Version,
 		s.sealer.Seal(t.AccessToken, accessPlace(key, &came)), s.sealer.Seal(t.RefreshToken, refreshPlace(key, &came)),
 		came.TokenType, came.TokenURL, came.Scope, came.IssuedAt, came.ExpiresAt,
-		came.RefreshExpiresAt, refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()), flag(t.AfterRefusal))
+		came.RefreshExpiresAt, refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()), flag(t.AfterRefusal), came.lastEnd())
 	if errors.Is(err, session.ErrConflict) {
 		return s.alreadyStored(ctx, key, t.AccessToken, err)
 	}
@@ -217,7 +217,7 @@ type Ending struct {
 const queryEnd = `UPDATE sessions SET
 		state = $5, reason = $6, lease_owner = '', lease_until = 0,
 		access_token = CASE WHEN $8 = 1 THEN NULL ELSE access_token END,
-		failures = failures + 1, retry_at = larkside_now() + $7, changed_at = larkside_now()
+		failures = failures + 1, retry_at = larkside_now() + $7, ` + setEnded + `, changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND lease_owner = $4
 	RETURNING ` + sessionColumns
 

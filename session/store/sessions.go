@@ -260,8 +260,8 @@ func (s *Sessions) Resolve(ctx context.Context, appID, alias string) (session.Ke
 // It moves the version, so queryReplace does not store that refresh's result.
 const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, profile, state,
 		access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
-		refresh_expires_at, refresh_due_at, granted_at, synced_at, refresh_life, union_id_seal, user_id_seal, version, changed_at)
-	VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 1, larkside_now())
+		refresh_expires_at, refresh_due_at, granted_at, synced_at, refresh_life, union_id_seal, user_id_seal, usable_until, version, changed_at)
+	VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 1, larkside_now())
 	ON CONFLICT (app_id, open_id) DO UPDATE SET
 		union_id = excluded.union_id, user_id = excluded.user_id,
 		union_id_seal = excluded.union_id_seal, user_id_seal = excluded.user_id_seal, profile = excluded.profile,
@@ -271,7 +271,7 @@ const queryPut = `INSERT INTO sessions (app_id, open_id, union_id, user_id, prof
 		issued_at = excluded.issued_at, expires_at = excluded.expires_at,
 		refresh_expires_at = excluded.refresh_expires_at, refresh_due_at = excluded.refresh_due_at,
 		granted_at = excluded.granted_at, refreshed_at = 0, after_refusal = 0, synced_at = excluded.synced_at,
-		refresh_life = excluded.refresh_life,
+		refresh_life = excluded.refresh_life, usable_until = excluded.usable_until,
 		version = CASE WHEN sessions.version BETWEEN 0 AND 1000000000000 THEN sessions.version + 1 ELSE 1 END,
 		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0, doubted_at = 0,
 		changed_at = larkside_now()
@@ -312,7 +312,7 @@ func (s *Sessions) putArgs(ctx context.Context, g session.Session) ([]any, error
 	return []any{g.AppID, g.OpenID, g.UnionID, g.UserID, profile,
 		s.sealer.Seal(g.AccessToken, accessPlace(g.Key, &t)), s.sealer.Seal(g.RefreshToken, refreshPlace(g.Key, &t)),
 		t.TokenType, t.TokenURL, t.Scope, t.IssuedAt, t.ExpiresAt,
-		t.RefreshExpiresAt, refreshDue(g.IssuedAt, g.RefreshExpiresAt), t.GrantedAt, millis(g.SyncedAt), refreshLife, unionSeal, userSeal}, nil
+		t.RefreshExpiresAt, refreshDue(g.IssuedAt, g.RefreshExpiresAt), t.GrantedAt, millis(g.SyncedAt), refreshLife, unionSeal, userSeal, t.lastEnd()}, nil
 }
 
 // refreshDue returns when the sweep refreshes a session that nobody uses: at a
@@ -359,27 +359,22 @@ const queryRevoke = `UPDATE sessions SET
 		state = 'consent_required', reason = $3, access_token = NULL, refresh_token = NULL,
 		profile = NULL, refresh_due_at = 0, refresh_expires_at = 0, expires_at = 0,
 		version = version + 1, lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0,
-		failures = 0, retry_at = 0, changed_at = larkside_now()
+		failures = 0, retry_at = 0, ` + setEnded + `, changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND version = $4
 	RETURNING ` + sessionColumns
+
+// setEnded writes down when a session ended. What happens to it after that does
+// not count: an app may have it tried again every hour.
+const setEnded = `usable_until = CASE WHEN state = 'active' THEN larkside_now() ELSE usable_until END`
 
 // Revoke deletes the tokens and personal data of key for reason. It returns the
 // session as it was before, so that its tokens can be revoked at Lark too.
 // [session.ErrNotFound] if there is none, [session.ErrConflict] if it changed
 // meanwhile.
 func (s *Sessions) Revoke(ctx context.Context, key session.Key, reason session.Reason) (*session.Session, error) {
-	var r sessionRow
-	err := s.db.GetContext(ctx, &r, queryLoad, key.AppID, key.OpenID)
-	if err := noRows(err, session.ErrNotFound, "loading a session"); err != nil {
+	before, err := s.loadToEnd(ctx, key)
+	if err != nil {
 		return nil, err
-	}
-	before, err := r.open(s.sealer.Keyring)
-	switch {
-	case errors.Is(err, seal.ErrUnknownKey):
-		return nil, err // with its key it opens
-	case err != nil:
-		s.sealer.complaints.Log(ctx, slog.LevelError, "a session that was changed in the database is revoked here only", "", "app_id", key.AppID, "error", err)
-		before = r.view()
 	}
 	return before, s.RevokeLoaded(ctx, before, reason)
 }
@@ -391,7 +386,7 @@ func (s *Sessions) RevokeLoaded(ctx context.Context, before *session.Session, re
 	return err
 }
 
-const queryDisable = `UPDATE sessions SET state = 'disabled', reason = $3, retry_at = 0, changed_at = larkside_now()
+const queryDisable = `UPDATE sessions SET state = 'disabled', reason = $3, retry_at = 0, ` + setEnded + `, changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND state <> 'disabled'
 	RETURNING ` + sessionColumns
 
@@ -400,12 +395,19 @@ func (s *Sessions) Disable(ctx context.Context, key session.Key, reason session.
 	return s.changeState(ctx, "disabling a session", queryDisable, key, reason)
 }
 
-// A session that was disabled for another reason stays disabled.
-const queryEnable = `UPDATE sessions SET state = 'active', reason = '', retry_at = 0, changed_at = larkside_now()
+// A session that was disabled for another reason stays disabled. One whose tokens
+// were dropped needs its user.
+const queryEnable = `UPDATE sessions SET
+		state = CASE WHEN access_token IS NULL AND refresh_token IS NULL THEN 'consent_required' ELSE 'active' END,
+		reason = CASE WHEN access_token IS NULL AND refresh_token IS NULL THEN 'revoked' ELSE '' END,
+		usable_until = CASE WHEN access_token IS NULL AND refresh_token IS NULL THEN usable_until
+			WHEN refresh_expires_at > expires_at THEN refresh_expires_at ELSE expires_at END,
+		retry_at = 0, changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND state = 'disabled' AND reason = $3
 	RETURNING ` + sessionColumns
 
-// Enable makes a session that was disabled for reason active again.
+// Enable makes a session that was disabled for reason active again. If its tokens
+// were dropped meanwhile ([Retention.DropTokens]) its user has to consent.
 func (s *Sessions) Enable(ctx context.Context, key session.Key, reason session.Reason) error {
 	return s.changeState(ctx, "enabling a session", queryEnable, key, reason)
 }
@@ -422,7 +424,7 @@ func (s *Sessions) changeState(ctx context.Context, doing, query string, key ses
 
 // terms are what a grant's tokens came with. Both tokens vouch for them: a row
 // in which one of these columns was changed has no token. All that changes them
-// is what stores tokens (Put, Replace) or deletes both (Revoke).
+// is what stores tokens (Put, Replace) or deletes both (Revoke, DropTokens).
 //
 // The other columns of sessions can be changed by whoever can write to the
 // database. deploy/docs/security.md says what that brings.
@@ -442,6 +444,9 @@ const termsColumns = `token_type, token_url, scope, issued_at, expires_at, refre
 func (t *terms) values() []string {
 	return []string{t.TokenType, t.TokenURL, t.Scope, number(t.IssuedAt), number(t.ExpiresAt), number(t.RefreshExpiresAt), number(t.GrantedAt)}
 }
+
+// lastEnd returns when the last of both tokens ends.
+func (t *terms) lastEnd() int64 { return max(t.ExpiresAt, t.RefreshExpiresAt) }
 
 // number is the form in which a record vouches for a number.
 func number(n int64) string { return strconv.FormatInt(n, 10) }

@@ -115,7 +115,7 @@ func statements() map[string]statement {
 
 		"queryDueForRefresh": {alone, []any{now, 500}},
 		"queryClaim":         {request, []any{bigApp, someID, 1, "me", 1000}},
-		"queryReplace":       {request, []any{bigApp, someID, 1, blob, blob, "Bearer", "u", "s", now, now, now, now, now, 0}},
+		"queryReplace":       {request, []any{bigApp, someID, 1, blob, blob, "Bearer", "u", "s", now, now, now, now, now, 0, now}},
 		"queryRelease":       {request, []any{bigApp, someID, 1, "me", 1, 1000, 0}},
 		"queryEnd":           {request, []any{bigApp, someID, 1, "me", "consent_required", "r", 1000, 1}},
 		"queryBacklog":       {alone, []any{now}},
@@ -133,6 +133,11 @@ func statements() map[string]statement {
 		"queryReminderClaim":   {alone, []any{bigApp, someID, now}},
 		"queryReminderRelease": {alone, []any{bigApp, someID, now}},
 
+		"queryLeft":           {alone, []any{bigApp, now - day, 100}},
+		"queryDropTokens":     {alone, []any{bigApp, someID, 1}},
+		"queryUnusableUpTo":   {alone, []any{now - 90*day, 499}},
+		"queryDeleteUnusable": {alone, []any{now - 90*day + 20*second, now - 90*day + 20*second}},
+
 		"querySchema": {person, nil},
 
 		"queryDefault":    {request, []any{bigApp}},
@@ -144,7 +149,7 @@ func statements() map[string]statement {
 		"queryByUserID":    {request, []any{bigApp, "u77"}},
 		"queryTakeUnionID": {request, []any{bigApp, "on_77", someID}},
 		"queryTakeUserID":  {request, []any{bigApp, "u77", someID}},
-		"queryPut":         {request, []any{bigApp, someID, "on_77", "u77", blob, blob, blob, "Bearer", "u", "s", now, now, now, now, now, now, day, blob, blob}},
+		"queryPut":         {request, []any{bigApp, someID, "on_77", "u77", blob, blob, blob, "Bearer", "u", "s", now, now, now, now, now, now, day, blob, blob, now}},
 		"queryRevoke":      {request, []any{bigApp, someID, "revoked", 1}},
 		"queryDisable":     {request, []any{bigApp, someID, "r"}},
 		"queryEnable":      {request, []any{bigApp, someID, "r"}},
@@ -430,13 +435,14 @@ func fill(t *testing.T, db *dbtest.DB, to *sql.DB, n int) {
 		`INSERT INTO sessions (app_id, open_id, union_id, user_id, profile, state, reason,
 				access_token, refresh_token, token_type, token_url, scope, issued_at, expires_at,
 				refresh_expires_at, refresh_due_at, granted_at,
-				refreshed_at, version, synced_at, refresh_life, changed_at)
+				refreshed_at, version, synced_at, refresh_life, usable_until, changed_at)
 			SELECT '{app}', 'ou_' || i, 'on_' || i, 'u' || i, {blob},
 				CASE WHEN i % 100 < 95 THEN 'active' WHEN i % 100 < 99 THEN 'consent_required' ELSE 'disabled' END,
-				CASE WHEN i % 100 = 95 THEN 'revoked' WHEN i % 100 > 95 THEN 'refresh_token_expired' ELSE '' END,
+				CASE WHEN i % 100 = 95 THEN 'revoked' WHEN i % 100 = 99 THEN 'user_disabled' WHEN i % 100 > 95 THEN 'refresh_token_expired' ELSE '' END,
 				{blob}, {blob}, 'Bearer', 'https://open.example/token', 'offline_access', {now} - i % 7200 * 1000, {now} - i % 7200 * 1000 + 7200000,
 				{now} + {day} * 7, {now} + (i * 7919 % 500000 - 5000) * 1000, {now} - i * 7919 % 360 * {day},
-				{now} - i % 7200 * 1000, 1, {now} - (i * 104729 % 88000) * 1000, {day} * 7, {now} - i * 7919 % 7200 * 1000
+				{now} - i % 7200 * 1000, 1, {now} - (i * 104729 % 88000) * 1000, {day} * 7,
+				CASE WHEN i % 100 < 95 THEN {now} + {day} * 7 ELSE {now} - i * 7919 % 91 * {day} END, {now} - i * 7919 % 7200 * 1000
 			FROM {upto} WHERE i <= {n}`,
 		`INSERT INTO consents (id, app_id, open_id, flow, state, scopes,
 				link, secret, poll_interval,

@@ -106,6 +106,8 @@ type Settings struct {
 	// UserSync 0 means off.
 	UserSync time.Duration `env:"USER_SYNC" envDefault:"24h" meaning:"how often name, email, mobile and status of known users are read; ‘0’ off"`
 
+	SessionRetention time.Duration `env:"SESSION_RETENTION" envDefault:"2160h" positive:"true" meaning:"a session that can't be used any more is deleted this long after; tokens of a user who has left or is frozen are revoked and dropped after 24 h"`
+
 	AuditRetention time.Duration `env:"AUDIT_RETENTION" envDefault:"2160h" positive:"true" meaning:"how long audit entries are kept"`
 
 	// ConsentFlow is decided by [Settings.Redirects].

@@ -99,6 +99,7 @@ func TestDefaults(t *testing.T) {
 		"REFRESH_SWEEP":           {c.RefreshSweep, time.Minute},
 		"REFRESH_RATE":            {c.RefreshRate, Rates{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}},
 		"USER_SYNC":               {c.UserSync, 24 * time.Hour},
+		"SESSION_RETENTION":       {c.SessionRetention, 2160 * time.Hour},
 		"AUDIT_RETENTION":         {c.AuditRetention, 2160 * time.Hour},
 		"CONSENT_FLOW":            {c.ConsentFlow, "auto"},
 		"PUBLIC_URL":              {c.PublicURL, BaseURL("")},

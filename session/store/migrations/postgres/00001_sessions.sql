@@ -41,6 +41,7 @@ CREATE TABLE sessions (
     synced_at          bigint NOT NULL DEFAULT 0,
     refresh_life       bigint NOT NULL DEFAULT 0,   -- of the grant's first refresh token, milliseconds
     renewal_asked      bigint NOT NULL DEFAULT 0,   -- granted_at of the grant whose renewal card was sent
+    usable_until       bigint NOT NULL DEFAULT 0,   -- when an active session's last token ends; of another, when it ended (larkside_now)
     changed_at         bigint NOT NULL,             -- larkside_now; the polling watermark
     PRIMARY KEY (app_id, open_id)
 );
@@ -48,6 +49,9 @@ CREATE INDEX sessions_union_id ON sessions (app_id, union_id) WHERE union_id <> 
 CREATE INDEX sessions_user_id ON sessions (app_id, user_id) WHERE user_id <> '';
 CREATE INDEX sessions_refresh_due ON sessions (refresh_due_at) WHERE state = 'active' AND refresh_due_at > 0;
 CREATE INDEX sessions_changed ON sessions (changed_at);
+CREATE INDEX sessions_usable_until ON sessions (usable_until);
+CREATE INDEX sessions_left ON sessions (app_id, usable_until)
+    WHERE state = 'disabled' AND (access_token IS NOT NULL OR refresh_token IS NOT NULL);
 CREATE INDEX sessions_synced ON sessions (app_id, synced_at) WHERE reason <> 'revoked';
 -- When the grant ends by itself, whatever is done for it: with its access token
 -- if nothing can renew that; 365 days after it was made (Lark's error 20037); or
