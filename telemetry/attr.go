@@ -167,5 +167,16 @@ func (u Users) Log(id string) slog.Attr {
 	if shown == "" {
 		return slog.Attr{}
 	}
-	return slog.String("user", shown)
+	return slog.Any(logUser, loggedUser{shown, id})
 }
+
+// logUser is the log attribute of [Users.Log].
+const logUser = "user"
+
+// loggedUser is written as what is shown of a user. [Recent] keeps the id beside
+// that, for the console of this process; no line has it.
+type loggedUser struct{ shown, id string }
+
+func (u loggedUser) LogValue() slog.Value { return slog.StringValue(u.shown) }
+func (u loggedUser) String() string       { return u.shown }
+func (u loggedUser) GoString() string     { return u.shown }

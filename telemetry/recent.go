@@ -15,6 +15,8 @@ const (
 	recentKept  = 100
 	recentAttrs = 16
 	recentText  = 500
+	// recentUsers is how many users it keeps of each message.
+	recentUsers = 20
 )
 
 // Recent keeps the last warnings and errors of a log, summed up by message, for
@@ -37,8 +39,21 @@ type Record struct {
 	// dots.
 	Attrs []Attr
 	Count int
+	// Users are whom it was logged of by [Users.Log], the latest first. MoreUsers:
+	// some are left out.
+	Users     []RecentUser
+	MoreUsers bool
 	// First and Last are when.
 	First, Last time.Time
+}
+
+// RecentUser is a user whom a message was logged of.
+type RecentUser struct {
+	// AppID is the message's attribute app_id, empty if it had none. Shown is what
+	// the line says instead of OpenID.
+	AppID, OpenID, Shown string
+	Count                int
+	Last                 time.Time
 }
 
 // Attr is an attribute of a log line, as text.
@@ -74,11 +89,29 @@ func (r *Recent) note(record Record) {
 	} else if i >= 0 {
 		record.Count += r.records[i].Count
 		record.First = r.records[i].First
+		record.mergeUsers(r.records[i])
 	}
 	if i >= 0 {
 		r.records = slices.Delete(r.records, i, i+1)
 	}
 	r.records = append(r.records, record)
+}
+
+// mergeUsers adds the users of the record before.
+func (r *Record) mergeUsers(before Record) {
+	users, more := slices.Clone(r.Users), before.MoreUsers
+	for _, old := range before.Users {
+		i := slices.IndexFunc(users, func(u RecentUser) bool { return u.AppID == old.AppID && u.OpenID == old.OpenID })
+		switch {
+		case i >= 0:
+			users[i].Count += old.Count
+		case len(users) < recentUsers:
+			users = append(users, old)
+		default:
+			more = true
+		}
+	}
+	r.Users, r.MoreUsers = users, more
 }
 
 // Handler returns a handler that notes warnings and errors and hands everything
@@ -93,6 +126,8 @@ type recentHandler struct {
 	// attrs and group are what WithAttrs and WithGroup have gathered.
 	attrs []Attr
 	group string
+	// user is the one that WithAttrs has; nil: none.
+	user *loggedUser
 }
 
 func (h *recentHandler) Enabled(ctx context.Context, l slog.Level) bool {
@@ -101,12 +136,23 @@ func (h *recentHandler) Enabled(ctx context.Context, l slog.Level) bool {
 
 func (h *recentHandler) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelWarn {
-		attrs := slices.Clone(h.attrs)
+		attrs, user := slices.Clone(h.attrs), h.user
 		r.Attrs(func(a slog.Attr) bool {
 			attrs = appendAttr(attrs, h.group, a)
+			if u, ok := a.Value.Any().(loggedUser); ok {
+				user = &u
+			}
 			return true
 		})
-		h.recent.note(Record{Level: r.Level, Message: cut(r.Message), Attrs: attrs, Last: r.Time})
+		record := Record{Level: r.Level, Message: cut(r.Message), Attrs: attrs, Last: r.Time}
+		if user != nil {
+			u := RecentUser{OpenID: user.id, Shown: user.shown, Count: 1, Last: r.Time}
+			if i := slices.IndexFunc(attrs, func(a Attr) bool { return a.Name == "app_id" }); i >= 0 {
+				u.AppID = attrs[i].Value
+			}
+			record.Users = []RecentUser{u}
+		}
+		h.recent.note(record)
 	}
 	if !h.Handler.Enabled(ctx, r.Level) {
 		return nil
@@ -119,6 +165,9 @@ func (h *recentHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	n.Handler, n.attrs = h.Handler.WithAttrs(attrs), slices.Clone(h.attrs)
 	for _, a := range attrs {
 		n.attrs = appendAttr(n.attrs, h.group, a)
+		if u, ok := a.Value.Any().(loggedUser); ok {
+			n.user = &u
+		}
 	}
 	return &n
 }

@@ -79,3 +79,33 @@ func TestRecentAllocations(t *testing.T) {
 		t.Errorf("%v allocations at info", n)
 	}
 }
+
+// A message keeps the users whom it was logged of, so that somebody who looks at
+// this process finds the person. The line itself shows the hash only.
+func TestRecentUsers(t *testing.T) {
+	users, err := NewUsers(HashUsers, []byte("key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, log, out := newRecentLog(slog.LevelInfo)
+	log = log.With("app_id", "cli_a")
+	for i := range recentUsers + 2 {
+		log.Warn("refresh failed", users.Log(fmt.Sprint("ou_", i)))
+	}
+	log.With(users.Log("ou_21")).Warn("refresh failed")
+	got := r.Records()[0]
+	if len(got.Users) != recentUsers || !got.MoreUsers || got.Count != recentUsers+3 {
+		t.Fatalf("%d users of %d times, more %t", len(got.Users), got.Count, got.MoreUsers)
+	}
+	if u := got.Users[0]; u.OpenID != "ou_21" || u.AppID != "cli_a" || u.Count != 2 || u.Shown != users.Show("ou_21") {
+		t.Errorf("the latest: %+v", u)
+	}
+	for _, form := range []string{out.String(), fmt.Sprintf("%v %+v %#v", users.Log("ou_7"), users.Log("ou_7"), users.Log("ou_7").Value.Any())} {
+		if strings.Contains(form, "ou_") {
+			t.Errorf("an id is shown: %s", form)
+		}
+	}
+	if hidden, _ := NewUsers(HideUsers, nil); !hidden.Log("ou_1").Equal(slog.Attr{}) {
+		t.Error("a hidden user leaves a trace")
+	}
+}

@@ -136,7 +136,8 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 			}
 			return card, err
 		},
-		History: history, Recent: recent, OpenAPI: admin.OpenAPI(), Log: s.log,
+		UserShown: s.users.Show,
+		History:   history, Recent: recent, OpenAPI: admin.OpenAPI(), Log: s.log,
 	})
 }
 

@@ -62,6 +62,8 @@ type Config struct {
 	Revoke  func(ctx context.Context, key session.Key, from string) error
 	Ask     func(ctx context.Context, key session.Key, from string) (session.CardResult, error)
 
+	// UserShown returns what log lines show of a user. nil: nobody is found by that.
+	UserShown func(openID string) string
 	// History remembers what [Tracked] names.
 	History *telemetry.History
 	// Recent keeps the last warnings and errors.
@@ -111,6 +113,8 @@ type Sessions interface {
 // Directory searches and counts sessions. [store.Directory] is one.
 type Directory interface {
 	Search(ctx context.Context, after session.Key, f store.SessionFilter, text string, limit int) (*store.Page, error)
+	Find(ctx context.Context, after session.Key, f store.SessionFilter, user string, limit int) (*store.Page, error)
+	Names(ctx context.Context, keys []session.Key) (map[session.Key]string, error)
 	Counts(ctx context.Context) ([]store.Count, error)
 	Fingerprint(ctx context.Context) (string, error)
 }
@@ -118,6 +122,7 @@ type Directory interface {
 // Consents lists and counts consents. [store.ConsentHistory] is one.
 type Consents interface {
 	List(ctx context.Context, before string, f store.ConsentFilter, limit int) ([]session.Consent, error)
+	Of(ctx context.Context, key session.Key, limit int) ([]session.Consent, error)
 	Pending(ctx context.Context) (int, error)
 }
 

@@ -814,6 +814,68 @@ func TestWhy(t *testing.T) {
 	}
 }
 
+// From a log line to a person: by the hash in it, on every page that lists people,
+// whether or not they have a session.
+func TestPeople(t *testing.T) {
+	s := newStage(t, "")
+	hash := func(id string) string { return session.Hash(id)[:16] }
+	s.k.UserShown = hash
+	long := session.Key{AppID: app, OpenID: "ou_5f3b8a0c9e7d6b2a1f4e8d7c6b5a4938"}
+	s.put(long, "Ann Long", nil)
+	s.put(session.Key{AppID: app, OpenID: "ou_twin1"}, "Twin", nil)
+	s.put(session.Key{AppID: app, OpenID: "ou_twin2"}, "Twin", nil)
+	if _, err := s.store.Sessions.Revoke(t.Context(), long, session.Revoked); err != nil {
+		t.Fatal(err)
+	}
+	asked := session.Key{AppID: app, OpenID: "ou_only_asked"}
+	s.ask(long)
+	s.ask(asked)
+	for _, key := range []session.Key{long, asked} {
+		s.store.Audit.Write(t.Context(), store.AuditEntry{Actor: store.ByAdmin, Action: store.AuditAsk, Key: key, Result: "done"})
+	}
+	v := s.visitor()
+	for path, want := range map[string][]string{
+		"/consents":                              {">Ann Long<", ">ou_…5a4938<", "ou_only_asked"},
+		"/consents?user=Ann+Long":                {">Ann Long<"},
+		"/consents?user=" + hash(asked.OpenID):   {">ou_only_asked<"},
+		"/consents?user=Twin":                    {"Several users are called that"},
+		"/consents?user=nobody":                  {"Nobody is found by that", "No consents"},
+		"/audit":                                 {">Ann Long<", "ou_only_asked"},
+		"/audit?user=u." + long.OpenID:           {">Ann Long<"},
+		"/audit?user=" + hash(asked.OpenID):      {"ou_only_asked"},
+		"/sessions?q=ou_only_asked":              {"Asked, without a session yet", `href="/sessions/cli_a1/ou_only_asked"`},
+		"/sessions?q=" + hash(asked.OpenID):      {"Asked, without a session yet", `href="/sessions/cli_a1/ou_only_asked"`},
+		"/sessions?q=" + hash("ou_nobody"):       {"No session matches"},
+		"/sessions?q=ou_nobody":                  {"No session matches"},
+		"/sessions/cli_a1/" + long.OpenID:        {"Ann Long", "revoked"},
+		"/sessions?app=cli_b2&q=" + asked.OpenID: {"No session matches"},
+	} {
+		a := v.get(path)
+		for _, word := range want {
+			if a.status != 200 || !strings.Contains(html.UnescapeString(a.body), word) {
+				t.Errorf("%s: %d without %q\n%s", path, a.status, word, a.body)
+			}
+		}
+	}
+
+	// A message lists the users whom it was about, and its lines have no id.
+	users, err := telemetry.NewUsers(telemetry.HashUsers, []byte("key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{long.OpenID, asked.OpenID, long.OpenID} {
+		s.log.Warn("a card was not sent", "app_id", app, users.Log(id))
+	}
+	for _, path := range []string{"/errors", "/"} {
+		body := v.get(path).body
+		for _, word := range []string{">Ann Long<", ">ou_only_asked<", users.Show(long.OpenID), users.Show(asked.OpenID), "×2"} {
+			if !strings.Contains(body, word) {
+				t.Errorf("%s lacks %q\n%s", path, word, body)
+			}
+		}
+	}
+}
+
 // A session that is over has no end before it, and nothing is tried again.
 func TestOverIsOver(t *testing.T) {
 	s := newStage(t, "")

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,8 +13,7 @@ import (
 
 // consentView is a consent as pages show it. The link is for the user only.
 type consentView struct {
-	Key              session.Key
-	OpenID           string
+	person
 	State            session.ConsentState
 	Reason           string
 	Flow             session.Flow
@@ -22,11 +22,16 @@ type consentView struct {
 	Created, Expires moment
 }
 
-func viewConsents(l lang, now time.Time, consents []session.Consent) []consentView {
+func (k *Console) viewConsents(ctx context.Context, l lang, now time.Time, consents []session.Consent) []consentView {
+	keys := make([]session.Key, len(consents))
+	for i := range consents {
+		keys[i] = consents[i].Key
+	}
+	names := k.names(ctx, keys)
 	var views []consentView
 	for i := range consents {
 		p := &consents[i]
-		v := consentView{Key: p.Key, OpenID: visible(p.OpenID), State: p.State, Reason: visible(p.Reason), Flow: p.Flow, Card: p.Card,
+		v := consentView{person: personOf(p.Key, names[p.Key]), State: p.State, Reason: visible(p.Reason), Flow: p.Flow, Card: p.Card,
 			Created: l.moment(p.CreatedAt, now)}
 		if p.State == session.ConsentPending { // what is over ends no more
 			v.Expires = l.moment(p.ExpiresAt, now)
@@ -41,7 +46,9 @@ func viewConsents(l lang, now time.Time, consents []session.Consent) []consentVi
 
 type consentsBody struct {
 	App, User, State string
-	States           []session.ConsentState
+	// Whom is the key of a text that says why User names nobody.
+	Whom   string
+	States []session.ConsentState
 	// Pending are shown first, on the first page of all states.
 	Pending, Consents []consentView
 	// MorePending leads to all that are pending, if there are more of them.
@@ -65,7 +72,12 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	l, now := k.lang(r), k.now()
-	filter := store.ConsentFilter{Key: session.Key{AppID: b.App, OpenID: b.User}, State: state}
+	key, problem, err := k.whom(r.Context(), stored, b.App, b.User)
+	if err != nil {
+		return err
+	}
+	b.Whom = problem
+	filter := store.ConsentFilter{Key: key, State: state}
 	if state == "" && b.First {
 		waiting := filter
 		waiting.State = session.ConsentPending
@@ -77,7 +89,7 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 			pending = pending[:perPage]
 			b.MorePending = with(q, "state", string(session.ConsentPending))
 		}
-		b.Pending = viewConsents(l, now, pending)
+		b.Pending = k.viewConsents(r.Context(), l, now, pending)
 	}
 	found, err := stored.Consents.List(r.Context(), q.Get("before"), filter, perPage+1)
 	if err != nil {
@@ -87,7 +99,7 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 		found = found[:perPage]
 		b.Next = with(q, "before", found[perPage-1].ID)
 	}
-	b.Consents = viewConsents(l, now, found)
+	b.Consents = k.viewConsents(r.Context(), l, now, found)
 	if state == "" {
 		b.Consents = slices.DeleteFunc(b.Consents, func(v consentView) bool { return v.State == session.ConsentPending })
 	}
@@ -97,27 +109,37 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 
 // entryView is an audit entry.
 type entryView struct {
-	Time                                  moment
-	Actor, Action, OpenID, Result, Detail string
-	Key                                   session.Key
-	Failed                                bool
+	person
+	Time                          moment
+	Actor, Action, Result, Detail string
+	Failed                        bool
 }
 
-func viewEntries(l lang, now time.Time, entries []store.AuditEntry) []entryView {
+func (k *Console) viewEntries(ctx context.Context, l lang, now time.Time, entries []store.AuditEntry) []entryView {
+	keys := make([]session.Key, len(entries))
+	for i := range entries {
+		keys[i] = entries[i].Key
+	}
+	names := k.names(ctx, keys)
 	var views []entryView
 	for _, e := range entries {
-		views = append(views, entryView{l.moment(e.Time, now), l.word("actor", e.Actor), l.word("action", string(e.Action)),
-			visible(e.OpenID), l.word("result", e.Result), visible(e.Detail), e.Key, e.Result == "failed"})
+		views = append(views, entryView{
+			person: personOf(e.Key, names[e.Key]), Time: l.moment(e.Time, now),
+			Actor: l.word("actor", e.Actor), Action: l.word("action", string(e.Action)), Result: l.word("result", e.Result),
+			Detail: visible(e.Detail), Failed: e.Result == "failed",
+		})
 	}
 	return views
 }
 
 type auditBody struct {
 	App, User, Action string
-	Actions           []store.AuditAction
-	Entries           []entryView
-	Next              string
-	First             bool
+	// Whom is the key of a text that says why User names nobody.
+	Whom    string
+	Actions []store.AuditAction
+	Entries []entryView
+	Next    string
+	First   bool
 }
 
 var auditActions = []store.AuditAction{store.AuditConsent, store.AuditAsk, store.AuditRefresh, store.AuditRevoke, store.AuditPurge,
@@ -133,8 +155,12 @@ func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, err := stored.Audit.List(r.Context(), q.Get("before"),
-		store.AuditFilter{Key: session.Key{AppID: b.App, OpenID: b.User}, Action: store.AuditAction(b.Action)}, perPage+1)
+	key, problem, err := k.whom(r.Context(), stored, b.App, b.User)
+	if err != nil {
+		return err
+	}
+	b.Whom = problem
+	found, err := stored.Audit.List(r.Context(), q.Get("before"), store.AuditFilter{Key: key, Action: store.AuditAction(b.Action)}, perPage+1)
 	if err != nil {
 		return err
 	}
@@ -142,7 +168,7 @@ func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
 		found = found[:perPage]
 		b.Next = with(q, "before", found[perPage-1].ID)
 	}
-	b.Entries = viewEntries(k.lang(r), k.now(), found)
+	b.Entries = k.viewEntries(r.Context(), k.lang(r), k.now(), found)
 	k.show(w, r, http.StatusOK, page{Name: "audit", Title: "audit.title", Nav: "audit", Live: true, Body: b})
 	return nil
 }

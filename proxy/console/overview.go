@@ -144,7 +144,7 @@ func (k *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	}
 	b.Plots = k.plots(r.Context(), l)
 	records := k.Recent.Records()
-	b.Errors = viewRecords(l, now, records[:min(len(records), overviewErrors)])
+	b.Errors = k.viewRecords(r.Context(), l, now, records[:min(len(records), overviewErrors)])
 	b.MoreErrors = len(records) - len(b.Errors)
 	k.show(w, r, http.StatusOK, page{Name: "overview", Title: "overview.title", Nav: "overview", Live: true, Body: b})
 	return nil
@@ -241,15 +241,36 @@ type recordView struct {
 	Attrs       []telemetry.Attr
 	Count       int
 	First, Last moment
+	// Users are whom it was about, the latest first.
+	Users     []recordUser
+	MoreUsers bool
 }
 
-func viewRecords(l lang, now time.Time, records []telemetry.Record) []recordView {
+// recordUser is a user whom a message was about. Shown is what the log line has.
+type recordUser struct {
+	person
+	Shown string
+	Count int
+}
+
+func (k *Console) viewRecords(ctx context.Context, l lang, now time.Time, records []telemetry.Record) []recordView {
+	var keys []session.Key
+	for _, r := range records {
+		for _, u := range r.Users {
+			keys = append(keys, session.Key{AppID: u.AppID, OpenID: u.OpenID})
+		}
+	}
+	names := k.names(ctx, keys)
 	var views []recordView
 	for _, r := range records {
-		v := recordView{Error: r.Level >= slog.LevelError, Message: visible(r.Message), Count: r.Count,
+		v := recordView{MoreUsers: r.MoreUsers, Error: r.Level >= slog.LevelError, Message: visible(r.Message), Count: r.Count,
 			First: l.moment(r.First, now), Last: l.moment(r.Last, now)}
 		for _, a := range r.Attrs {
 			v.Attrs = append(v.Attrs, telemetry.Attr{Name: visible(a.Name), Value: visible(a.Value)})
+		}
+		for _, u := range r.Users {
+			key := session.Key{AppID: u.AppID, OpenID: u.OpenID}
+			v.Users = append(v.Users, recordUser{personOf(key, names[key]), visible(u.Shown), u.Count})
 		}
 		views = append(views, v)
 	}
@@ -259,7 +280,7 @@ func viewRecords(l lang, now time.Time, records []telemetry.Record) []recordView
 type errorsBody struct{ Records []recordView }
 
 func (k *Console) errors(w http.ResponseWriter, r *http.Request) error {
-	b := errorsBody{viewRecords(k.lang(r), k.now(), k.Recent.Records())}
+	b := errorsBody{k.viewRecords(r.Context(), k.lang(r), k.now(), k.Recent.Records())}
 	k.show(w, r, http.StatusOK, page{Name: "errors", Title: "errors.title", Nav: "errors", Live: true, Body: b})
 	return nil
 }

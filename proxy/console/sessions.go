@@ -28,12 +28,11 @@ const (
 
 // sessionView is a session as pages show it. It never holds a token.
 type sessionView struct {
-	Key                     session.Key
-	Name                    string
-	OpenID, UnionID, UserID string
-	State                   session.State
-	Why                     string
-	Status                  string
+	person
+	UnionID, UserID string
+	State           session.State
+	Why             string
+	Status          string
 	// Access and Refresh are when the tokens end, and Retry is when the next
 	// refresh may be tried. Each is zero where there is nothing to end or to try.
 	Access, Refresh, Granted moment
@@ -46,7 +45,7 @@ type sessionView struct {
 
 func (k *Console) viewSession(l lang, now time.Time, s *session.Session) sessionView {
 	v := sessionView{
-		Key: s.Key, Name: visible(s.Profile.Name), OpenID: visible(s.OpenID), UnionID: visible(s.UnionID), UserID: visible(s.UserID),
+		person: personOf(s.Key, s.Profile.Name), UnionID: visible(s.UnionID), UserID: visible(s.UserID),
 		State: s.State, Why: l.why(s, now, k.refusalOf(s.AppID) != nil), Status: visible(s.Profile.Status),
 		Granted: l.moment(s.GrantedAt, now), Refreshed: l.moment(s.RefreshedAt, now), Synced: l.moment(s.SyncedAt, now),
 		Failures: s.Failures, Endpoint: visible(s.TokenURL), Version: s.Version,
@@ -70,6 +69,8 @@ type sessionsBody struct {
 	Text, App, State string
 	States           []session.State
 	Sessions         []sessionView
+	// Asked are users who were asked and have no session.
+	Asked []person
 	// Next is the query of the following page; First: this is the first.
 	Next  string
 	First bool
@@ -96,6 +97,15 @@ func (k *Console) sessions(w http.ResponseWriter, r *http.Request) error {
 	found, err := stored.Directory.Search(r.Context(), after, store.SessionFilter{AppID: b.App, State: session.State(b.State)}, b.Text, perPage)
 	if err != nil {
 		return err
+	}
+	if b.State == "" && b.First {
+		asked, err := k.askedOnly(r.Context(), stored, b.App, b.Text, found.Sessions)
+		if err != nil {
+			return err
+		}
+		for _, key := range asked {
+			b.Asked = append(b.Asked, personOf(key, ""))
+		}
 	}
 	live := found.Examined <= liveRows && time.Since(began) < liveCost
 	l, now := k.lang(r), k.now()
@@ -201,7 +211,7 @@ func (k *Console) showSession(w http.ResponseWriter, r *http.Request, status int
 			args = []any{v.Name}
 		}
 	}
-	consents, err := stored.Consents.List(r.Context(), "", store.ConsentFilter{Key: key}, ownEntries)
+	consents, err := stored.Consents.Of(r.Context(), key, ownEntries)
 	if err != nil {
 		return err
 	}
@@ -212,7 +222,7 @@ func (k *Console) showSession(w http.ResponseWriter, r *http.Request, status int
 	if b.Session == nil && len(consents) == 0 && len(entries) == 0 {
 		return errNoSession
 	}
-	b.Consents, b.Entries = viewConsents(l, now, consents), viewEntries(l, now, entries)
+	b.Consents, b.Entries = k.viewConsents(r.Context(), l, now, consents), k.viewEntries(r.Context(), l, now, entries)
 	k.show(w, r, status, page{Name: "session", Title: heading, TitleArgs: args, Nav: "sessions", Live: true, Body: b})
 	return nil
 }

@@ -56,7 +56,8 @@ func (w *rated) replica(db *store.DB) (*refresh.Source, *Flow) {
 		w.t.Fatal(err)
 	}
 	f := w.device(func(c *Config) { c.use(db); c.Admit = source.Admit })
-	w.t.Cleanup(func() { source.Shutdown(w.t.Context()) })
+	// The context of the test has ended by then.
+	w.t.Cleanup(func() { source.Shutdown(context.Background()) })
 	return source, f
 }
 

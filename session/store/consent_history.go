@@ -30,6 +30,15 @@ func (h *ConsentHistory) List(ctx context.Context, before string, f ConsentFilte
 	return h.sealer.consents(ctx, "listing consents", queryConsentList, before, f.AppID, f.OpenID, f.State, limit)
 }
 
+const queryConsentOf = `SELECT ` + consentColumns + ` FROM consents
+	WHERE app_id = $1 AND open_id = $2 ORDER BY created_at DESC, id DESC LIMIT $3`
+
+// Of returns up to limit consents of key's user without their secrets, the newest
+// first.
+func (h *ConsentHistory) Of(ctx context.Context, key session.Key, limit int) ([]session.Consent, error) {
+	return h.sealer.consents(ctx, "listing a user's consents", queryConsentOf, key.AppID, key.OpenID, limit)
+}
+
 const queryConsentCount = `SELECT count(*) FROM consents WHERE app_id = $1 AND open_id = $2 AND created_at > larkside_now() - $3`
 
 // Started counts the consents that were started for key in the last period.

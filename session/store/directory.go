@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -166,6 +167,51 @@ func (d *Directory) search(ctx context.Context, after session.Key, f SessionFilt
 	}
 	page.After = after
 	return page, nil
+}
+
+// namesChunk is how many users one statement names.
+const namesChunk = 50
+
+// Postgres and SQLite have no common way to pass a list, so there is a place for
+// each user of a chunk.
+const queryNames = `SELECT app_id, open_id, profile FROM sessions
+	WHERE app_id = $1 AND profile IS NOT NULL AND open_id IN (
+		$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+		$25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46,
+		$47, $48, $49, $50, $51)`
+
+// Names returns the names of those of keys who have one. A session that is over has
+// one too, until it is deleted.
+func (d *Directory) Names(ctx context.Context, keys []session.Key) (map[session.Key]string, error) {
+	users := make(map[string][]string) // by app
+	for _, key := range keys {
+		if key.OpenID != "" && !slices.Contains(users[key.AppID], key.OpenID) {
+			users[key.AppID] = append(users[key.AppID], key.OpenID)
+		}
+	}
+	names := make(map[session.Key]string)
+	for app, openIDs := range users {
+		for chunk := range slices.Chunk(openIDs, namesChunk) {
+			args := make([]any, 1+namesChunk)
+			args[0] = app
+			for i := range namesChunk {
+				args[1+i] = ""
+				if i < len(chunk) {
+					args[1+i] = chunk[i]
+				}
+			}
+			var rows []sessionRow
+			if err := d.db.SelectContext(ctx, &rows, queryNames, args...); err != nil {
+				return nil, unavailable(err, "looking up names")
+			}
+			for i := range rows {
+				if s := d.see(&rows[i]); s.Profile.Name != "" {
+					names[s.Key] = s.Profile.Name
+				}
+			}
+		}
+	}
+	return names, nil
 }
 
 // hasID reports whether id is one of s's.

@@ -255,3 +255,47 @@ func TestRateUsed(t *testing.T) {
 		}
 	})
 }
+
+// Names are found for users with a session, whatever has become of it, and for more
+// users than one statement takes.
+func TestNames(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		keys := []session.Key{{AppID: "cli_a", OpenID: "ou_nobody"}, {AppID: "cli_c"}}
+		for i := range 120 {
+			g := grant(session.Key{AppID: "cli_" + string(rune('a'+i%2)), OpenID: fmt.Sprintf("ou_%d", i)}, "x")
+			g.Profile.Name = fmt.Sprint("Name ", i)
+			put(t, s, g)
+			keys = append(keys, g.Key, g.Key)
+		}
+		if _, err := s.Sessions.Revoke(t.Context(), session.Key{AppID: "cli_a", OpenID: "ou_2"}, session.Revoked); err != nil {
+			t.Fatal(err)
+		}
+		names, err := s.Directory.Names(t.Context(), keys)
+		if err != nil || len(names) != 120 || names[session.Key{AppID: "cli_b", OpenID: "ou_119"}] != "Name 119" || names[session.Key{AppID: "cli_a", OpenID: "ou_2"}] != "Name 2" {
+			t.Errorf("%d names, %v", len(names), err)
+		}
+		if names, err := s.Directory.Names(t.Context(), nil); err != nil || len(names) != 0 {
+			t.Errorf("of nobody: %v, %v", names, err)
+		}
+	})
+}
+
+// A list says nothing of the end of a token that is not there.
+func TestListsKnowWhichTokensThereAre(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		put(t, s, grant(alice, "x"))
+		lease, err := s.Leases.Claim(t.Context(), alice, 1, time.Minute)
+		if err == nil {
+			_, err = s.Leases.End(t.Context(), lease, store.Ending{State: session.ConsentRequired, Reason: session.RefreshTokenUsed, DropAccess: true})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.Directory.Search(t.Context(), session.Key{}, store.SessionFilter{}, "", 10)
+		if err != nil || len(p.Sessions) != 1 || !p.Sessions[0].ExpiresAt.IsZero() || p.Sessions[0].RefreshExpiresAt.IsZero() {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}

@@ -353,11 +353,13 @@ func (s *Sessions) stored(r *sessionRow, t ticket) (*session.Session, error) {
 	return written, nil
 }
 
-// Revoking deletes the tokens and the personal data. It moves the version, so
-// that a refresh under way does not bring them back.
+// Revoking deletes the tokens, and of the personal data all but the name ($5, sealed
+// anew). By the name an operator knows whose session it was, until the row is
+// deleted. It moves the version, so that a refresh under way does not bring the
+// tokens back.
 const queryRevoke = `UPDATE sessions SET
 		state = 'consent_required', reason = $3, access_token = NULL, refresh_token = NULL,
-		profile = NULL, refresh_due_at = 0, refresh_expires_at = 0, expires_at = 0,
+		profile = $5, refresh_due_at = 0, refresh_expires_at = 0, expires_at = 0,
 		version = version + 1, lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0,
 		failures = 0, retry_at = 0, ` + setEnded + `, changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND version = $4
@@ -367,8 +369,9 @@ const queryRevoke = `UPDATE sessions SET
 // not count: an app may have it tried again every hour.
 const setEnded = `usable_until = CASE WHEN state = 'active' THEN larkside_now() ELSE usable_until END`
 
-// Revoke deletes the tokens and personal data of key for reason. It returns the
-// session as it was before, so that its tokens can be revoked at Lark too.
+// Revoke deletes the tokens of key for reason, and the personal data except the
+// name. It returns the session as it was before, so that its tokens can be
+// revoked at Lark too.
 // [session.ErrNotFound] if there is none, [session.ErrConflict] if it changed
 // meanwhile.
 func (s *Sessions) Revoke(ctx context.Context, key session.Key, reason session.Reason) (*session.Session, error) {
@@ -382,7 +385,14 @@ func (s *Sessions) Revoke(ctx context.Context, key session.Key, reason session.R
 // RevokeLoaded is [Sessions.Revoke] for a session that the caller has loaded.
 // [session.ErrConflict] if it changed since.
 func (s *Sessions) RevokeLoaded(ctx context.Context, before *session.Session, reason session.Reason) error {
-	_, err := s.write(ctx, before.Key, "revoking a session", queryRevoke, before.AppID, before.OpenID, reason, before.Version)
+	if err := s.sealer.noteKey(ctx); err != nil {
+		return err
+	}
+	name, err := s.sealer.sealProfile(before.Key, session.Profile{Name: before.Profile.Name})
+	if err != nil {
+		return err
+	}
+	_, err = s.write(ctx, before.Key, "revoking a session", queryRevoke, before.AppID, before.OpenID, reason, before.Version, name)
 	return err
 }
 

@@ -307,7 +307,7 @@ func TestRevokeBeatsRefresh(t *testing.T) {
 		}
 		got := load(t, s, alice)
 		if got.State != session.ConsentRequired || got.Reason != session.Revoked || !got.AccessToken.Empty() ||
-			!got.RefreshToken.Empty() || got.Profile != (session.Profile{}) {
+			!got.RefreshToken.Empty() || got.Profile != (session.Profile{Name: before.Profile.Name}) || got.Profile.Name == "" {
 			t.Errorf("after Revoke: %+v", got)
 		}
 		if a, _ := s.Sessions.Cached(alice); a != nil && a.Usable(time.Now()) {

@@ -57,6 +57,11 @@ func statements() map[string]statement {
 	second, hour, day := time.Second.Milliseconds(), time.Hour.Milliseconds(), 24*time.Hour.Milliseconds()
 	blob := []byte("sealed")
 	consent := consentID(77)
+	namesArgs := make([]any, 51)
+	namesArgs[0] = bigApp
+	for i := range 50 {
+		namesArgs[1+i] = fmt.Sprint("ou_", 70+i)
+	}
 	someTime := fmt.Sprintf("%016x", (now-90*day)*1e6)
 	return map[string]statement{
 		"queryAuditInsert":     {request, []any{"f", now, "a", "a", bigApp, someID, "done", ""}},
@@ -72,6 +77,7 @@ func statements() map[string]statement {
 		"queryChangedSince": {alone, []any{now - 2000, 5000}},
 
 		"queryConsentList":       {person, []any{"", "", "", "", 50}},
+		"queryConsentOf":         {request, []any{bigApp, someID, 20}},
 		"queryConsentCount":      {request, []any{bigApp, someID, hour}},
 		"queryConsentOpenCount":  {alone, nil},
 		"queryScopesAnswered":    {request, []any{bigApp, someID, hour, "a", "b", "c"}},
@@ -99,6 +105,7 @@ func statements() map[string]statement {
 
 		"querySearchExact":  {request, []any{"u77", "", "", 50}},
 		"querySearch":       {person, []any{"", "", "", "", 1000}},
+		"queryNames":        {request, namesArgs},
 		"queryCounts":       {person, nil},
 		"queryFingerprint":  {request, nil},
 		"queryAnySession":   {person, nil}, // reads one row
@@ -150,7 +157,7 @@ func statements() map[string]statement {
 		"queryTakeUnionID": {request, []any{bigApp, "on_77", someID}},
 		"queryTakeUserID":  {request, []any{bigApp, "u77", someID}},
 		"queryPut":         {request, []any{bigApp, someID, "on_77", "u77", blob, blob, blob, "Bearer", "u", "s", now, now, now, now, now, now, day, blob, blob, now}},
-		"queryRevoke":      {request, []any{bigApp, someID, "revoked", 1}},
+		"queryRevoke":      {request, []any{bigApp, someID, "revoked", 1, blob}},
 		"queryDisable":     {request, []any{bigApp, someID, "r"}},
 		"queryEnable":      {request, []any{bigApp, someID, "r"}},
 	}
