@@ -145,7 +145,7 @@ func TestComposeStart(t *testing.T) {
 		short, ours := strings.CutPrefix(name, "LARKSIDE_")
 		if file, ok := strings.CutPrefix(value, "/run/secrets/"); ok {
 			value = filepath.Join(dir, file)
-			if err := os.WriteFile(value, []byte(values(db.URL)[file]), 0o400); err != nil {
+			if err := os.WriteFile(value, []byte(secretValues(db.URL)[file]), 0o400); err != nil {
 				t.Fatal(err)
 			}
 		}

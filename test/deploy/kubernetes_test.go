@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"maps"
 	"net/netip"
 	"os"
 	"path"
@@ -103,6 +104,33 @@ func example(t *testing.T) *corev1.Secret {
 		t.Fatal(err)
 	}
 	return object.(*corev1.Secret)
+}
+
+// The operator makes the same Secret that people make by hand.
+func TestExternalSecret(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(kubernetes, "external-secret.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	object, err := decode(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, byHand := object.(*externalSecret), example(t)
+	var keys []string
+	for _, d := range made.Spec.Data {
+		keys = append(keys, d.SecretKey)
+	}
+	if want := slices.Collect(maps.Keys(byHand.StringData)); made.Spec.Target.Name != byHand.Name || !equalSets(keys, want) {
+		t.Errorf("it makes %s with %q, and secret.example.yaml has %s with %q", made.Spec.Target.Name, keys, byHand.Name, want)
+	}
+}
+
+func equalSets(a, b []string) bool {
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(a, b)
 }
 
 // Whatever is mounted, referred to or selected is there.

@@ -27,11 +27,12 @@ import (
 const kubernetes = root + "/deploy/kubernetes"
 
 // rendering is one thing that people apply: a directory, and components that
-// they may add to it.
+// they may add to it; or the chart with their values.
 type rendering struct {
 	name, dir  string
 	components []string
 	postgres   bool
+	chart      values
 }
 
 var renderings = []rendering{
@@ -42,6 +43,8 @@ var renderings = []rendering{
 	{name: "sidecar-sqlite with all", dir: "overlays/sidecar-sqlite", components: []string{"consent", "prometheus", "otlp"}},
 	{name: "sidecar-postgres with all", dir: "overlays/sidecar-postgres", components: []string{"consent", "database-ca", "prometheus", "otlp"}, postgres: true},
 	{name: "gateway with all", dir: "overlays/gateway", components: []string{"consent", "authz", "hpa", "database-ca", "prometheus", "otlp"}, postgres: true},
+	{name: "chart", chart: chartValues(), postgres: true},
+	{name: "chart with all", chart: chartValues(everyComponent...), postgres: true},
 }
 
 // eachRendering runs f on everything that people apply.
@@ -104,6 +107,30 @@ type prometheusRule struct {
 	Spec            ruleFile          `json:"spec"`
 }
 
+// externalSecret is what of the External Secrets operator's type is used here.
+type externalSecret struct {
+	metav1.TypeMeta `json:",inline"`
+	Metadata        metav1.ObjectMeta `json:"metadata"`
+	Spec            struct {
+		RefreshInterval string `json:"refreshInterval"`
+		SecretStoreRef  struct {
+			Kind string `json:"kind"`
+			Name string `json:"name"`
+		} `json:"secretStoreRef"`
+		Target struct {
+			Name           string `json:"name"`
+			DeletionPolicy string `json:"deletionPolicy"`
+		} `json:"target"`
+		Data []struct {
+			SecretKey string `json:"secretKey"`
+			RemoteRef struct {
+				Key      string `json:"key"`
+				Property string `json:"property"`
+			} `json:"remoteRef"`
+		} `json:"data"`
+	} `json:"spec"`
+}
+
 type ruleFile struct {
 	Groups []struct {
 		Name  string `json:"name"`
@@ -117,8 +144,27 @@ type ruleFile struct {
 	} `json:"groups"`
 }
 
-// render does what "kubectl apply -k" does before it sends.
+// render makes what "kubectl apply -k" or "helm install" sends.
 func render(t *testing.T, r rendering) *manifests {
+	t.Helper()
+	documents := helmed
+	if r.chart == nil {
+		documents = kustomized
+	}
+	m := &manifests{}
+	for _, text := range documents(t, r) {
+		object, err := decode(text)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		m.add(t, object)
+	}
+	m.scale(t)
+	return m
+}
+
+// kustomized are the documents that kustomize makes.
+func kustomized(t *testing.T, r rendering) (documents [][]byte) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(kubernetes)); err != nil {
@@ -144,22 +190,7 @@ func render(t *testing.T, r rendering) *manifests {
 			t.Fatal(err)
 		}
 	}
-	m := &manifests{}
-	for _, text := range kustomized(t, at) {
-		object, err := decode(text)
-		if err != nil {
-			t.Fatalf("%v\n%s", err, text)
-		}
-		m.add(t, object)
-	}
-	m.scale(t)
-	return m
-}
-
-// kustomized are the documents that kustomize makes of a directory.
-func kustomized(t *testing.T, dir string) (documents [][]byte) {
-	t.Helper()
-	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,15 +276,13 @@ func decode(text []byte) (any, error) {
 	if err := yaml.Unmarshal(text, &meta); err != nil {
 		return nil, err
 	}
-	if meta.APIVersion == "monitoring.coreos.com/v1" {
-		switch meta.Kind {
-		case "PodMonitor":
-			m := &podMonitor{}
-			return m, yaml.UnmarshalStrict(text, m)
-		case "PrometheusRule":
-			r := &prometheusRule{}
-			return r, yaml.UnmarshalStrict(text, r)
-		}
+	custom := map[metav1.TypeMeta]any{
+		{APIVersion: "monitoring.coreos.com/v1", Kind: "PodMonitor"}:     &podMonitor{},
+		{APIVersion: "monitoring.coreos.com/v1", Kind: "PrometheusRule"}: &prometheusRule{},
+		{APIVersion: "external-secrets.io/v1", Kind: "ExternalSecret"}:   &externalSecret{},
+	}
+	if object, ok := custom[meta]; ok {
+		return object, yaml.UnmarshalStrict(text, object)
 	}
 	strict := json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, json.SerializerOptions{Yaml: true, Strict: true})
 	object, _, err := strict.Decode(text, nil, nil)

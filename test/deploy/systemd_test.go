@@ -43,7 +43,7 @@ func TestUnitStart(t *testing.T) {
 	dir := dbtest.TempDir(t)
 	for _, c := range u["LoadCredential"] {
 		name, _, _ := strings.Cut(c, ":")
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(values("")[name]), 0o400); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(secretValues("")[name]), 0o400); err != nil {
 			t.Fatal(err)
 		}
 	}
