@@ -163,9 +163,9 @@
 //	    a caller without an entry may do everything
 //	LARKSIDE_USER_JWT_ISSUER (default: none)
 //	    who the user is has to be proven: a request for a user brings
-//	    X-Larkside-User-Token, a JWT of this OIDC issuer, whose keys are found by
-//	    discovery when they are needed. It is reached with UPSTREAM_CA_FILE and
-//	    UPSTREAM_PROXY
+//	    X-Larkside-User-Token, a JWT of this OIDC issuer, whose keys are found
+//	    by discovery when they are needed. It is reached with UPSTREAM_CA_FILE
+//	    and UPSTREAM_PROXY
 //	LARKSIDE_USER_JWT_AUDIENCE (default: none)
 //	    audience that such a token must have; required with USER_JWT_ISSUER
 //	LARKSIDE_USER_JWT_CLAIM (default: sub)
