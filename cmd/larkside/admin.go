@@ -43,6 +43,9 @@ func (s *server) newAdmin(p *parts) http.Handler {
 		if s.cfg.DefaultUser == settings.SignedIn {
 			c.Login = s.login
 		}
+		c.Purge = func(ctx context.Context, w admin.PurgeWish, progress func(admin.Purge), by admin.Actor) (admin.Purge, error) {
+			return p.purge(ctx, s.cfg.AppIDs(), w, progress, by)
+		}
 		c.SyncUsers = func(ctx context.Context, progress func(admin.UserSync), by admin.Actor) (admin.UserSync, error) {
 			n, err := p.syncUsers(ctx, s.cfg.AppIDs(), progress)
 			p.audit(ctx, by, store.AuditSync, session.Key{}, err)
@@ -222,14 +225,19 @@ func (p *parts) syncUsers(ctx context.Context, appIDs []string, progress func(ad
 
 // audit writes down what an operator did and what came of it.
 func (p *parts) audit(ctx context.Context, by admin.Actor, action store.AuditAction, key session.Key, err error) {
-	e := store.AuditEntry{Actor: by.Name, Action: action, Key: key, Result: "done", Detail: "from " + by.Address}
-	if by.Address == "" || by.Address == "@" {
-		e.Detail = "from the Unix socket"
-	}
+	e := store.AuditEntry{Actor: by.Name, Action: action, Key: key, Result: "done", Detail: origin(by)}
 	if err != nil {
 		e.Result, e.Detail = "failed", e.Detail+": "+err.Error()
 	}
 	p.db.Audit.Write(ctx, e)
+}
+
+// origin says from where an operator has acted.
+func origin(by admin.Actor) string {
+	if by.Address == "" || by.Address == "@" {
+		return "from the Unix socket"
+	}
+	return "from " + by.Address
 }
 
 // auditSweep is how often old entries are looked for.

@@ -12,7 +12,7 @@
 //	larkside wait [--timeout 1m]         return when the instance is ready
 //	larkside migrate                     bring the database's schema up, or back (--to N), and stop
 //	larkside doctor                      check settings, database, keys, clock, Lark
-//	larkside sessions list|show|refresh|revoke
+//	larkside sessions list|show|refresh|revoke|purge
 //	larkside consent send USER|list      ask one user, by a card in the chat; who was asked
 //	larkside audit list                  who did what to which session
 //	larkside users sync                  read all users' data from Lark now

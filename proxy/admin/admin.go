@@ -54,6 +54,11 @@ type Config struct {
 	// Revoke ends a session here and at Lark.
 	Revoke func(ctx context.Context, key session.Key, by Actor) error
 
+	// Purge deletes the sessions that w names, and calls progress after each. It
+	// changes nothing if w.DryRun is set. Errors: [session.ErrNotFound] and
+	// [session.ErrAmbiguous], if w names a user.
+	Purge func(ctx context.Context, w PurgeWish, progress func(Purge), by Actor) (Purge, error)
+
 	// Consents reads what users were asked.
 	Consents Consents
 	// UserAttr is how logs show a user. nil: they show nothing.
@@ -151,6 +156,7 @@ func (a *admin) routes() map[string]methods {
 	add(stored, one, http.MethodGet, a.getSession)
 	add(stored && a.Revoke != nil, one, http.MethodDelete, a.revokeSession)
 	add(stored && a.Refresh != nil, one+"/refresh", http.MethodPost, a.refreshSession)
+	add(a.Purge != nil, "/api/v1/sessions/purge", http.MethodPost, a.purge)
 	add(a.Consents != nil, "/api/v1/consents", http.MethodGet, a.listConsents)
 	add(stored && a.Ask != nil, "/api/v1/consents", http.MethodPost, a.startConsent)
 	add(a.Login != nil, "/api/v1/login", http.MethodPost, a.login)

@@ -186,6 +186,10 @@ func TestOpenAPI(t *testing.T) {
 		Key:  lock("the-key"), Apps: []string{app}, Sessions: from, Directory: from, Consents: brokenConsents{from},
 		Refresh: func(context.Context, session.Key, admin.Actor) error { return failure },
 		Revoke:  func(context.Context, session.Key, admin.Actor) error { return failure },
+		Purge: func(_ context.Context, w admin.PurgeWish, progress func(admin.Purge), _ admin.Actor) (admin.Purge, error) {
+			progress(admin.Purge{DryRun: *w.DryRun, Sessions: 1, Session: &admin.PurgedSession{AppID: app, OpenID: "ou_1"}})
+			return admin.Purge{DryRun: *w.DryRun, Sessions: 1}, failure
+		},
 		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
 			return &asked, failure
 		},
@@ -254,6 +258,9 @@ func TestOpenAPI(t *testing.T) {
 		if at == "POST /api/v1/consents" {
 			body = `{"open_id":"ou_1"}`
 		}
+		if at == "POST /api/v1/sessions/purge" {
+			body = `{"left":true,"dry_run":true}`
+		}
 		try(at, "", body, nil, key...)
 		if slices.Contains(open, at) {
 			continue
@@ -290,6 +297,15 @@ func TestOpenAPI(t *testing.T) {
 		try("POST "+one+"/refresh", "", "", err, key...)
 	}
 	try("DELETE "+one, "", "", session.ErrConflict, key...)
+	const purge = "POST /api/v1/sessions/purge"
+	for _, unclear := range []string{`{}`, `{"left":true}`, `{"dry_run":false}`, `{"left":true,"user":"ou_1","dry_run":true}`, `{"state":"foo","dry_run":true}`, `{"left":true,"app_id":"cli_a1","dry_run":true}`} {
+		if got := ask("POST", "/api/v1/sessions/purge", unclear, key...); got.status != 400 {
+			t.Errorf("purge %s: %d %s", unclear, got.status, got.body)
+		}
+	}
+	try(purge, "", `{}`, nil, key...)
+	try(purge, "", `{"user":"ou_1","dry_run":true}`, session.ErrNotFound, key...)
+	try(purge, "", `{"user":"ou_1","dry_run":false}`, nil, append(key, "Accept", "application/x-ndjson")...)
 	try("POST /api/v1/consents", "", `{"open_id":""}`, nil, key...)
 	try("POST /api/v1/consents", "", `{"open_id":"on_nobody"}`, nil, key...)
 	try("POST /api/v1/consents", "", `{"open_id":"ou_1"}`, session.ErrConflict, key...)

@@ -116,12 +116,7 @@ func (f *Flow) updateCard(ctx context.Context, p *session.Consent) {
 // as Lark answers. The card of the latest consent shows it.
 // [session.ErrNotFound] if there is no session.
 func (f *Flow) Revoke(ctx context.Context, key session.Key, reason session.Reason) error {
-	var before *session.Session
-	err := retry(ctx, 10*time.Millisecond, 5, func() (again bool, err error) {
-		// A refresh may change the row between the look and the write.
-		before, err = f.sessions.Revoke(ctx, key, reason)
-		return errors.Is(err, session.ErrConflict), err
-	})
+	before, err := f.revokeHere(ctx, key, reason)
 	if err != nil {
 		return err
 	}
@@ -130,10 +125,27 @@ func (f *Flow) Revoke(ctx context.Context, key session.Key, reason session.Reaso
 	return nil
 }
 
+// revokeHere ends the session of key in the database, and returns it as it was.
+func (f *Flow) revokeHere(ctx context.Context, key session.Key, reason session.Reason) (before *session.Session, err error) {
+	err = retry(ctx, 10*time.Millisecond, 5, func() (again bool, err error) {
+		// A refresh may change the row between the look and the write.
+		before, err = f.sessions.Revoke(ctx, key, reason)
+		return errors.Is(err, session.ErrConflict), err
+	})
+	return before, err
+}
+
+// showRevoked makes the card of the latest consent of key show that it is over.
 func (f *Flow) showRevoked(ctx context.Context, key session.Key) {
-	p, err := f.consents.Latest(ctx, key)
+	if p, err := f.consents.Latest(ctx, key); err == nil {
+		f.showRevokedOn(ctx, p)
+	}
+}
+
+func (f *Flow) showRevokedOn(ctx context.Context, p *session.Consent) {
+	key := p.Key
 	app, ok := f.apps[key.AppID]
-	if err != nil || !ok || p.State != session.ConsentDone || p.CardMessageID == "" {
+	if !ok || p.State != session.ConsentDone || p.CardMessageID == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, cardTimeout)

@@ -160,3 +160,60 @@ func TestDeletedSessionsAreRevoked(t *testing.T) {
 		}
 	})
 }
+
+// A purge leaves nothing about a user but the audit trail, here and at Lark.
+func TestPurge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.device(nil)
+		if err := w.Lark.Approve(w.ask(f, alice).AuthorizeURL, larktest.Alice); err != nil {
+			t.Fatal(err)
+		}
+		w.awaitState(alice, session.ConsentDone)
+		if err := w.Store.Defaults.Set(t.Context(), alice); err != nil {
+			t.Fatal(err)
+		}
+		dbtest.Seed(t, w.Store, w.Lark, time.Now(), larktest.Bob)
+		var purged []Purged
+		if err := f.Purge(t.Context(), []session.Key{alice, dbtest.Key("ou_nobody")}, func(p Purged) { purged = append(purged, p) }); err != nil {
+			t.Fatal(err)
+		}
+		if len(purged) != 1 || purged[0] != (Purged{Key: alice, Deleted: true, Revoked: true, Consents: 1}) {
+			t.Errorf("%+v", purged)
+		}
+		w.noSession(alice)
+		w.allRevoked(larktest.Alice)
+		w.AwaitCard(larktest.Alice, texts.revoked.title.en)
+		if list, err := w.Store.Consents.History.List(t.Context(), "", store.ConsentFilter{Key: alice}, 10); err != nil || len(list) != 0 {
+			t.Errorf("consents: %+v, %v", list, err)
+		}
+		if who, err := w.Store.Defaults.Get(t.Context(), alice.AppID); err == nil {
+			t.Errorf("the default user is %v", who)
+		}
+		if w.Row(bob).State != session.Active {
+			t.Error("another user's session was touched")
+		}
+	})
+}
+
+// Who consents anew while they are purged keeps that.
+func TestPurgeKeepsNewConsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		dbtest.Seed(t, w.Store, w.Lark, time.Now(), larktest.Alice)
+		var purged []Purged
+		done := make(chan error)
+		go func() {
+			done <- f.Purge(t.Context(), []session.Key{alice}, func(p Purged) { purged = append(purged, p) })
+		}()
+		time.Sleep(purgeSettle / 2)
+		dbtest.Seed(t, w.Store, w.Lark, time.Now(), larktest.Alice)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if len(purged) != 1 || purged[0].Deleted || w.Row(alice).State != session.Active {
+			t.Errorf("%+v, %+v", purged, w.Row(alice))
+		}
+	})
+}

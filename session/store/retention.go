@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -92,6 +93,40 @@ func (r *Retention) DeleteUnusable(ctx context.Context, period time.Duration, li
 		return nil, err
 	}
 	return s.deleteSessions(ctx, doing, queryDeleteUnusable, upTo, before)
+}
+
+// A user who has consented anew since the revocation has another version.
+const (
+	queryPurge = `DELETE FROM sessions
+	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND state = 'consent_required' AND reason = 'revoked'
+	RETURNING ` + sessionColumns
+	queryPurgeConsents = `DELETE FROM consents WHERE app_id = $1 AND open_id = $2`
+	queryPurgeDefault  = `DELETE FROM default_users WHERE app_id = $1 AND open_id = $2`
+)
+
+// Purge deletes the revoked session of key that has a version, and what else
+// names its user: their consents, and that they are the default user. The audit
+// trail stays. It returns how many consents there were. [session.ErrConflict] if
+// the session is not revoked or has another version; nothing is deleted then.
+func (r *Retention) Purge(ctx context.Context, key session.Key, version int64) (consents int64, err error) {
+	const doing = "purging a session"
+	s := r.sessions
+	deleted, err := s.deleteSessions(ctx, doing, queryPurge, key.AppID, key.OpenID, version)
+	if err == nil && len(deleted) == 0 {
+		err = fmt.Errorf("%s: %w", doing, session.ErrConflict)
+	}
+	if err != nil {
+		return 0, err
+	}
+	result, err := s.db.ExecContext(ctx, queryPurgeConsents, key.AppID, key.OpenID)
+	if err == nil {
+		consents, _ = result.RowsAffected() // both drivers know
+		_, err = s.db.ExecContext(ctx, queryPurgeDefault, key.AppID, key.OpenID)
+	}
+	if err != nil {
+		return consents, unavailable(err, doing)
+	}
+	return consents, nil
 }
 
 // deleteSessions runs a statement that deletes sessions, and returns them.

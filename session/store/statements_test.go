@@ -144,6 +144,9 @@ func statements() map[string]statement {
 		"queryDropTokens":     {alone, []any{bigApp, someID, 1}},
 		"queryUnusableUpTo":   {alone, []any{now - 90*day, 499}},
 		"queryDeleteUnusable": {alone, []any{now - 90*day + 20*second, now - 90*day + 20*second}},
+		"queryPurge":          {request, []any{bigApp, someID, 1}},
+		"queryPurgeConsents":  {request, []any{bigApp, someID}},
+		"queryPurgeDefault":   {request, []any{bigApp, someID}},
 
 		"querySchema": {person, nil},
 

@@ -142,3 +142,40 @@ func TestTypos(t *testing.T) {
 		}
 	}
 }
+
+// Nothing is purged by half a command, and a dry run says what to do next.
+func TestSessionsPurge(t *testing.T) {
+	var asked []bool
+	url := serveAdmin(t, admin.Config{Purge: func(_ context.Context, w admin.PurgeWish, progress func(admin.Purge), _ admin.Actor) (admin.Purge, error) {
+		asked = append(asked, *w.DryRun)
+		p := admin.Purge{DryRun: *w.DryRun, Sessions: 1}
+		if !p.DryRun {
+			p.Deleted, p.Consents, p.Unrevoked = 1, 2, 1
+		}
+		so := p
+		so.Session = &admin.PurgedSession{AppID: "cli_a1", OpenID: "ou_1", Name: "Al\x1bice", State: session.Disabled, Reason: session.UserGone}
+		progress(so)
+		return p, nil
+	}})
+	purge := func(args ...string) result {
+		t.Helper()
+		return larkside(t, nil, append([]string{"sessions", "purge", "--admin", url}, args...)...)
+	}
+	for _, args := range [][]string{{}, {"--left"}, {"--yes"}, {"--left", "--yes", "--dry-run"}, {"--left", "--state", "active", "--yes"}, {"--state", "foo", "--yes"}} {
+		if got := purge(args...); got.status != ExitUsage {
+			t.Errorf("%q: %+v", args, got)
+		}
+	}
+	if len(asked) > 0 {
+		t.Errorf("%d purges were asked for", len(asked))
+	}
+	if got := purge("--left", "--dry-run"); got.status != ExitDone || !strings.Contains(got.out, "ou_1") || strings.Contains(got.out, "\x1b") || !strings.Contains(got.out, "nothing was changed") {
+		t.Errorf("%+v", got)
+	}
+	if got := purge("--left", "--yes"); got.status != ExitDone || !strings.Contains(got.out, "deleted 1 sessions and 2 consents") || !strings.Contains(got.out, "not taken back") {
+		t.Errorf("%+v", got)
+	}
+	if got := purge("--left", "--dry-run", "-o", "json"); !strings.Contains(got.out, `"dry_run": true`) || !strings.Contains(got.out, `"open_id": "ou_1"`) {
+		t.Errorf("%+v", got)
+	}
+}

@@ -232,7 +232,12 @@ func (c *adminClient) pages(ctx context.Context, path string, query url.Values, 
 
 // work has long work done. Its reports go to progress, its result into v.
 func (c *adminClient) work(ctx context.Context, path string, v any, progress func(json.RawMessage)) error {
-	resp, err := c.send(ctx, http.MethodPost, path, nil, "application/x-ndjson")
+	return c.workOn(ctx, path, nil, v, progress)
+}
+
+// workOn is work with a body.
+func (c *adminClient) workOn(ctx context.Context, path string, body, v any, progress func(json.RawMessage)) error {
+	resp, err := c.send(ctx, http.MethodPost, path, body, "application/x-ndjson")
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ LARKSIDE_ADMIN_KEY, if that is set.`
 
 func newSessions(in Invocation) *cobra.Command {
 	return group("sessions", "See and change users' sessions",
-		newSessionsList(in), newSessionsShow(in), newSessionsRefresh(in), newSessionsRevoke(in))
+		newSessionsList(in), newSessionsShow(in), newSessionsRefresh(in), newSessionsRevoke(in), newSessionsPurge(in))
 }
 
 // apiSession is a session in an answer of the API.
