@@ -44,6 +44,7 @@ var metricLabels = map[string][]string{
 	"larkside_refresh_time_to_expiry_seconds":          {},
 	"larkside_refreshes_total":                         {"class"},
 	"larkside_requests_waiting":                        {},
+	"larkside_sessions":                                {"state"},
 	"larkside_sweep_due":                               {},
 	"larkside_sweep_lag_seconds":                       {},
 	"larkside_token_endpoint_budget_used_ratio":        {"app_id", "period"},

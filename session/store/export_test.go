@@ -100,3 +100,9 @@ func (b *Backlog) Read(ctx context.Context) (lag, due int64) {
 
 // SetPatience sets how long a search looks through names.
 func (d *Directory) SetPatience(patience time.Duration) { d.patience = patience }
+
+// Census counts sessions by state as a scrape does, with a new count each time.
+func (d *DB) Census(ctx context.Context) map[session.State]int64 {
+	c := &census{db: d.db, elections: d.Elections}
+	return c.read(ctx)
+}

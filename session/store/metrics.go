@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 
+	"larkside/session"
 	"larkside/telemetry"
 )
 
@@ -23,7 +24,7 @@ const (
 // instruments makes the metrics. [DB.Close] ends the callbacks.
 func (d *DB) instruments(cacheSize int) error {
 	meter := otel.Meter("larkside/session/store")
-	var errs [12]error
+	var errs [13]error
 	d.Sessions.evictions, errs[0] = meter.Int64Counter("larkside.cache.evictions",
 		metric.WithUnit("{session}"), metric.WithDescription("Access tokens that were evicted from the cache to make room."))
 	d.Leases.claims, errs[1] = meter.Int64Counter("larkside.leases",
@@ -58,6 +59,9 @@ func (d *DB) instruments(cacheSize int) error {
 	lag, err := meter.Float64ObservableGauge("larkside.sweep.lag",
 		metric.WithUnit("s"), metric.WithDescription("How long the idle session that waits longest has been due for renewal."))
 	errs[10] = err
+	sessions, err := meter.Int64ObservableGauge("larkside.sessions",
+		metric.WithUnit("{session}"), metric.WithDescription("Stored sessions by state, counted once a minute by one replica, which alone reports them."))
+	errs[12] = err
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
@@ -66,6 +70,7 @@ func (d *DB) instruments(cacheSize int) error {
 	idle := metric.WithAttributes(telemetry.State.String("idle"))
 	used := metric.WithAttributes(telemetry.State.String("used"))
 	backlog := &backlog{db: d.db, now: d.Sessions.now}
+	census := &census{db: d.db, elections: d.Elections}
 	callback, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		stats := d.db.Stats()
 		o.ObserveInt64(entries, int64(d.Sessions.cache.len()))
@@ -85,8 +90,11 @@ func (d *DB) instruments(cacheSize int) error {
 		if b.due != nil {
 			o.ObserveInt64(due, *b.due)
 		}
+		for state, n := range census.read(ctx) {
+			o.ObserveInt64(sessions, n, metric.WithAttributes(telemetry.State.String(string(state))))
+		}
 		return nil
-	}, entries, capacity, connections, most, waited, listening, keys, due, lag)
+	}, entries, capacity, connections, most, waited, listening, keys, due, lag, sessions)
 	d.unobserve = func() { callback.Unregister() }
 	complaints := telemetry.NewComplaints(d.log)
 	d.db.failed = func(ctx context.Context, err error) {
@@ -166,4 +174,64 @@ func count[T any](ctx context.Context, db *database, before *T, query string, ar
 		db.failed(ctx, err)
 	}
 	return nil
+}
+
+// census counts the sessions by state, on one replica for all.
+type census struct {
+	db        *database
+	elections *Elections
+
+	mu   sync.Mutex
+	at   time.Time
+	last map[session.State]int64
+}
+
+const (
+	// censusAge is how old the counts may get before a scrape counts again, and
+	// censusTimeout is how long that scrape waits.
+	censusAge     = time.Minute
+	censusTimeout = time.Second
+	// censusLead is how long a replica counts for all. It is longer than the
+	// interval between scrapes.
+	censusLead = 5 * time.Minute
+)
+
+// The index sessions_state is read from end to end, which is a hundredth of the
+// table.
+const querySessionsByState = `SELECT state, count(*) AS sessions FROM sessions GROUP BY state`
+
+// read returns how many sessions are in each state. It returns nil on a replica
+// that does not count, and while the database is down.
+func (c *census) read(ctx context.Context) map[session.State]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.at.IsZero() && time.Since(c.at) < censusAge {
+		return c.last
+	}
+	c.at = time.Now()
+	bounded, cancel := context.WithTimeout(ctx, censusTimeout)
+	defer cancel()
+	if leads, err := c.elections.Lead(bounded, "count sessions", censusLead); err != nil || !leads {
+		c.last = nil
+		return nil
+	}
+	var rows []struct {
+		State    string `db:"state"`
+		Sessions int64  `db:"sessions"`
+	}
+	err := c.db.DB.SelectContext(bounded, &rows, querySessionsByState)
+	switch {
+	case err == nil:
+		c.last = map[session.State]int64{session.Active: 0, session.ConsentRequired: 0, session.Disabled: 0}
+		for _, r := range rows {
+			c.last[stateOf(r.State)] += r.Sessions
+		}
+	case bounded.Err() != nil: // it takes long, which is no failure of the database
+	default:
+		c.last = nil
+		if c.db.failed != nil {
+			c.db.failed(ctx, err)
+		}
+	}
+	return c.last
 }

@@ -209,3 +209,23 @@ func TestDropTokensWaitsForRefresh(t *testing.T) {
 		t.Errorf("%+v", row)
 	}
 }
+
+// One replica counts the sessions for all, and knows every state.
+func TestSessionsByState(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		db.Shared = true
+		s, other := db.Open(t, nil), db.Open(t, nil)
+		put(t, s, grant(alice, "1"))
+		put(t, s, grant(session.Key{AppID: "cli_b", OpenID: "ou_bob"}, "2"))
+		if err := s.Sessions.Disable(t.Context(), alice, session.UserGone); err != nil {
+			t.Fatal(err)
+		}
+		got := s.Census(t.Context())
+		if len(got) != 3 || got[session.Active] != 1 || got[session.Disabled] != 1 || got[session.ConsentRequired] != 0 {
+			t.Errorf("%v", got)
+		}
+		if got := other.Census(t.Context()); got != nil {
+			t.Errorf("another replica: %v", got)
+		}
+	})
+}

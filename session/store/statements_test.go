@@ -32,12 +32,15 @@ const (
 	alone runBy = iota
 	// request: something waits for it, a call, a consent or an event.
 	request
+	// leader: one replica runs it, once a minute. It may read an index from end to
+	// end, and never the table.
+	leader
 	// person: an operator has asked, or it runs once at the start. It may read
 	// a table.
 	person
 )
 
-func (r runBy) String() string { return [...]string{"by itself", "request", "person"}[r] }
+func (r runBy) String() string { return [...]string{"by itself", "request", "leader", "person"}[r] }
 
 // statement is how one of the package's statements is used.
 type statement struct {
@@ -111,6 +114,8 @@ func statements() map[string]statement {
 		"queryAnySession":   {person, nil}, // reads one row
 		"queryHasSession":   {person, []any{bigApp, someID}},
 		"queryNotRenewable": {person, nil},
+
+		"querySessionsByState": {leader, nil},
 
 		"queryLeader": {alone, []any{"work", 1000}},
 		"queryLead":   {alone, []any{"work", "me", 1000, 3_600_000}},
@@ -199,7 +204,7 @@ func TestStatements(t *testing.T) {
 			if db.Postgres {
 				explain = explainPostgres
 			}
-			cost := explain(t, filled, text, all[name].args)
+			cost := explain(t, filled, text, all[name].args, all[name].by == leader)
 			t.Logf("%-22s %-10s %10.2f ms  %7d rows  %s", name, all[name].by, cost.ms, cost.read, cost.plan)
 			if all[name].by == person {
 				continue
@@ -207,7 +212,7 @@ func TestStatements(t *testing.T) {
 			if cost.scanned != "" {
 				t.Errorf("%s reads %s from end to end:\n%s", name, cost.scanned, cost.plan)
 			}
-			if cost.read > 20_000 {
+			if cost.read > 20_000 && all[name].by != leader {
 				t.Errorf("%s reads %d rows:\n%s", name, cost.read, cost.plan)
 			}
 		}
@@ -240,7 +245,7 @@ type planNode struct {
 }
 
 // explainPostgres runs the statement and takes it back.
-func explainPostgres(t *testing.T, db *sql.DB, text string, args []any) cost {
+func explainPostgres(t *testing.T, db *sql.DB, text string, args []any, _ bool) cost {
 	t.Helper()
 	tx, err := db.Begin()
 	if err != nil {
@@ -291,7 +296,7 @@ func orElse(s, fallback string) string {
 // An index on a few of the rows may be read from end to end.
 var partialIndex = regexp.MustCompile(`(?s)CREATE (?:UNIQUE )?INDEX (\w+) [^;]*?WHERE`)
 
-func explainSQLite(t *testing.T, db *sql.DB, text string, args []any) cost {
+func explainSQLite(t *testing.T, db *sql.DB, text string, args []any, mayReadIndex bool) cost {
 	t.Helper()
 	rows, err := db.Query("EXPLAIN QUERY PLAN "+text, args...)
 	if err != nil {
@@ -313,6 +318,9 @@ func explainSQLite(t *testing.T, db *sql.DB, text string, args []any) cost {
 			continue
 		}
 		index := how[strings.LastIndex(how, " ")+1:]
+		if mayReadIndex && strings.Contains(how, "COVERING INDEX") {
+			continue
+		}
 		if !slices.Contains(partialIndexes(t), index) {
 			c.scanned = table
 		}
