@@ -107,6 +107,9 @@ type Session struct {
 	// does not exist. It is zero if Lark has not. Lark says so of existing
 	// users, too.
 	DoubtedAt time.Time
+	// ChangedAt is when the tokens or the state last changed, by the database's
+	// clock. It is set in lists only.
+	ChangedAt time.Time
 	// SyncedAt is when Profile was last read from Lark.
 	SyncedAt time.Time
 }

@@ -755,7 +755,7 @@ func TestOverviewWithATroubledStore(t *testing.T) {
 func TestManyPending(t *testing.T) {
 	s := newStage(t, "")
 	v := s.visitor()
-	link := `<a href="?app=cli_a1&amp;state=pending">`
+	link := `<a href="?app=cli_a1&amp;state=pending">There are more`
 	for i := range perPage + 1 {
 		if i == perPage && strings.Contains(v.get("/consents?app=cli_a1").body, link) {
 			t.Error("there are no more")
@@ -782,8 +782,78 @@ func TestPaging(t *testing.T) {
 		t.Fatalf("%d rows, next %v", strings.Count(first.body, "<tr role"), next)
 	}
 	last := v.get("/sessions" + strings.ReplaceAll(next[1], "&amp;", "&"))
-	if strings.Count(last.body, "<tr role") != 4 || strings.Contains(last.body, `rel="next"`) || !strings.Contains(last.body, "ou_052") {
+	if strings.Count(last.body, "<tr role") != 4 || strings.Contains(last.body, `rel="next"`) || !strings.Contains(last.body, fmt.Sprintf("ou_%03d", perPage+2)) ||
+		!strings.Contains(last.body, fmt.Sprintf("Rows %d–%d", perPage+1, perPage+3)) || !strings.Contains(last.body, `<a class="button" href="?app=cli_a1">First page</a>`) {
 		t.Errorf("the last page has %d rows", strings.Count(last.body, "<tr role"))
+	}
+}
+
+// What needs somebody comes first, filters and order are kept from page to page, and
+// an address that is no place of a list is refused.
+func TestSessionsInOrder(t *testing.T) {
+	s := newStage(t, "")
+	for i := range 3 {
+		s.put(session.Key{AppID: app, OpenID: fmt.Sprint("ou_works", i)}, "", nil)
+	}
+	s.put(session.Key{AppID: app, OpenID: "ou_zz_over"}, "", nil)
+	lease, err := s.store.Leases.Claim(t.Context(), session.Key{AppID: app, OpenID: "ou_zz_over"}, 1, time.Minute)
+	if err == nil {
+		_, err = s.store.Leases.End(t.Context(), lease, store.Ending{State: session.ConsentRequired, Reason: session.RefreshTokenExpired})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := s.visitor()
+	rows := regexp.MustCompile(`href="/sessions/cli_a1/(ou_\w+)"`)
+	for path, first := range map[string]string{
+		"/sessions": "ou_zz_over", "/sessions?sort=need": "ou_zz_over", "/sessions?sort=user": "ou_works0", "/sessions?sort=changed": "ou_zz_over",
+		"/sessions?state=active": "ou_works0",
+	} {
+		if found := rows.FindStringSubmatch(v.get(path).body); found == nil || found[1] != first {
+			t.Errorf("%s begins with %v, want %s", path, found, first)
+		}
+	}
+	body := html.UnescapeString(v.get("/sessions?sort=user&state=active&app=cli_a1").body)
+	for _, want := range []string{
+		`aria-sort="ascending"`, `href="?app=cli_a1&sort=need&state=active"`, `<a aria-current="true" href="?app=cli_a1&sort=user&state=active">Active</a>`,
+		`href="?app=cli_a1&sort=user"`, `name="sort" value="user"`, `name="state" value="active"`,
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("%q is not on the page\n%s", want, body)
+		}
+	}
+	for _, path := range []string{"/sessions?sort=name", "/sessions?after=x", "/sessions?after=1/2", "/sessions?after=9999999999999999999999.1/a/b"} {
+		if a := v.get(path); a.status != 400 {
+			t.Errorf("%s: %d", path, a.status)
+		}
+	}
+	for _, path := range []string{"/sessions?after=7.1/a/b", "/sessions?after=-1.-1/a/b&n=-5", "/sessions?n=99999999999999999999"} {
+		if a := v.get(path); a.status != 200 {
+			t.Errorf("%s: %d", path, a.status)
+		}
+	}
+}
+
+// Details of the audit trail and reasons are in the reader's language; what a program
+// says is not translated.
+func TestDetails(t *testing.T) {
+	for in, want := range map[string][2]string{
+		"from 10.0.0.1:5": {"from 10.0.0.1:5", "来自 10.0.0.1:5"}, "from the Unix socket: lark: code 5": {"from the Unix socket: lark: code 5", "来自 Unix socket：lark: code 5"},
+		"from [::1]:80: x": {"from [::1]:80: x", "来自 [::1]:80：x"}, "scopes: a b": {"scopes: a b", "权限：a b"}, "wrong_account": {"Answered by another account; that is revoked", "用其他账号授权，已撤销"},
+		"refresh_token_used": {"The refresh token had been used already and what came of it was not stored (a crash, or a leak).", "刷新令牌已被使用过，且新令牌没有保存下来（崩溃，或令牌泄露）。"},
+		"something else":     {"something else", "something else"}, "": {"", ""},
+	} {
+		if en, zh := english.detail(in), chinese.detail(in); en != want[0] || zh != want[1] {
+			t.Errorf("%q: %q, %q", in, en, zh)
+		}
+	}
+}
+
+func TestShort(t *testing.T) {
+	for in, want := range map[string]string{"ou_5f3b8a0c9e7d6b2a1f4e8d7c6b5a4938": "ou_…5a4938", "ou_alice": "ou_alice", "用户用户用户用户用户用户用户用户": "用户用…用户用户用户"} {
+		if got := short(in); got != want {
+			t.Errorf("%q: %q", in, got)
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ func (k *Console) viewConsents(ctx context.Context, l lang, now time.Time, conse
 	var views []consentView
 	for i := range consents {
 		p := &consents[i]
-		v := consentView{person: personOf(p.Key, names[p.Key]), State: p.State, Reason: visible(p.Reason), Flow: p.Flow, Card: p.Card,
+		v := consentView{person: k.person(p.Key, names[p.Key]), State: p.State, Reason: l.reason(p.Reason), Flow: p.Flow, Card: p.Card,
 			Created: l.moment(p.CreatedAt, now)}
 		if p.State == session.ConsentPending { // what is over ends no more
 			v.Expires = l.moment(p.ExpiresAt, now)
@@ -45,16 +45,15 @@ func (k *Console) viewConsents(ctx context.Context, l lang, now time.Time, conse
 }
 
 type consentsBody struct {
-	App, User, State string
-	// Whom is the key of a text that says why User names nobody.
-	Whom   string
-	States []session.ConsentState
+	Filter filter
+	State  string
+	// Whom is the key of a text that says why a user who was searched for is nobody.
+	Whom, User string
 	// Pending are shown first, on the first page of all states.
 	Pending, Consents []consentView
 	// MorePending leads to all that are pending, if there are more of them.
 	MorePending string
-	Next        string
-	First       bool
+	Paging      paging
 }
 
 var consentStates = []session.ConsentState{session.ConsentPending, session.ConsentDone, session.ConsentDeclined,
@@ -62,8 +61,11 @@ var consentStates = []session.ConsentState{session.ConsentPending, session.Conse
 
 func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	b := consentsBody{App: q.Get("app"), User: strings.TrimSpace(q.Get("user")), State: q.Get("state"), States: consentStates, First: q.Get("before") == ""}
-	state := session.ConsentState(b.State)
+	l, now := k.lang(r), k.now()
+	b := consentsBody{State: q.Get("state"), User: strings.TrimSpace(q.Get("user")),
+		Filter: k.filter(l, q, "/consents", "user", kept(q, "state", "app"), chipRow{l.text("filter.state"),
+			chips(l, q, "state", func(s session.ConsentState) string { return l.text("consent." + string(s)) }, consentStates)})}
+	state, first := session.ConsentState(b.State), q.Get("before") == ""
 	if state != "" && !slices.Contains(consentStates, state) {
 		return errBadInput
 	}
@@ -71,14 +73,13 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	l, now := k.lang(r), k.now()
-	key, problem, err := k.whom(r.Context(), stored, b.App, b.User)
+	key, problem, err := k.whom(r.Context(), stored, q.Get("app"), b.User)
 	if err != nil {
 		return err
 	}
 	b.Whom = problem
 	filter := store.ConsentFilter{Key: key, State: state}
-	if state == "" && b.First {
+	if state == "" && first {
 		waiting := filter
 		waiting.State = session.ConsentPending
 		pending, err := stored.Consents.List(r.Context(), "", waiting, perPage+1)
@@ -95,10 +96,12 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	next := ""
 	if len(found) > perPage {
 		found = found[:perPage]
-		b.Next = with(q, "before", found[perPage-1].ID)
+		next = found[perPage-1].ID
 	}
+	b.Paging = pageOf(q, "before", next, len(found))
 	b.Consents = k.viewConsents(r.Context(), l, now, found)
 	if state == "" {
 		b.Consents = slices.DeleteFunc(b.Consents, func(v consentView) bool { return v.State == session.ConsentPending })
@@ -124,22 +127,20 @@ func (k *Console) viewEntries(ctx context.Context, l lang, now time.Time, entrie
 	var views []entryView
 	for _, e := range entries {
 		views = append(views, entryView{
-			person: personOf(e.Key, names[e.Key]), Time: l.moment(e.Time, now),
+			person: k.person(e.Key, names[e.Key]), Time: l.moment(e.Time, now),
 			Actor: l.word("actor", e.Actor), Action: l.word("action", string(e.Action)), Result: l.word("result", e.Result),
-			Detail: visible(e.Detail), Failed: e.Result == "failed",
+			Detail: l.detail(e.Detail), Failed: e.Result == "failed",
 		})
 	}
 	return views
 }
 
 type auditBody struct {
-	App, User, Action string
-	// Whom is the key of a text that says why User names nobody.
-	Whom    string
-	Actions []store.AuditAction
-	Entries []entryView
-	Next    string
-	First   bool
+	Filter filter
+	// Whom is the key of a text that says why a user who was searched for is nobody.
+	Whom, User string
+	Entries    []entryView
+	Paging     paging
 }
 
 var auditActions = []store.AuditAction{store.AuditConsent, store.AuditAsk, store.AuditRefresh, store.AuditRevoke, store.AuditPurge,
@@ -147,28 +148,33 @@ var auditActions = []store.AuditAction{store.AuditConsent, store.AuditAsk, store
 
 func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	b := auditBody{App: q.Get("app"), User: strings.TrimSpace(q.Get("user")), Action: q.Get("action"), Actions: auditActions, First: q.Get("before") == ""}
-	if b.Action != "" && !slices.Contains(auditActions, store.AuditAction(b.Action)) {
+	l, action := k.lang(r), store.AuditAction(q.Get("action"))
+	b := auditBody{User: strings.TrimSpace(q.Get("user")),
+		Filter: k.filter(l, q, "/audit", "user", kept(q, "action", "app"), chipRow{l.text("col.action"),
+			chips(l, q, "action", func(a store.AuditAction) string { return l.text("action." + string(a)) }, auditActions)})}
+	if action != "" && !slices.Contains(auditActions, action) {
 		return errBadInput
 	}
 	stored, err := k.store()
 	if err != nil {
 		return err
 	}
-	key, problem, err := k.whom(r.Context(), stored, b.App, b.User)
+	key, problem, err := k.whom(r.Context(), stored, q.Get("app"), b.User)
 	if err != nil {
 		return err
 	}
 	b.Whom = problem
-	found, err := stored.Audit.List(r.Context(), q.Get("before"), store.AuditFilter{Key: key, Action: store.AuditAction(b.Action)}, perPage+1)
+	found, err := stored.Audit.List(r.Context(), q.Get("before"), store.AuditFilter{Key: key, Action: action}, perPage+1)
 	if err != nil {
 		return err
 	}
+	next := ""
 	if len(found) > perPage {
 		found = found[:perPage]
-		b.Next = with(q, "before", found[perPage-1].ID)
+		next = found[perPage-1].ID
 	}
-	b.Entries = k.viewEntries(r.Context(), k.lang(r), k.now(), found)
+	b.Paging = pageOf(q, "before", next, len(found))
+	b.Entries = k.viewEntries(r.Context(), l, k.now(), found)
 	k.show(w, r, http.StatusOK, page{Name: "audit", Title: "audit.title", Nav: "audit", Live: true, Body: b})
 	return nil
 }

@@ -270,7 +270,7 @@ func (k *Console) viewRecords(ctx context.Context, l lang, now time.Time, record
 		}
 		for _, u := range r.Users {
 			key := session.Key{AppID: u.AppID, OpenID: u.OpenID}
-			v.Users = append(v.Users, recordUser{personOf(key, names[key]), visible(u.Shown), u.Count})
+			v.Users = append(v.Users, recordUser{k.person(key, names[key]), visible(u.Shown), u.Count})
 		}
 		views = append(views, v)
 	}

@@ -15,10 +15,16 @@ import (
 type person struct {
 	Key                 session.Key
 	Name, OpenID, Short string
+	// App is shown where there are several, or the session is another one's.
+	App string
 }
 
-func personOf(key session.Key, name string) person {
-	return person{Key: key, Name: visible(name), OpenID: visible(key.OpenID), Short: visible(short(key.OpenID))}
+func (k *Console) person(key session.Key, name string) person {
+	p := person{Key: key, Name: visible(name), OpenID: visible(key.OpenID), Short: visible(short(key.OpenID))}
+	if len(k.Apps) > 1 || !slices.Contains(k.Apps, key.AppID) {
+		p.App = visible(key.AppID)
+	}
+	return p
 }
 
 // maxShort is how long an id may be to be shown whole in a list.

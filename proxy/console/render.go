@@ -91,7 +91,7 @@ func newPages() *pages {
 
 func parsePages(l lang) (map[string]*template.Template, error) {
 	layout, err := template.New("layout.html").Funcs(template.FuncMap{
-		"t": l.text, "path": sessionPath, "visible": visible,
+		"t": l.text, "path": sessionPath, "visible": visible, "breaks": breaks,
 	}).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html")
 	if err != nil {
 		return nil, fmt.Errorf("parsing the console's pages: %w", err)

@@ -1,11 +1,14 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,7 +18,7 @@ import (
 
 const (
 	// perPage is how many rows a list shows.
-	perPage = 50
+	perPage = 40
 	// liveRows is how many rows a page may cost, and liveCost how long it may take
 	// to find them, to be drawn again by itself.
 	liveRows = 2000
@@ -31,8 +34,11 @@ type sessionView struct {
 	person
 	UnionID, UserID string
 	State           session.State
-	Why             string
-	Status          string
+	// Why says in a sentence why it is so, Brief is what a list has of it.
+	Why, Brief string
+	// Ends is when the session ends unless something is done before.
+	Ends, Changed moment
+	Status        string
 	// Access and Refresh are when the tokens end, and Retry is when the next
 	// refresh may be tried. Each is zero where there is nothing to end or to try.
 	Access, Refresh, Granted moment
@@ -45,11 +51,12 @@ type sessionView struct {
 
 func (k *Console) viewSession(l lang, now time.Time, s *session.Session) sessionView {
 	v := sessionView{
-		person: personOf(s.Key, s.Profile.Name), UnionID: visible(s.UnionID), UserID: visible(s.UserID),
-		State: s.State, Why: l.why(s, now, k.refusalOf(s.AppID) != nil), Status: visible(s.Profile.Status),
+		person: k.person(s.Key, s.Profile.Name), UnionID: visible(s.UnionID), UserID: visible(s.UserID),
+		State: s.State, Why: l.why(s, now, k.refusalOf(s.AppID) != nil), Status: l.word("account", s.Profile.Status),
 		Granted: l.moment(s.GrantedAt, now), Refreshed: l.moment(s.RefreshedAt, now), Synced: l.moment(s.SyncedAt, now),
-		Failures: s.Failures, Endpoint: visible(s.TokenURL), Version: s.Version,
+		Failures: s.Failures, Endpoint: visible(s.TokenURL), Version: s.Version, Changed: l.moment(s.ChangedAt, now),
 	}
+	v.Brief = brief(v.Why)
 	if s.State != session.Disabled { // nothing of a disabled session is used
 		v.Access = l.moment(s.ExpiresAt, now)
 	}
@@ -59,6 +66,9 @@ func (k *Console) viewSession(l lang, now time.Time, s *session.Session) session
 			v.Retry = l.moment(s.RetryAt, now)
 		}
 	}
+	if v.Ends = v.Access; v.Refresh.ISO != "" {
+		v.Ends = v.Refresh
+	}
 	for _, scope := range strings.Fields(s.Scope) {
 		v.Scopes = append(v.Scopes, visible(scope))
 	}
@@ -66,70 +76,129 @@ func (k *Console) viewSession(l lang, now time.Time, s *session.Session) session
 }
 
 type sessionsBody struct {
-	Text, App, State string
-	States           []session.State
-	Sessions         []sessionView
+	Filter   filter
+	Filtered bool
+	Sessions []sessionView
 	// Asked are users who were asked and have no session.
-	Asked []person
-	// Next is the query of the following page; First: this is the first.
-	Next  string
-	First bool
+	Asked  []person
+	Paging paging
+	// Orders are the headings by which the list can be sorted; nil: it is what a
+	// search found.
+	Orders map[string]order
 	// Examined is how many rows a search has looked through, when that was not
 	// all of them.
 	Examined int
 }
 
-var states = []session.State{session.Active, session.ConsentRequired, session.Disabled}
+// order is a heading by which a list can be sorted.
+type order struct {
+	URL string
+	On  bool
+	// Sort is the aria-sort attribute.
+	Sort string
+}
+
+var (
+	states = []session.State{session.ConsentRequired, session.Disabled, session.Active}
+	orders = []store.Order{store.OrderNeed, store.OrderUser, store.OrderChange}
+)
 
 func (k *Console) sessions(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	b := sessionsBody{Text: q.Get("q"), App: q.Get("app"), State: q.Get("state"), States: states, First: q.Get("after") == ""}
-	if len(b.Text) > maxText || b.State != "" && !slices.Contains(states, session.State(b.State)) {
+	q, l, now := r.URL.Query(), k.lang(r), k.now()
+	text, f := q.Get("q"), store.SessionFilter{AppID: q.Get("app"), State: session.State(q.Get("state"))}
+	by := cmp.Or(store.Order(q.Get("sort")), store.OrderNeed)
+	if len(text) > maxText || f.State != "" && !slices.Contains(states, f.State) || !slices.Contains(orders, by) {
 		return errBadInput
 	}
 	stored, err := k.store()
 	if err != nil {
 		return err
 	}
-	began := time.Now()
-	var after session.Key
-	after.AppID, after.OpenID, _ = strings.Cut(q.Get("after"), "/")
-	found, err := stored.Directory.Search(r.Context(), after, store.SessionFilter{AppID: b.App, State: session.State(b.State)}, b.Text, perPage)
-	if err != nil {
-		return err
+	b := sessionsBody{
+		Filter: k.filter(l, q, "/sessions", "q", kept(q, "state", "app", "sort"),
+			chipRow{l.text("filter.state"), chips(l, q, "state", l.stateLabel, states)}),
+		Filtered: text != "" || f != store.SessionFilter{},
 	}
-	if b.State == "" && b.First {
-		asked, err := k.askedOnly(r.Context(), stored, b.App, b.Text, found.Sessions)
+	began := time.Now()
+	var found []session.Session
+	next, examined := "", 0
+	if strings.TrimSpace(text) == "" {
+		b.Orders = ordersOf(q, by)
+		from, err := parsePlace(q.Get("after"))
 		if err != nil {
 			return err
 		}
-		for _, key := range asked {
-			b.Asked = append(b.Asked, personOf(key, ""))
+		p, err := stored.Directory.Browse(r.Context(), by, from, f, perPage)
+		if err != nil {
+			return err
+		}
+		if found = p.Sessions; p.Next != nil {
+			next = formatPlace(*p.Next)
+		}
+	} else {
+		var after session.Key
+		after.AppID, after.OpenID, _ = strings.Cut(q.Get("after"), "/")
+		p, err := stored.Directory.Search(r.Context(), after, f, text, perPage)
+		if err != nil {
+			return err
+		}
+		if found, examined = p.Sessions, p.Examined; p.After != (session.Key{}) {
+			next = p.After.AppID + "/" + p.After.OpenID
+			if len(found) < perPage {
+				b.Examined = p.Examined
+			}
+		}
+		if f.State == "" && q.Get("after") == "" {
+			asked, err := k.askedOnly(r.Context(), stored, f.AppID, text, found)
+			if err != nil {
+				return err
+			}
+			for _, key := range asked {
+				b.Asked = append(b.Asked, k.person(key, ""))
+			}
 		}
 	}
-	live := found.Examined <= liveRows && time.Since(began) < liveCost
-	l, now := k.lang(r), k.now()
-	for i := range found.Sessions {
-		b.Sessions = append(b.Sessions, k.viewSession(l, now, &found.Sessions[i]))
+	live := examined <= liveRows && time.Since(began) < liveCost
+	for i := range found {
+		b.Sessions = append(b.Sessions, k.viewSession(l, now, &found[i]))
 	}
-	if found.After != (session.Key{}) {
-		b.Next = with(q, "after", found.After.AppID+"/"+found.After.OpenID)
-		if len(found.Sessions) < perPage {
-			b.Examined = found.Examined
-		}
-	}
+	b.Paging = pageOf(q, "after", next, len(found))
 	k.show(w, r, http.StatusOK, page{Name: "sessions", Title: "sessions.title", Nav: "sessions", Live: live, Body: b})
 	return nil
 }
 
-// with is a link to the same page with one parameter changed.
-func with(q url.Values, name, value string) string {
-	next := url.Values{}
-	for n, v := range q {
-		next[n] = v
+func ordersOf(q url.Values, by store.Order) map[string]order {
+	all := make(map[string]order)
+	for _, o := range orders {
+		all[string(o)] = order{URL: with(q, "sort", string(o)), On: o == by,
+			Sort: map[bool]string{true: "descending", false: "none"}[o == by]}
 	}
-	next.Set(name, value)
-	return "?" + next.Encode()
+	if by == store.OrderUser {
+		all["user"] = order{URL: all["user"].URL, On: true, Sort: "ascending"}
+	}
+	return all
+}
+
+// formatPlace returns a place as an address has it, and parsePlace reads it.
+func formatPlace(p store.Place) string {
+	return fmt.Sprintf("%d.%d/%s/%s", p.Tier, p.Changed, p.Key.AppID, p.Key.OpenID)
+}
+
+func parsePlace(s string) (p store.Place, err error) {
+	if s == "" {
+		return p, nil
+	}
+	numbers, key, ok := strings.Cut(s, "/")
+	tier, changed, ok2 := strings.Cut(numbers, ".")
+	p.Tier, err = strconv.Atoi(tier)
+	if err == nil {
+		p.Changed, err = strconv.ParseInt(changed, 10, 64)
+	}
+	p.Key.AppID, p.Key.OpenID, _ = strings.Cut(key, "/")
+	if err != nil || !ok || !ok2 {
+		return p, errBadInput
+	}
+	return p, nil
 }
 
 type sessionBody struct {

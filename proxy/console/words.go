@@ -100,6 +100,58 @@ func (l lang) why(s *session.Session, now time.Time, appRefused bool) string {
 	return l.text("why.good")
 }
 
+// brief returns the first sentence of a text.
+func brief(text string) string {
+	for _, end := range []string{". ", "。"} {
+		if first, rest, ok := strings.Cut(text, end); ok && rest != "" {
+			return first + strings.TrimSpace(end)
+		}
+	}
+	return text
+}
+
+// reason says in words why a consent or a session ended, or was not started.
+func (l lang) reason(word string) string {
+	if text, ok := l.lookup("reason." + word); ok {
+		return text
+	}
+	if text, ok := l.lookup("why." + word); ok {
+		return brief(text)
+	}
+	return visible(word)
+}
+
+// detail says what the audit trail has beside an entry. What Lark or a program says
+// stays as it is.
+func (l lang) detail(text string) string {
+	if rest, ok := strings.CutPrefix(text, "scopes: "); ok {
+		return l.text("detail.scopes", visible(rest))
+	}
+	rest, ok := strings.CutPrefix(text, "from ")
+	if !ok {
+		return l.reason(text)
+	}
+	from, why, failed := strings.Cut(rest, ": ")
+	if from == "the Unix socket" {
+		from = l.text("detail.socket")
+	}
+	if from = l.text("detail.from", visible(from)); failed {
+		return from + l.text("detail.colon") + visible(why)
+	}
+	return from
+}
+
+// breaks returns the parts of a name of a scope, between which a line may end.
+func breaks(scope string) (parts []string) {
+	for {
+		i := strings.IndexAny(scope, ":.")
+		if i < 0 {
+			return append(parts, scope)
+		}
+		parts, scope = append(parts, scope[:i+1]), scope[i+1:]
+	}
+}
+
 // maxVisible is how many characters of a text are shown in a list.
 const maxVisible = 200
 

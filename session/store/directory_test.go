@@ -299,3 +299,92 @@ func TestListsKnowWhichTokensThereAre(t *testing.T) {
 		}
 	})
 }
+
+// Each order has each session once, page by page. By need, what fails comes first
+// and what was revoked last.
+func TestBrowseInOrder(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		end := func(key session.Key, e store.Ending) {
+			t.Helper()
+			lease, err := s.Leases.Claim(t.Context(), key, 1, time.Minute)
+			if err == nil {
+				_, err = s.Leases.End(t.Context(), lease, e)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 10 {
+			put(t, s, grant(session.Key{AppID: "cli_" + string(rune('a'+i%2)), OpenID: fmt.Sprint("ou_", i)}, "x"))
+		}
+		key := func(i int) session.Key {
+			return session.Key{AppID: "cli_" + string(rune('a'+i%2)), OpenID: fmt.Sprint("ou_", i)}
+		}
+		lease, err := s.Leases.Claim(t.Context(), key(9), 1, time.Minute)
+		if err == nil {
+			_, err = s.Leases.Release(t.Context(), lease, store.Failure{Retry: time.Second})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		end(key(8), store.Ending{State: session.ConsentRequired, Reason: session.RefreshTokenUsed})
+		end(key(7), store.Ending{State: session.Disabled, Reason: session.UserGone})
+		if _, err := s.Sessions.Revoke(t.Context(), key(6), session.Revoked); err != nil {
+			t.Fatal(err)
+		}
+		for _, tc := range []struct {
+			order store.Order
+			f     store.SessionFilter
+			want  []string
+		}{
+			{store.OrderNeed, store.SessionFilter{}, []string{"ou_9", "ou_8", "ou_7", "ou_0", "ou_2", "ou_4", "ou_1", "ou_3", "ou_5", "ou_6"}},
+			{store.OrderNeed, store.SessionFilter{AppID: "cli_a"}, []string{"ou_8", "ou_0", "ou_2", "ou_4", "ou_6"}},
+			{store.OrderNeed, store.SessionFilter{State: session.ConsentRequired}, []string{"ou_8", "ou_6"}},
+			{store.OrderNeed, store.SessionFilter{State: session.Active}, []string{"ou_9", "ou_0", "ou_2", "ou_4", "ou_1", "ou_3", "ou_5"}},
+			{store.OrderUser, store.SessionFilter{}, []string{"ou_0", "ou_2", "ou_4", "ou_6", "ou_8", "ou_1", "ou_3", "ou_5", "ou_7", "ou_9"}},
+			{store.OrderUser, store.SessionFilter{State: session.Disabled}, []string{"ou_7"}},
+			{store.OrderChange, store.SessionFilter{State: session.Disabled}, []string{"ou_7"}},
+		} {
+			for _, limit := range []int{1, 3, 10} {
+				var got []string
+				for from, pages := (&store.Place{}), 0; from != nil && pages < 20; pages++ {
+					p, err := s.Directory.Browse(t.Context(), tc.order, *from, tc.f, limit)
+					if err != nil || len(p.Sessions) > limit {
+						t.Fatalf("%d sessions, %v", len(p.Sessions), err)
+					}
+					for _, one := range p.Sessions {
+						got = append(got, one.OpenID)
+						if one.ChangedAt.IsZero() {
+							t.Errorf("%s was never changed", one.OpenID)
+						}
+					}
+					from = p.Next
+				}
+				if !slices.Equal(got, tc.want) {
+					t.Errorf("%s %+v by %d: %v, want %v", tc.order, tc.f, limit, got, tc.want)
+				}
+			}
+		}
+		var latest []string
+		for from := (&store.Place{}); from != nil; {
+			p, err := s.Directory.Browse(t.Context(), store.OrderChange, *from, store.SessionFilter{}, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, one := range p.Sessions {
+				latest = append(latest, one.OpenID)
+				if i > 0 && one.ChangedAt.After(p.Sessions[i-1].ChangedAt) {
+					t.Errorf("%s changed later than the one before", one.OpenID)
+				}
+			}
+			from = p.Next
+		}
+		if slices.Sort(latest); len(slices.Compact(latest)) != 10 {
+			t.Errorf("by change: %v", latest)
+		}
+		if p, err := s.Directory.Browse(t.Context(), store.OrderNeed, store.Place{Tier: 99}, store.SessionFilter{}, 3); err != nil || len(p.Sessions) != 0 {
+			t.Errorf("behind the end: %+v, %v", p, err)
+		}
+	})
+}

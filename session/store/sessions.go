@@ -509,6 +509,8 @@ type sessionRow struct {
 	DoubtedAt    int64 `db:"doubted_at"`
 	SyncedAt     int64 `db:"synced_at"`
 	AfterRefusal int64 `db:"after_refusal"`
+	// ChangedAt is read for lists only.
+	ChangedAt int64 `db:"changed_at"`
 }
 
 // stateOf returns the state of a row. The user has to be asked about a session
@@ -535,8 +537,8 @@ func (r *sessionRow) view() *session.Session {
 		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt),
 		RefreshExpiresAt: fromMillis(r.RefreshExpiresAt),
 		GrantedAt:        fromMillis(r.GrantedAt), RefreshedAt: fromMillis(r.RefreshedAt),
-		AfterRefusal: r.AfterRefusal != 0,
-		Version:      r.Version, Attempts: int(r.Attempts), AttemptAt: fromMillis(r.AttemptAt),
+		AfterRefusal: r.AfterRefusal != 0, ChangedAt: fromMillis(r.ChangedAt),
+		Version: r.Version, Attempts: int(r.Attempts), AttemptAt: fromMillis(r.AttemptAt),
 		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), DoubtedAt: fromMillis(r.DoubtedAt), SyncedAt: fromMillis(r.SyncedAt),
 	}
 }

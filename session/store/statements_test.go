@@ -108,6 +108,11 @@ func statements() map[string]statement {
 
 		"querySearchExact":  {request, []any{"u77", "", "", 50}},
 		"querySearch":       {person, []any{"", "", "", "", 1000}},
+		"queryFailing":      {request, []any{"", "", "", 41}},
+		"queryEnded":        {request, []any{"disabled", int64(1 << 62), "", "", "", 41}},
+		"queryWorking":      {request, []any{"", "", "", 41}},
+		"queryRevoked":      {request, []any{int64(1 << 62), "", "", "", 41}},
+		"queryLatest":       {request, []any{int64(1 << 62), "", "", "", "", 41}},
 		"queryNames":        {request, namesArgs},
 		"queryCounts":       {person, nil},
 		"queryFingerprint":  {request, nil},

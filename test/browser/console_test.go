@@ -147,6 +147,46 @@ func TestConsoleWithoutScript(t *testing.T) {
 	b.quiet("the pages")
 }
 
+// Forty sessions stand on a screen, a line each, and no id is broken. "/" goes to the
+// search. The next page is left and come back to where it was.
+func TestConsoleDense(t *testing.T) {
+	lark, db := larktest.Start(t, &larktest.Config{AdHocUsers: true, AllowUnknown: true}), process.SQLite(t)
+	var users []string
+	for i := range 55 {
+		users = append(users, fmt.Sprintf("ou_%032x", i))
+	}
+	process.Seed(t, db, lark, time.Minute, users...)
+	p, b := process.Start(t, process.Options{Lark: lark, DB: db, Env: map[string]string{"ADMIN_KEY": consoleKey}}), start(t)
+	b.as("en-US", "light", 1280, 1280)
+	b.signIn(p)
+	b.open(p.AdminURL + "/sessions")
+	type dense struct{ Rows, Lines, Bottom, Wide float64 }
+	d := get(b, chromedp.Evaluate[dense](`(() => {
+		const rows = [...document.querySelectorAll("#list tbody tr")], heights = rows.map(r => r.getBoundingClientRect().height);
+		return { Rows: rows.length, Lines: Math.max(...heights) / 21, Bottom: rows.at(-1).getBoundingClientRect().bottom, Wide: document.documentElement.scrollWidth };
+	})()`))
+	if d.Rows != 40 || d.Lines >= 2 || d.Bottom > 1280 || d.Wide > 1280 {
+		t.Errorf("%+v", d)
+	}
+	b.shoot("console-dense")
+	get(b, chromedp.Evaluate[bool](`document.dispatchEvent(new KeyboardEvent("keydown", {key: "/", bubbles: true}))`))
+	b.says("the search to have the focus", `document.activeElement?.name === "q"`)
+	b.click("#list tbody .copy")
+	b.says("the id to be copied", `document.querySelector("#list tbody .copy.done")`)
+
+	b.click(`a[rel="next"]`)
+	b.says("the second page", `document.querySelector(".pages")?.innerText.includes("Rows 41–55")`)
+	at := get(b, chromedp.Location())
+	b.click("#list tbody a")
+	b.await("#fields")
+	b.run(chromedp.NavigateBack())
+	b.says("the page as it was", `document.querySelector(".pages")?.innerText.includes("Rows 41–55")`)
+	if back := get(b, chromedp.Location()); back != at {
+		t.Errorf("back at %s, want %s", back, at)
+	}
+	b.quiet("the pages")
+}
+
 // The key is asked for nowhere when there is none.
 func TestConsoleOpen(t *testing.T) {
 	p, b := startConsole(t, map[string]string{"ADMIN_KEY": ""}), start(t)

@@ -1,9 +1,35 @@
-// Follows /events: after each, the page is read again and every part that is
-// marked data-live and has changed is put in the place of the old one. Without
-// this script everything works the same, after a reload.
+// Copies ids, takes "/" to the search, and follows /events: after each, the page is
+// read again and every part that is marked data-live and has changed is put in the
+// place of the old one. Without this script everything else works, after a reload.
 "use strict";
 (() => {
+  document.documentElement.classList.add("js");
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+    } catch { // over plain http a browser has no clipboard but this
+      const field = document.createElement("textarea");
+      field.value = button.dataset.copy;
+      document.body.append(field);
+      field.select();
+      document.execCommand("copy");
+      field.remove();
+    }
+    button.classList.add("done");
+    setTimeout(() => button.classList.remove("done"), 1500);
+  });
+  document.addEventListener("keydown", (event) => {
+    const search = document.querySelector("input[type=search]");
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || !search || event.target.closest?.("input, select, textarea")) return;
+    event.preventDefault();
+    search.focus();
+    search.select();
+  });
+
   const status = document.getElementById("live");
+  if (!status) return;
   let source = null, asking = false, wanted = false, retry = 0;
 
   const say = (on) => {

@@ -54,6 +54,10 @@ CREATE INDEX sessions_usable_until ON sessions (usable_until);
 CREATE INDEX sessions_left ON sessions (app_id, usable_until)
     WHERE state = 'disabled' AND (access_token IS NOT NULL OR refresh_token IS NOT NULL);
 CREATE INDEX sessions_synced ON sessions (app_id, synced_at) WHERE reason <> 'revoked';
+-- What an operator sees first: what fails, what has ended, and last what was revoked.
+CREATE INDEX sessions_failing ON sessions (app_id, open_id) WHERE state = 'active' AND failures > 0;
+CREATE INDEX sessions_ended ON sessions (state, changed_at, app_id, open_id) WHERE state <> 'active' AND reason <> 'revoked';
+CREATE INDEX sessions_revoked ON sessions (changed_at, app_id, open_id) WHERE reason = 'revoked';
 -- When the grant ends by itself, whatever is done for it: with its access token
 -- if nothing can renew that; 365 days after it was made (Lark's error 20037); or
 -- earlier, where each new refresh token lives shorter than the first did. The
