@@ -28,9 +28,6 @@ mkdir -p "$root/etc/ssl/certs" "$doc" "$out/data"
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 
-# The tool runs here, whatever the target is.
-GOFLAGS="-trimpath -buildvcs=false" GOBIN=$tools CGO_ENABLED=0 go install "$sbom_tool"
-
 export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"
 export GOOS="${TARGETOS:-$(go env GOOS)}" GOARCH="${TARGETARCH:-$(go env GOARCH)}"
 
@@ -39,8 +36,9 @@ go build -ldflags="-s -w -X main.version=${VERSION:-devel} -X main.revision=${RE
 
 # Read from the program itself. Without a serial number and a time, which would be
 # new each time. The licences are in the notices.
-"$tools/cyclonedx-gomod" bin -json -std -noserial -notimestamp -version "${VERSION:-devel}" \
-  -output "$doc/sbom.cdx.json" "$root/larkside" 2>"$tools/log" || { cat "$tools/log" >&2; exit 1; }
+# The tool runs here, whatever the target is. go run keeps what it has linked.
+(unset GOOS GOARCH && go run "$sbom_tool" bin -json -std -noserial -notimestamp -version "${VERSION:-devel}" \
+  -output "$doc/sbom.cdx.json" "$root/larkside") 2>"$tools/log" || { cat "$tools/log" >&2; exit 1; }
 
 # The licences of everything that is linked ask to be passed on with it: those
 # at the top of a module and those beside a package.
