@@ -849,6 +849,28 @@ func TestDetails(t *testing.T) {
 	}
 }
 
+// Every message that is translated is one that operators know from OPERATING.md, and
+// so one that there is.
+func TestMessages(t *testing.T) {
+	known, err := os.ReadFile("../../deploy/OPERATING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for message, zh := range messages {
+		if zh == "" || !strings.Contains(string(known), "`"+message+"`") {
+			t.Errorf("%q: %q, or not in OPERATING.md", message, zh)
+		}
+	}
+	if english.message("can't send a card") != "" || chinese.message("no such message") != "" {
+		t.Error("a message that needs no translation has one")
+	}
+	s := newStage(t, "")
+	s.log.Warn("can't send a card")
+	if body := html.UnescapeString(s.visitor("Accept-Language", "zh-CN").get("/errors").body); !strings.Contains(body, "无法发送卡片") || !strings.Contains(body, "can't send a card") {
+		t.Errorf("the page of errors: %s", body)
+	}
+}
+
 func TestShort(t *testing.T) {
 	for in, want := range map[string]string{"ou_5f3b8a0c9e7d6b2a1f4e8d7c6b5a4938": "ou_…5a4938", "ou_alice": "ou_alice", "用户用户用户用户用户用户用户用户": "用户用…用户用户用户"} {
 		if got := short(in); got != want {

@@ -236,8 +236,10 @@ func viewWindow(l lang, limit session.Limit, used int) windowView {
 
 // recordView is a message of the log.
 type recordView struct {
-	Error       bool
-	Message     string
+	Error   bool
+	Message string
+	// Says is the message in the reader's language, empty where it is that already.
+	Says        string
 	Attrs       []telemetry.Attr
 	Count       int
 	First, Last moment
@@ -263,7 +265,7 @@ func (k *Console) viewRecords(ctx context.Context, l lang, now time.Time, record
 	names := k.names(ctx, keys)
 	var views []recordView
 	for _, r := range records {
-		v := recordView{MoreUsers: r.MoreUsers, Error: r.Level >= slog.LevelError, Message: visible(r.Message), Count: r.Count,
+		v := recordView{MoreUsers: r.MoreUsers, Error: r.Level >= slog.LevelError, Message: visible(r.Message), Says: l.message(r.Message), Count: r.Count,
 			First: l.moment(r.First, now), Last: l.moment(r.Last, now)}
 		for _, a := range r.Attrs {
 			v.Attrs = append(v.Attrs, telemetry.Attr{Name: visible(a.Name), Value: visible(a.Value)})
