@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -163,8 +164,26 @@ func render(t *testing.T, r rendering) *manifests {
 	return m
 }
 
+// kustomizations are the documents of each overlay and its components, since each
+// test looks at the same ones from another side.
+var kustomizations = struct {
+	sync.Mutex
+	documents map[string][][]byte
+}{documents: map[string][][]byte{}}
+
 // kustomized are the documents that kustomize makes.
-func kustomized(t *testing.T, r rendering) (documents [][]byte) {
+func kustomized(t *testing.T, r rendering) [][]byte {
+	t.Helper()
+	kustomizations.Lock()
+	defer kustomizations.Unlock()
+	key := fmt.Sprint(r.dir, r.components)
+	if kustomizations.documents[key] == nil {
+		kustomizations.documents[key] = runKustomize(t, r)
+	}
+	return kustomizations.documents[key]
+}
+
+func runKustomize(t *testing.T, r rendering) (documents [][]byte) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(kubernetes)); err != nil {
@@ -263,14 +282,23 @@ func (m *manifests) add(t *testing.T, object any) {
 	}
 }
 
-// decode reads one document strictly: unknown fields, fields that stand twice
-// and wrong types are errors.
-func decode(text []byte) (any, error) {
+// newScheme knows the types of Kubernetes that are used here.
+var newScheme = sync.OnceValues(func() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme, autoscalingv2.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
+	}
+	return scheme, nil
+})
+
+// decode reads one document strictly: unknown fields, fields that stand twice
+// and wrong types are errors.
+func decode(text []byte) (any, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
 	}
 	var meta metav1.TypeMeta
 	if err := yaml.Unmarshal(text, &meta); err != nil {
