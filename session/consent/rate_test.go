@@ -106,6 +106,9 @@ func median(all []time.Duration) time.Duration {
 // requests don't wait, grants that nobody uses are renewed, and Lark refuses
 // nothing.
 func TestOpenConsentsLeaveRefreshesTheirShare(t *testing.T) {
+	if raceDetector {
+		t.Skip("takes minutes with the race detector; ./test/run runs it without")
+	}
 	open, minutes := 500, 2
 	if *measure {
 		open, minutes = 10_000, 3
@@ -167,6 +170,9 @@ func TestOpenConsentsLeaveRefreshesTheirShare(t *testing.T) {
 // open: for an app that is called again after 3 s, for a request that waits, and
 // if nothing more happens.
 func TestTimeFromClickToSession(t *testing.T) {
+	if raceDetector {
+		t.Skip("takes minutes with the race detector; ./test/run runs it without")
+	}
 	type sort struct {
 		name string
 		// at most this long, in the median, with 1, 100 and 2,000 open consents

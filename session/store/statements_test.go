@@ -182,8 +182,8 @@ var schemaStatements = []string{"querySchemaTable", "querySchemaInsert", "queryS
 // Every statement of the package is explained on a filled database: what runs by
 // itself, or is waited for, reads no table from end to end.
 func TestStatements(t *testing.T) {
-	if testing.Short() {
-		t.Skip("fills databases; -short leaves it out")
+	if testing.Short() || raceDetector {
+		t.Skip("fills databases; -short and the race detector leave it out, ./test/run runs it")
 	}
 	texts := sourceStatements(t)
 	all := statements()
