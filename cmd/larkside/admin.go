@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -50,6 +51,11 @@ func (s *server) newAdmin(p *parts) http.Handler {
 			n, err := p.syncUsers(ctx, s.cfg.AppIDs(), progress)
 			p.audit(ctx, by, store.AuditSync, session.Key{}, err)
 			return n, err
+		}
+		c.Backup = func(ctx context.Context, by admin.Actor) (io.ReadCloser, int64, error) {
+			copied, size, err := p.db.Backup(ctx)
+			p.audit(ctx, by, store.AuditBackup, session.Key{}, err)
+			return copied, size, err
 		}
 		c.RotateKeys = func(ctx context.Context, progress func(store.Resealed), by admin.Actor) (store.Resealed, error) {
 			n, err := p.db.Reseal(ctx, progress)

@@ -16,12 +16,14 @@
 //	larkside consent send USER|list      ask one user, by a card in the chat; who was asked
 //	larkside audit list                  who did what to which session
 //	larkside users sync                  read all users' data from Lark now
+//	larkside backup FILE                 copy the SQLite database while it is served
 //	larkside keys new                    print a key for ENCRYPTION_KEYS
 //	larkside keys rotate                 seal everything under the first key
 //	larkside completion SHELL            print completions for bash, zsh or fish
 //
-// login, sessions, consent, audit, users and keys rotate ask a running instance's admin
-// listener (ADMIN_LISTEN, or --admin URL) with ADMIN_KEY, and take -o json.
+// login, sessions, consent, audit, users, backup and keys rotate ask a running
+// instance's admin listener (ADMIN_LISTEN, or --admin URL) with ADMIN_KEY, and
+// take -o json.
 //
 // The exit status is 0 when it is done, 1 when it failed, and 2 for wrong use or
 // settings, with one line per problem. A second signal stops at once.

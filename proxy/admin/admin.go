@@ -11,6 +11,7 @@ package admin
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -77,6 +78,8 @@ type Config struct {
 	SyncUsers func(ctx context.Context, progress func(UserSync), by Actor) (UserSync, error)
 	// RotateKeys seals everything under the first key. progress is as for SyncUsers.
 	RotateKeys func(ctx context.Context, progress func(store.Resealed), by Actor) (store.Resealed, error)
+	// Backup returns a copy of the database and its size, or [store.ErrNoBackup].
+	Backup func(ctx context.Context, by Actor) (io.ReadCloser, int64, error)
 	// Audit returns up to limit entries that are older than the one with the id
 	// before, the newest first. An empty before begins with the newest entry.
 	Audit func(ctx context.Context, before string, f store.AuditFilter, limit int) ([]store.AuditEntry, error)
@@ -162,6 +165,7 @@ func (a *admin) routes() map[string]methods {
 	add(a.Login != nil, "/api/v1/login", http.MethodPost, a.login)
 	add(a.SyncUsers != nil, "/api/v1/users/sync", http.MethodPost, a.syncUsers)
 	add(a.RotateKeys != nil, "/api/v1/keys/rotate", http.MethodPost, a.rotateKeys)
+	add(a.Backup != nil, "/api/v1/backup", http.MethodPost, a.backup)
 	add(a.Audit != nil, "/api/v1/audit", http.MethodGet, a.listAudit)
 	add(true, "/api/v1/openapi.json", http.MethodGet, a.describe)
 	return routes

@@ -100,7 +100,7 @@ func (d *described) check(t *testing.T, at string, got answer) {
 	if got.body == "" && got.status == http.StatusNoContent {
 		return
 	}
-	if kind == "application/x-ndjson" || kind == "text/plain" {
+	if kind == "application/x-ndjson" || kind == "text/plain" || kind == "application/vnd.sqlite3" {
 		if _, ok := response.Content[kind]; !ok {
 			t.Errorf("%s %s answers %s, which is not described", at, status, kind)
 		}
@@ -189,6 +189,9 @@ func TestOpenAPI(t *testing.T) {
 		Purge: func(_ context.Context, w admin.PurgeWish, progress func(admin.Purge), _ admin.Actor) (admin.Purge, error) {
 			progress(admin.Purge{DryRun: *w.DryRun, Sessions: 1, Session: &admin.PurgedSession{AppID: app, OpenID: "ou_1"}})
 			return admin.Purge{DryRun: *w.DryRun, Sessions: 1}, failure
+		},
+		Backup: func(context.Context, admin.Actor) (io.ReadCloser, int64, error) {
+			return io.NopCloser(strings.NewReader("SQLite")), 6, failure
 		},
 		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
 			return &asked, failure
@@ -303,6 +306,7 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("purge %s: %d %s", unclear, got.status, got.body)
 		}
 	}
+	try("POST /api/v1/backup", "", "", store.ErrNoBackup, key...)
 	try(purge, "", `{}`, nil, key...)
 	try(purge, "", `{"user":"ou_1","dry_run":true}`, session.ErrNotFound, key...)
 	try(purge, "", `{"user":"ou_1","dry_run":false}`, nil, append(key, "Accept", "application/x-ndjson")...)

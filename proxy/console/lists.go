@@ -144,7 +144,7 @@ type auditBody struct {
 }
 
 var auditActions = []store.AuditAction{store.AuditConsent, store.AuditAsk, store.AuditRefresh, store.AuditRevoke, store.AuditPurge,
-	store.AuditLost, store.AuditSync, store.AuditRotate, store.AuditSignIn}
+	store.AuditLost, store.AuditSync, store.AuditRotate, store.AuditBackup, store.AuditSignIn}
 
 func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()

@@ -98,6 +98,7 @@ var texts = map[string]struct{ zh, en string }{
 	"action.consent_send":         {"发送卡片", "Card sent by hand"},
 	"action.refresh":              {"手动续期", "Refreshed by hand"},
 	"action.revoke":               {"撤销", "Revoked"},
+	"action.backup":               {"备份", "Database copied"},
 	"action.purge":                {"删除", "Deleted"},
 	"action.session_lost":         {"会话失效", "Session lost"},
 	"action.users_sync":           {"同步用户资料", "Profiles read"},

@@ -54,6 +54,8 @@ const (
 	AuditLost AuditAction = "session_lost"
 	// AuditSync: an operator had all profiles read.
 	AuditSync AuditAction = "users_sync"
+	// AuditBackup: an operator took a copy of the database.
+	AuditBackup AuditAction = "backup"
 	// AuditRotate: an operator had everything sealed under another key.
 	AuditRotate AuditAction = "keys_rotate"
 )

@@ -43,6 +43,9 @@ func connectSQLite(path string, shared bool) (*connection, error) {
 	case !ok:
 		return nil, fmt.Errorf("%w: %s; stop that one, or use PostgreSQL, which any number may share", ErrInUse, path)
 	}
+	if !shared {
+		dropBackups(path)
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		l.Close()

@@ -111,7 +111,7 @@ func TestRoutes(t *testing.T) {
 		session := "/api/v1/sessions/" + larktest.AppID + "/" + alice
 		routes := []struct{ method, path string }{
 			{"GET", "/api/v1/sessions"}, {"GET", session}, {"DELETE", session}, {"POST", session + "/refresh"}, {"GET", "/api/v1/consents"}, {"POST", "/api/v1/consents"},
-			{"POST", "/api/v1/sessions/purge"}, {"POST", "/api/v1/users/sync"}, {"GET", "/api/v1/audit"}, {"POST", "/quitquitquit"}, {"POST", "/api/v1/keys/rotate"},
+			{"POST", "/api/v1/backup"}, {"POST", "/api/v1/sessions/purge"}, {"POST", "/api/v1/users/sync"}, {"GET", "/api/v1/audit"}, {"POST", "/quitquitquit"}, {"POST", "/api/v1/keys/rotate"},
 		}
 		for _, r := range routes {
 			for _, path := range []string{r.path, r.path + "/", "//healthz/.." + r.path, "/healthz/.." + r.path, "/healthz%2f.." + r.path, "/metrics/../" + r.path, r.path + "?/healthz", r.path + ";/healthz", "/" + r.path} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -177,5 +178,47 @@ func TestSessionsPurge(t *testing.T) {
 	}
 	if got := purge("--left", "--dry-run", "-o", "json"); !strings.Contains(got.out, `"dry_run": true`) || !strings.Contains(got.out, `"open_id": "ou_1"`) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A backup is a new file of mode 0600, whole or not there.
+func TestBackup(t *testing.T) {
+	size := int64(6)
+	var failure error
+	url := serveAdmin(t, admin.Config{Backup: func(context.Context, admin.Actor) (io.ReadCloser, int64, error) {
+		return io.NopCloser(strings.NewReader("SQLite")), size, failure
+	}})
+	dir := t.TempDir()
+	file := filepath.Join(dir, "copy.db")
+	backup := func(args ...string) result {
+		t.Helper()
+		return larkside(t, nil, append([]string{"backup", "--admin", url}, args...)...)
+	}
+	if got := backup(); got.status != ExitUsage {
+		t.Errorf("without a file: %+v", got)
+	}
+	if got := backup(file); got.status != ExitDone || !strings.Contains(got.out, "6 bytes") {
+		t.Errorf("%+v", got)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := backup(file)
+	if content, err := os.ReadFile(file); got.status != ExitFailed || err != nil || string(content) != "mine" {
+		t.Errorf("over another file: %+v, %q, %v", got, content, err)
+	}
+	size = 7 // the connection breaks before the last byte
+	if got := backup(filepath.Join(dir, "cut.db")); got.status != ExitFailed || !strings.Contains(got.err, "broke off") {
+		t.Errorf("cut off: %+v", got)
+	}
+	failure = store.ErrNoBackup
+	if got := backup(filepath.Join(dir, "postgres.db")); got.status != ExitFailed || !strings.Contains(got.err, "pg_dump") {
+		t.Errorf("of PostgreSQL: %+v", got)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }

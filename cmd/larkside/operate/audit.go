@@ -43,6 +43,6 @@ func newAuditList(in Invocation) *cobra.Command {
 are kept for LARKSIDE_AUDIT_RETENTION.`,
 		Example: "  larkside audit list --action revoke\n  larkside audit list -n 0 -o json > audit.json",
 	}, func() (map[string]string, error) { return map[string]string{"action": action}, nil })
-	c.Flags().StringVar(&action, "action", "", "only consent, consent_send, refresh, revoke, session_lost, users_sync or keys_rotate")
+	c.Flags().StringVar(&action, "action", "", "only consent, consent_send, login, refresh, revoke, purge, session_lost, users_sync, keys_rotate or backup")
 	return c
 }

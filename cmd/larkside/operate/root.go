@@ -1,10 +1,10 @@
 // Package operate is larkside's command line: the tree of commands and the
 // operator's commands.
 //
-// sessions, consent, audit, users and keys rotate ask the admin listener of a running
-// instance; so do healthcheck and wait. That way they work on SQLite too, which
-// one process has to itself. migrate opens the database. env, version and keys
-// new need nothing.
+// sessions, consent, audit, users, backup and keys rotate ask the admin listener of
+// a running instance; so do healthcheck and wait. That way they work on SQLite too,
+// which one process has to itself. migrate opens the database. env, version and
+// keys new need nothing.
 //
 // [Execute] runs one command line. Commands of other packages are given to it.
 package operate
@@ -88,7 +88,7 @@ env --defaults" lists them. The app's id and secret are all that it needs to sta
 	root.SetOut(in.Out)
 	root.SetErr(in.ErrOut)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError(err.Error()) })
-	root.AddCommand(serve, newEnv(in), newVersion(in), newHealthcheck(in), newWait(in), newMigrate(in), newKeys(in),
+	root.AddCommand(serve, newEnv(in), newVersion(in), newHealthcheck(in), newWait(in), newMigrate(in), newKeys(in), newBackup(in),
 		newSessions(in), newConsent(in), newAudit(in), newUsers(in), newLogin(in))
 	root.AddCommand(more...)
 	root.InitDefaultCompletionCmd()

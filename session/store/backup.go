@@ -1,0 +1,72 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ErrNoBackup: the database is PostgreSQL, which has its own programs for that.
+var ErrNoBackup = errors.New("the database is PostgreSQL: use pg_dump")
+
+// Backup returns a copy of the SQLite database as it is now, and its size.
+// Requests go on meanwhile. The copy is a file beside the database until the
+// caller closes it, so that there is a disk for it. The keys are not in it.
+// [ErrNoBackup] with PostgreSQL.
+func (d *DB) Backup(ctx context.Context) (copy io.ReadCloser, size int64, err error) {
+	if d.conn.dialect != dialectSQLite {
+		return nil, 0, ErrNoBackup
+	}
+	// Nobody else may look into this directory, whatever rights SQLite gives its
+	// file.
+	dir, err := os.MkdirTemp(filepath.Dir(d.conn.path), backupPrefix(d.conn.path))
+	if err != nil {
+		return nil, 0, fmt.Errorf("making a backup: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(dir)
+		}
+	}()
+	file := filepath.Join(dir, "copy")
+	// The sqlite3 shell's .backup begins anew at each write, and so may never end.
+	if _, err := d.db.DB.ExecContext(ctx, `VACUUM INTO ?`, file); err != nil {
+		return nil, 0, unavailable(err, "making a backup")
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, 0, fmt.Errorf("making a backup: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, 0, fmt.Errorf("making a backup: %w", err)
+	}
+	return &backupFile{f, dir}, info.Size(), nil
+}
+
+// backupPrefix is how the names of the directories begin that hold a copy of the
+// database at path.
+func backupPrefix(path string) string { return "." + filepath.Base(path) + "-backup-" }
+
+// dropBackups removes the copies of the database at path that a process has left
+// behind which was killed.
+func dropBackups(path string) {
+	entries, _ := os.ReadDir(filepath.Dir(path)) // a directory that can't be read fails elsewhere
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), backupPrefix(path)) {
+			os.RemoveAll(filepath.Join(filepath.Dir(path), e.Name()))
+		}
+	}
+}
+
+type backupFile struct {
+	*os.File
+	dir string
+}
+
+func (f *backupFile) Close() error { return errors.Join(f.File.Close(), os.RemoveAll(f.dir)) }
