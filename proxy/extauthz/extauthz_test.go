@@ -64,6 +64,7 @@ func headerMap(lines ...string) *corev3.HeaderMap {
 func texts(t *testing.T, options []*corev3.HeaderValueOption) (all []string) {
 	t.Helper()
 	for _, o := range options {
+		//lint:ignore SA1019 older Envoys read it
 		if o.GetAppendAction() != corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD || o.GetAppend() != nil {
 			t.Errorf("%v does not replace", o)
 		}

@@ -90,10 +90,16 @@ type wish struct {
 	anyOf  []string // see Ask.AnyOf; scopes is empty then
 	caller string
 	life   time.Duration
+	// yields: any open consent will do. A request may have its link already, and
+	// superseding it would break that.
+	yields bool
 }
 
 // coveredBy reports whether a consent that asks for these scopes is enough.
 func (w wish) coveredBy(asked scopes) bool {
+	if w.yields {
+		return true
+	}
 	if len(w.anyOf) > 0 {
 		return slices.ContainsFunc(w.anyOf, func(scope string) bool { return slices.Contains(asked, scope) })
 	}

@@ -91,7 +91,7 @@ func (f *Flow) Ended(ctx context.Context, s *session.Session) {
 		f.now().Sub(s.ExpiresAt) > activeFor {
 		return
 	}
-	w := wish{reason: s.Reason, scopes: f.scopes.with(parseScopes(s.Scope)...), caller: ownCaller, life: f.ttl}
+	w := wish{reason: s.Reason, scopes: f.scopes.with(parseScopes(s.Scope)...), caller: ownCaller, life: f.ttl, yields: true}
 	if f.flow == session.RedirectFlow {
 		w.life = renewalLead
 	}

@@ -256,6 +256,27 @@ func TestEndedCard(t *testing.T) {
 	}
 }
 
+// A request that found out that a session has ended keeps the link that it was
+// given: the card for the end asks for more scopes, and does not supersede it.
+func TestEndedKeepsALink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		f := w.flow(nil)
+		row := w.granted(7 * day)
+		row.State, row.Reason = session.ConsentRequired, session.RefreshTokenExpired
+		if _, err := w.Store.Sessions.Revoke(t.Context(), alice, session.RefreshTokenExpired); err != nil {
+			t.Fatal(err)
+		}
+		asked := w.ask(f, alice)
+		before := w.latest(alice)
+		f.Ended(t.Context(), row)
+		synctest.Wait()
+		if p := w.latest(alice); p.ID != before.ID || p.State != session.ConsentPending || before.Scopes == row.Scope || asked.AuthorizeURL == "" {
+			t.Errorf("the open consent is %s, %s; it was %s for %q, %+v", p.ID, p.State, before.ID, before.Scopes, asked)
+		}
+	})
+}
+
 // What one replica does for all is done by one, and by another when that one is
 // gone.
 func TestOneReplicaLooksAfterAll(t *testing.T) {
