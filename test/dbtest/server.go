@@ -28,7 +28,7 @@ type Server struct {
 	bin      string
 	dir      string
 	settings []string
-	as       *syscall.Credential
+	uid, gid int // whom it runs as; 0: as this process
 	running  *exec.Cmd
 	ended    chan struct{}
 	stopped  atomic.Bool // on purpose
@@ -114,10 +114,9 @@ func (s *Server) become(name string) {
 	if err != nil {
 		s.t.Skipf("PostgreSQL does not run as root, and there is no user to run it as: %v", err)
 	}
-	uid, _ := strconv.Atoi(u.Uid)
-	gid, _ := strconv.Atoi(u.Gid)
-	s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	if err := os.Chown(s.dir, uid, gid); err != nil {
+	s.uid, _ = strconv.Atoi(u.Uid)
+	s.gid, _ = strconv.Atoi(u.Gid)
+	if err := os.Chown(s.dir, s.uid, s.gid); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -127,7 +126,9 @@ func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.bin, name), args...)
 	cmd.Dir = s.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
+	if s.uid != 0 {
+		runAs(cmd, s.uid, s.gid)
+	}
 	return cmd
 }
 
