@@ -49,13 +49,14 @@ const queryDropTokens = `UPDATE sessions SET
 		access_token = NULL, refresh_token = NULL, refresh_due_at = 0, refresh_expires_at = 0, expires_at = 0,
 		version = version + 1, lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0,
 		failures = 0, retry_at = 0, changed_at = larkside_now()
-	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND state = 'disabled' AND ` + leaseFree + `
+	WHERE app_id = $1 AND open_id = $2 AND version = $3 AND state = 'disabled'
+		AND (access_token IS NOT NULL OR refresh_token IS NOT NULL) AND ` + leaseFree + `
 	RETURNING ` + sessionColumns
 
 // DropTokens deletes the tokens of a disabled session. It returns the session as
 // it was before, so that its tokens can be revoked at Lark. [session.ErrNotFound]
-// if there is none, [session.ErrConflict] if it is not disabled any more or is
-// being refreshed.
+// if there is none, [session.ErrConflict] if it is not disabled any more, is being
+// refreshed, or has no tokens since another replica was faster.
 func (r *Retention) DropTokens(ctx context.Context, key session.Key) (*session.Session, error) {
 	before, err := r.sessions.loadToEnd(ctx, key)
 	if err != nil {
