@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 
 	"larkside/proxy/userjwt"
 	"larkside/session"
@@ -150,15 +151,7 @@ func (s signer) sign(t testing.TB, claims map[string]any) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(claims)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := by.Sign(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := signed.CompactSerialize()
+	token, err := jwt.Signed(by).Claims(claims).Serialize()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 
 	"larkside/test/larktest"
 	"larkside/test/process"
@@ -56,15 +57,7 @@ func (i *issuer) token(t *testing.T, audience, user string, lives time.Duration)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(map[string]any{"iss": i.URL, "aud": audience, "sub": "4711", "lark_id": user, "exp": time.Now().Add(lives).Unix()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := by.Sign(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := signed.CompactSerialize()
+	token, err := jwt.Signed(by).Claims(map[string]any{"iss": i.URL, "aud": audience, "sub": "4711", "lark_id": user, "exp": time.Now().Add(lives).Unix()}).Serialize()
 	if err != nil {
 		t.Fatal(err)
 	}
