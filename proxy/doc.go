@@ -20,10 +20,13 @@
 //	what for               path.go: is the path unambiguous, may a token go there
 //	for whom               admit.go, identity.go, prove.go: the user, the app
 //	with which token       admit.go, token.go
-//	no token               consent.go: ask the user, wait, answer 401
+//	no token               consent.go, places.go: ask the user, wait, answer 401
 //	forward                forward.go, authorize.go, body.go, header.go
 //	what Lark answers      inspect.go: is the token refused, is a scope missing
 //	what became of it      outcome.go, trace.go, metrics.go
+//
+// What differs for /mcp is in mcp.go, and authz.go answers those who forward by
+// themselves.
 //
 // All that belongs to one request is in its request struct (request.go). The files
 // above use it. Those from config.go on don't know it: each has one thing, and is
