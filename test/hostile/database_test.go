@@ -96,7 +96,9 @@ func TestEveryColumnIsExplained(t *testing.T) {
 // nothing goes to another host, no page has a script, nobody completes another
 // user's consent, and the process lives.
 func TestDatabaseWriter(t *testing.T) {
+	t.Parallel()
 	process.Each(t, func(t *testing.T, db *dbtest.DB) {
+		t.Parallel()
 		w := newWriter(t, db)
 		// The tables and the users do not depend on each other. So each round sets
 		// one column of each table, and of sessions another one for each victim.
@@ -176,10 +178,11 @@ func newWriter(t *testing.T, db *dbtest.DB) *writer {
 		t.Errorf("a request went elsewhere: %s %s", r.Method, r.URL)
 	}))
 	t.Cleanup(w.elsewhere.Close)
-	server := httptest.NewServer(http.HandlerFunc(w.serveLark(t)))
-	t.Cleanup(server.Close)
-	w.lark = larktest.New(larktest.Config{URL: server.URL, AdHocUsers: true, DeviceInterval: time.Second, TokenPerSecond: -1, TokenPerMinute: -1})
+	server := httptest.NewUnstartedServer(w.serveLark(t))
+	w.lark = larktest.New(larktest.Config{URL: "http://" + server.Listener.Addr().String(), AdHocUsers: true, DeviceInterval: time.Second, TokenPerSecond: -1, TokenPerMinute: -1})
 	t.Cleanup(w.lark.Close)
+	server.Start()
+	t.Cleanup(server.Close)
 	db.Shared = !db.Postgres
 	w.store, w.raw = db.Open(t, nil), db.SQL(t)
 	for i := range 4 {
