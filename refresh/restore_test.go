@@ -14,7 +14,7 @@ import (
 	"larkside/test/larktest"
 )
 
-// The drill of deploy/OPERATING.md: a backup is taken, the work goes on, and a day
+// The drill of deploy/docs/operating.md: a backup is taken, the work goes on, and a day
 // later the backup is restored. Who has to authorize again is who that page says.
 func TestRestoreDrill(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {

@@ -13,10 +13,10 @@ import (
 	"larkside/proxy/admin"
 )
 
-// operating is the page for whoever is on call, in two languages.
-var operating = []string{"deploy/OPERATING.md", "deploy/OPERATING.zh-CN.md"}
+// operating is the page for whoever is on call.
+const operating = "deploy/docs/operating.md"
 
-// Whoever sees a name at night finds it in the table, in either language.
+// Whoever sees a name at night finds it in the table.
 func TestOperatingNamesEverything(t *testing.T) {
 	kinds := map[string][]string{
 		"error":               failures(),
@@ -30,16 +30,14 @@ func TestOperatingNamesEverything(t *testing.T) {
 	for _, rule := range alerts(t) {
 		kinds["alert"] = append(kinds["alert"], rule["alert"])
 	}
+	text := read(t, operating)
 	for kind, names := range kinds {
 		if len(names) < 5 {
 			t.Errorf("only %q was found of kind %s: does this test still understand the code?", names, kind)
 		}
-		for _, file := range operating {
-			text := read(t, file)
-			for _, name := range names {
-				if !strings.Contains(text, "`"+name+"`") {
-					t.Errorf("%s: %s %q is missing", file, kind, name)
-				}
+		for _, name := range names {
+			if !strings.Contains(text, "`"+name+"`") {
+				t.Errorf("%s: %s %q is missing", operating, kind, name)
 			}
 		}
 	}
@@ -52,12 +50,10 @@ func TestOperatingNamesNothingElse(t *testing.T) {
 	for _, rule := range alerts(t) {
 		known = append(known, rule["alert"])
 	}
-	for _, file := range operating {
-		for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]*) \\|").FindAllStringSubmatch(read(t, file), -1) {
-			for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
-				if !slices.Contains(known, name[1]) && !strings.Contains(row[1], "/readyz") {
-					t.Errorf("%s has a row for %q, which the code does not have", file, name[1])
-				}
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]*) \\|").FindAllStringSubmatch(read(t, operating), -1) {
+		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			if !slices.Contains(known, name[1]) && !strings.Contains(row[1], "/readyz") {
+				t.Errorf("%s has a row for %q, which the code does not have", operating, name[1])
 			}
 		}
 	}
@@ -73,33 +69,10 @@ func TestOperatingCodes(t *testing.T) {
 	if len(codes) < 20 {
 		t.Fatalf("%d codes", len(codes))
 	}
-	for _, file := range operating {
-		for _, code := range codes {
-			if !regexp.MustCompile(`(?m)^\| [^|]*\b` + code[1] + `\b`).MatchString(read(t, file)) {
-				t.Errorf("%s: code %s has no row", file, code[1])
-			}
-		}
-	}
-}
-
-func TestOperatingLanguagesAgree(t *testing.T) {
-	english, chinese := read(t, operating[0]), read(t, operating[1])
-	if a, b := outline(english), outline(chinese); !slices.Equal(a, b) {
-		t.Errorf("the headings have levels %q and %q", a, b)
-	}
-	if a, b := tables(english), tables(chinese); !slices.Equal(a, b) {
-		t.Errorf("the tables have %d and %d rows", a, b)
-	}
-	code := regexp.MustCompile("(?ms)^ *```.*?^ *```$")
-	if a, b := code.FindAllString(english, -1), code.FindAllString(chinese, -1); !slices.Equal(a, b) {
-		t.Errorf("the commands differ:\n%s\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
-	}
-	first := regexp.MustCompile(`(?m)^\| ([^|]*) \|`)
-	numbers := regexp.MustCompile("`[^`]+`|\\d{5,}")
-	a, b := first.FindAllStringSubmatch(english, -1), first.FindAllStringSubmatch(chinese, -1)
-	for i := range min(len(a), len(b)) {
-		if x, y := numbers.FindAllString(a[i][1], -1), numbers.FindAllString(b[i][1], -1); !slices.Equal(x, y) {
-			t.Errorf("rows differ: %q and %q", a[i][1], b[i][1])
+	text := read(t, operating)
+	for _, code := range codes {
+		if !regexp.MustCompile(`(?m)^\| [^|]*\b` + code[1] + `\b`).MatchString(text) {
+			t.Errorf("%s: code %s has no row", operating, code[1])
 		}
 	}
 }

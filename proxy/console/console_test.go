@@ -849,16 +849,16 @@ func TestDetails(t *testing.T) {
 	}
 }
 
-// Every message that is translated is one that operators know from OPERATING.md, and
+// Every message that is translated is one that operators know from operating.md, and
 // so one that there is.
 func TestMessages(t *testing.T) {
-	known, err := os.ReadFile("../../deploy/OPERATING.md")
+	known, err := os.ReadFile("../../deploy/docs/operating.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for message, zh := range messages {
 		if zh == "" || !strings.Contains(string(known), "`"+message+"`") {
-			t.Errorf("%q: %q, or not in OPERATING.md", message, zh)
+			t.Errorf("%q: %q, or not in operating.md", message, zh)
 		}
 	}
 	if english.message("can't send a card") != "" || chinese.message("no such message") != "" {

@@ -11,7 +11,7 @@ func (l lang) message(text string) string {
 
 // messages are the warnings and errors that an operator may meet, in Chinese. The
 // page has the message itself beside it: that is what stands in the log and in
-// deploy/OPERATING.md.
+// deploy/docs/operating.md.
 var messages = map[string]string{
 	"larkside failed": "Larkside 停止运行",
 	"the database is not there yet; trying again": "数据库尚不可用，正在重试",

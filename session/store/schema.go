@@ -320,7 +320,7 @@ const sqliteError = 1
 func (c *connection) refused(ctx context.Context, err error, doing string) error {
 	switch state := sqlState(err); {
 	case state == pqerror.InsufficientPrivilege, state == pqerror.InvalidSchemaName: // no schema of the search path exists, or may be used
-		return fmt.Errorf("%w: %s: %w; let %s: GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run \"larkside migrate\" as the role that owns the tables, and give this one the rights that deploy/OPERATING.md lists",
+		return fmt.Errorf("%w: %s: %w; let %s: GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run \"larkside migrate\" as the role that owns the tables, and give this one the rights that deploy/docs/operating.md lists",
 			ErrRights, doing, err, "the role make tables", c.name(ctx, "coalesce(quote_ident(current_schema()), 'public')"), c.name(ctx, "quote_ident(current_user)"))
 	case strings.HasPrefix(string(state), "42"), isWrong(err): // such as a table of another program that has the same name
 		return fmt.Errorf("%w: %s: %w", ErrSetup, doing, err)

@@ -273,7 +273,7 @@ func TestStepWaitsItsTurn(t *testing.T) {
 }
 
 // A role that may make no tables is told what to grant, and one that may only
-// read and write works with the rights that OPERATING.md lists.
+// read and write works with the rights that operating.md lists.
 func TestRights(t *testing.T) {
 	db := dbtest.Postgres(t)
 	role := db.Role(t)
@@ -341,16 +341,16 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// grants returns the statements of OPERATING.md for a role.
+// grants returns the statements of operating.md for a role.
 func grants(t *testing.T, role string) string {
 	t.Helper()
-	text, err := os.ReadFile("../../deploy/OPERATING.md")
+	text, err := os.ReadFile("../../deploy/docs/operating.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	block := regexp.MustCompile("(?s)```sql\n(GRANT USAGE ON SCHEMA .*?)```").FindSubmatch(text)
 	if block == nil {
-		t.Fatal("OPERATING.md has no block of GRANT statements")
+		t.Fatal("operating.md has no block of GRANT statements")
 	}
 	return strings.ReplaceAll(string(block[1]), "larkside_app", role)
 }

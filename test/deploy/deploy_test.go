@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
 const root = "../.."
 
 // afterGrace is what a stop may take after SHUTDOWN_GRACE: 12 s to store renewed
-// tokens and 5 s to export telemetry, as deploy/OPERATING.md says.
+// tokens and 5 s to export telemetry, as deploy/docs/operating.md says.
 const afterGrace = 17 * time.Second
 
 // setting is one of "larkside env --defaults -o json".

@@ -40,7 +40,7 @@ standard OTEL_* variables.`,
 		},
 	}
 	c.Flags().BoolVar(&defaults, "defaults", false, "every setting with its default and meaning")
-	c.Flags().StringVarP(&format, "output", "o", "text", "text or json; with --defaults also markdown (the README's table)")
+	c.Flags().StringVarP(&format, "output", "o", "text", "text or json; with --defaults also markdown (the table of deploy/docs/settings.md)")
 	return c
 }
 

@@ -2,7 +2,7 @@
 //
 // [Settings] declares each variable once. The tags of a field say its name, its
 // default, what it takes and what it means; the parser, the problems that it
-// reports, the output of "larkside env --defaults" and the table in the README all come
+// reports, the output of "larkside env --defaults" and the table in deploy/docs/settings.md all come
 // from there. [Parse] fills the struct and reports every problem at once.
 //
 // A secret may come from a file, which NAME_FILE names. [Secrets] has the

@@ -154,7 +154,7 @@ var (
 	plain    = strings.NewReplacer("‘", "", "’", "")
 )
 
-// Markdown is the README's table of settings.
+// Markdown is the table in deploy/docs/settings.md.
 func Markdown() string {
 	var b strings.Builder
 	b.WriteString("| variable | default | meaning |\n|---|---|---|\n")

@@ -18,9 +18,6 @@ import (
 	"larkside/proxy"
 )
 
-// readmes are the same text in two languages.
-var readmes = []string{"README.md", "README.zh-CN.md"}
-
 func read(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", name))
@@ -30,88 +27,37 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// Whoever reads one language must not miss what the other one says.
-func TestREADMEsAgree(t *testing.T) {
-	english, chinese := read(t, readmes[0]), read(t, readmes[1])
-	if a, b := outline(english), outline(chinese); !slices.Equal(a, b) {
-		t.Errorf("the headings differ:\n%s has levels %q\n%s has levels %q", readmes[0], a, readmes[1], b)
-	}
-	a, b := block.FindAllString(english, -1), block.FindAllString(chinese, -1)
-	for i := range max(len(a), len(b)) {
-		if i >= len(a) || i >= len(b) || a[i] != b[i] {
-			t.Errorf("code block %d differs, or is in one language only", i+1)
-			break
-		}
-	}
-	if a, b := tables(english), tables(chinese); !slices.Equal(a, b) {
-		t.Errorf("the tables' rows differ in number:\n%s has %d\n%s has %d", readmes[0], a, readmes[1], b)
-	}
-}
-
 var block = regexp.MustCompile("(?ms)^```.*?^```$")
 
-// outline is the levels of the headings.
-func outline(text string) []string {
-	return regexp.MustCompile(`(?m)^#+ `).FindAllString(block.ReplaceAllString(text, ""), -1)
-}
-
-// tables is the number of lines of each table.
-func tables(text string) (rows []int) {
-	for _, table := range regexp.MustCompile(`(?m)(^ *\|.*\n)+`).FindAllString(text, -1) {
-		rows = append(rows, strings.Count(table, "\n"))
-	}
-	return rows
-}
-
 // The table of errors is the one that callers program against.
-func TestREADMEErrors(t *testing.T) {
+func TestDocumentedErrors(t *testing.T) {
 	var want []string
 	for _, f := range proxy.Failures() {
 		want = append(want, fmt.Sprintf("| %d | %d | `%s` |", f.Status, f.Code, f.Name))
 	}
-	for _, name := range readmes {
-		got := regexp.MustCompile("(?m)^\\| \\d{3} \\| \\d{8} \\| `\\w+` \\|").FindAllString(read(t, name), -1)
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: the table of errors has\n%s\nand should have\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
-		}
+	got := regexp.MustCompile("(?m)^\\| \\d{3} \\| \\d{8} \\| `\\w+` \\|").FindAllString(read(t, "deploy/docs/errors.md"), -1)
+	if !slices.Equal(got, want) {
+		t.Errorf("the table of errors has\n%s\nand should have\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
 // Callers tell by the reason of a 401 what to say to the user.
-func TestREADMEReasons(t *testing.T) {
+func TestDocumentedReasons(t *testing.T) {
 	never := []string{
 		"unsupported_token_type",              // closes a consent, ends no session
 		"user_disabled", "user_not_permitted", // are answered with 403
 	}
+	list := regexp.MustCompile("(?m)^`error\\.reason`.*`error\\.card`").FindString(read(t, "deploy/docs/errors.md"))
 	for _, reason := range regexp.MustCompile(`Reason = "(\w+)"`).FindAllStringSubmatch(read(t, "session/errors.go"), -1) {
-		for _, name := range readmes {
-			list := regexp.MustCompile("(?m)^`error\\.reason`.*`error\\.card`").FindString(read(t, name))
-			if strings.Contains(list, "`"+reason[1]+"`") == slices.Contains(never, reason[1]) {
-				t.Errorf("%s: reason %q is missing, or should be", name, reason[1])
-			}
+		if strings.Contains(list, "`"+reason[1]+"`") == slices.Contains(never, reason[1]) {
+			t.Errorf("reason %q is missing, or should be", reason[1])
 		}
 	}
 }
 
-// settingRow is a row of the table of settings. That the English one is what
-// "larkside env --defaults" prints is checked in cmd/larkside/settings.
+// settingRow is a row of the table of settings. That the table is what "larkside env
+// --defaults" prints is checked in cmd/larkside/settings.
 var settingRow = regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| .*$")
-
-// The Chinese table has the same settings in the same order, and says of the
-// same ones that they can come from a file or are not there yet.
-func TestREADMESettings(t *testing.T) {
-	say := func(text, notYet string) (rows []string) {
-		for _, row := range settingRow.FindAllStringSubmatch(text, -1) {
-			file := strings.Contains(row[0], "`"+row[1]+"_FILE`")
-			rows = append(rows, fmt.Sprintf("%s, from a file: %v, missing: %v", row[1], file, strings.Contains(row[0], notYet)))
-		}
-		return rows
-	}
-	english, chinese := say(read(t, readmes[0]), "(not available yet)"), say(read(t, readmes[1]), "（尚不可用）")
-	if !slices.Equal(english, chinese) {
-		t.Errorf("the tables of settings differ:\n%s\n%s", strings.Join(english, "\n"), strings.Join(chinese, "\n"))
-	}
-}
 
 // A name that a reader copies has to be one that the program takes.
 func TestDocumentedVariablesExist(t *testing.T) {
@@ -120,7 +66,7 @@ func TestDocumentedVariablesExist(t *testing.T) {
 		"LARKSIDE_TEST_PGBIN",    // of test/chaos
 		"LARKSIDE_APPID",         // the example of a wrong one
 	}
-	for _, row := range settingRow.FindAllStringSubmatch(read(t, readmes[0]), -1) {
+	for _, row := range settingRow.FindAllStringSubmatch(read(t, "deploy/docs/settings.md"), -1) {
 		known = append(known, "LARKSIDE_"+row[1])
 		if strings.Contains(row[0], "`"+row[1]+"_FILE`") {
 			known = append(known, "LARKSIDE_"+row[1]+"_FILE")
@@ -137,17 +83,15 @@ func TestDocumentedVariablesExist(t *testing.T) {
 
 // Dashboards and alerts are built from the table of metrics: it has every one
 // of ours, under the name that Prometheus sees.
-func TestREADMEMetrics(t *testing.T) {
+func TestDocumentedMetrics(t *testing.T) {
 	want := instruments(t)
-	for _, name := range readmes {
-		var got []string
-		for _, row := range regexp.MustCompile("(?m)^\\| `((?:larkside|http)_[a-z_]+)` \\|").FindAllStringSubmatch(read(t, name), -1) {
-			got = append(got, row[1])
-		}
-		slices.Sort(got)
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: the table of metrics has\n%q\nand the code has\n%q", name, got, want)
-		}
+	var got []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `((?:larkside|http)_[a-z_]+)` \\|").FindAllStringSubmatch(read(t, "deploy/docs/metrics.md"), -1) {
+		got = append(got, row[1])
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("the table of metrics has\n%q\nand the code has\n%q", got, want)
 	}
 }
 
@@ -182,8 +126,8 @@ func instruments(t *testing.T) (names []string) {
 	return names
 }
 
-// Every command that the READMEs tell people to type is there.
-func TestREADMECommands(t *testing.T) {
+// Every command that people are told to type is there.
+func TestDocumentedCommands(t *testing.T) {
 	source := ""
 	for _, pattern := range []string{"../cmd/larkside/*.go", "../cmd/larkside/*/*.go"} {
 		files, err := filepath.Glob(pattern)
@@ -194,11 +138,11 @@ func TestREADMECommands(t *testing.T) {
 			source += read(t, strings.TrimPrefix(file, "../"))
 		}
 	}
-	known := map[string]bool{"": true, "completion": true}
+	known := map[string]bool{"": true, "completion": true, "failed": true} // "larkside failed" is a log line
 	for _, command := range regexp.MustCompile(`(?:Use: +|group\()"([a-z]+)[ "]`).FindAllStringSubmatch(source, -1) {
 		known[command[1]] = true
 	}
-	for _, name := range readmes {
+	for _, name := range documents(t) {
 		for _, typed := range regexp.MustCompile("(?m)(?:`|`\\./|^\\./|&& )larkside ([a-z]+)(?: ([a-z]+))?").FindAllStringSubmatch(read(t, name), -1) {
 			for _, word := range typed[1:] {
 				if !known[word] {
@@ -210,12 +154,12 @@ func TestREADMECommands(t *testing.T) {
 }
 
 // The Go recipe is the example that the SDK's tests compile.
-func TestREADMERecipe(t *testing.T) {
+func TestDocumentedRecipe(t *testing.T) {
 	example := strings.Split(read(t, "test/sdk/example_test.go"), "\n")
 	for i := range example {
 		example[i] = strings.TrimSpace(example[i])
 	}
-	recipe := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindStringSubmatch(read(t, readmes[0]))
+	recipe := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindStringSubmatch(read(t, "deploy/docs/sdks.md"))
 	if recipe == nil {
 		t.Fatal("there is no Go recipe")
 	}
@@ -249,7 +193,7 @@ func TestDocumentedLinks(t *testing.T) {
 // documents are the pages for people.
 func documents(t *testing.T) []string {
 	t.Helper()
-	names := append(append([]string{"CHANGELOG.md"}, readmes...), operating...)
+	names := []string{"CHANGELOG.md", "README.md", "README.zh-CN.md"}
 	for _, pattern := range []string{"../deploy/*/README.md", "../deploy/docs/*.md"} {
 		pages, err := filepath.Glob(pattern)
 		if err != nil {
