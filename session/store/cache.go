@@ -118,13 +118,20 @@ func (c *cache) replace(a *session.Access, t ticket, wrote bool, now time.Time) 
 }
 
 // heard takes the news that key's session has a version and a state. An entry
-// that differs is removed.
+// that differs is removed. News that is older than the entry, since it was late,
+// leaves the entry: without it the row of an older write that is late too would
+// be cached. It is checked before it is served.
 func (c *cache) heard(key session.Key, version int64, state session.State) {
 	s := c.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.news++
-	if e, ok := s.lru.Peek(key); ok && (e.access.Version != version || e.access.State != state) {
+	switch e, ok := s.lru.Peek(key); {
+	case !ok || e.access.Version == version && e.access.State == state:
+	case e.access.Version > version:
+		e.epoch = unchecked
+		s.lru.Add(key, e)
+	default:
 		s.lru.Remove(key)
 	}
 }
