@@ -76,7 +76,8 @@ func TestCommandDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "\t" + strings.ReplaceAll(strings.TrimSuffix(settings.Text(), "\n"), "\n", "\n\t")
+	indented := "\t" + strings.ReplaceAll(strings.TrimSuffix(settings.Text(), "\n"), "\n", "\n\t")
+	want := strings.ReplaceAll(indented, "\n\t\n", "\n\n")
 	if !strings.Contains(file.Doc.Text(), want) {
 		t.Errorf("the documentation of the command does not have the table that \"larkside env --defaults\" prints:\n%s", want)
 	}

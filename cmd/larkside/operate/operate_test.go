@@ -106,7 +106,7 @@ func TestEnv(t *testing.T) {
 		t.Errorf("%v, %d values", err, len(values))
 	}
 	wrong := larkside(t, []string{"LARKSIDE_BRAND=fieshu", "LARKSIDE_ADMIN_KEY=" + canary[:5], "LARKSIDE_NOPE=1"}, "env")
-	if wrong.status != ExitUsage || !strings.Contains(wrong.err, "LARKSIDE_APP_ID: got nothing") || !strings.Contains(wrong.err, "LARKSIDE_NOPE: ") ||
+	if wrong.status != ExitUsage || !strings.Contains(wrong.err, "LARKSIDE_APP_ID: is empty") || !strings.Contains(wrong.err, "LARKSIDE_NOPE: ") ||
 		!regexp.MustCompile(`(?m)^LARKSIDE_BRAND +environment +fieshu$`).MatchString(wrong.out) || strings.Contains(wrong.out+wrong.err, canary[:5]) {
 		t.Errorf("%+v", wrong)
 	}
@@ -128,7 +128,7 @@ func TestEnvDefaults(t *testing.T) {
 	}
 	for _, want := range []string{
 		"LARKSIDE_APP_ID (required)\n", "LARKSIDE_CACHE_TTL (default: 60s)\n", "LARKSIDE_LOG_FORMAT (default: json (text on a terminal))\n",
-		"APP_SECRET_FILE names",
+		"APP_SECRET_FILE names", "# App and Lark\n\nLARKSIDE_APP_ID", "\n\n# Listeners\n\nLARKSIDE_LISTEN",
 	} {
 		if !strings.Contains(text.out, want) {
 			t.Errorf("no %q", want)
@@ -136,15 +136,15 @@ func TestEnvDefaults(t *testing.T) {
 	}
 
 	type view struct {
-		Name, Default string
-		FileFrom      string `json:"file_variable"`
+		Name, Group, Default string
+		FileFrom             string `json:"file_variable"`
 	}
 	var views []view
 	if err := json.Unmarshal([]byte(larkside(t, nil, "env", "--defaults", "-o", "json").out), &views); err != nil {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(views, func(v view) bool { return v.Name == "LARKSIDE_DATABASE_URL" })
-	if v := views[i]; len(views) != len(settings.Variables()) || v.Default != "sqlite:larkside.db" || v.FileFrom != "LARKSIDE_DATABASE_URL_FILE" {
+	if v := views[i]; len(views) != len(settings.Variables()) || v.Default != "sqlite:larkside.db" || v.Group != "Database and keys" || v.FileFrom != "LARKSIDE_DATABASE_URL_FILE" {
 		t.Errorf("%+v", v)
 	}
 }

@@ -82,10 +82,10 @@ func (p *parser) keyContradictions(s *Settings) {
 		p.add("ENCRYPTION_KEYS", "got a value and "+Prefix+"ENCRYPTION_KEYS_COMMAND, takes one of the two")
 	case s.EncryptionKeys.Empty() && s.EncryptionKeysCommand == "" && s.Postgres():
 		v, _ := find("ENCRYPTION_KEYS")
-		p.add(v.Name, "got nothing although "+Prefix+"DATABASE_URL is PostgreSQL, takes "+v.Takes)
+		p.add(v.Name, "is empty although "+Prefix+"DATABASE_URL is PostgreSQL; set it to "+v.Takes)
 	}
 	if listen := s.DatabaseListenURL.Expose(); !p.bad("DATABASE_LISTEN_URL") && isPostgres(listen) && !s.Postgres() {
-		p.add("DATABASE_LISTEN_URL", "got a PostgreSQL URL although "+Prefix+"DATABASE_URL is SQLite, takes nothing then")
+		p.add("DATABASE_LISTEN_URL", "got a PostgreSQL URL although "+Prefix+"DATABASE_URL is SQLite, leave it out")
 	}
 }
 
@@ -130,7 +130,7 @@ func (p *parser) userJWTContradictions(s *Settings) {
 		return
 	}
 	if v, _ := find("USER_JWT_AUDIENCE"); s.UserJWTIssuer != "" && s.UserJWTAudience == "" {
-		p.add(v.Name, "got nothing although "+Prefix+"USER_JWT_ISSUER is set, takes "+v.Takes)
+		p.add(v.Name, "is empty although "+Prefix+"USER_JWT_ISSUER is set; set it to "+v.Takes)
 	}
 	for _, name := range []string{"USER_JWT_AUDIENCE", "USER_JWT_CLAIM"} {
 		if _, set := p.set[name]; set && s.UserJWTIssuer == "" {
@@ -166,17 +166,20 @@ func (p *parser) consentContradictions(s *Settings) {
 			p.add("CONSENT_FLOW", `got "redirect" without `+Prefix+"PUBLIC_URL, takes redirect only with it")
 		}
 		if s.ConsentListen.Off() {
-			p.add("CONSENT_LISTEN", "got off although consent goes by redirect ("+Prefix+"PUBLIC_URL is set or "+Prefix+
-				"CONSENT_FLOW=redirect), takes host:port or unix:/path.sock; "+Prefix+"CONSENT_FLOW=device needs none")
+			p.add("CONSENT_LISTEN", "is off although consent goes by redirect ("+Prefix+"PUBLIC_URL is set or "+Prefix+
+				"CONSENT_FLOW=redirect); set it to host:port or unix:/path.sock; "+Prefix+"CONSENT_FLOW=device needs none")
 		}
 	}
 	if s.Events != "http" || p.bad("EVENTS", "CONSENT_LISTEN", "EVENT_TOKEN", "EVENT_ENCRYPT_KEY") {
 		return
 	}
-	missing := map[string]bool{"CONSENT_LISTEN": s.ConsentListen.Off(), "EVENT_TOKEN": s.EventToken.Empty(), "EVENT_ENCRYPT_KEY": s.EventEncryptKey.Empty()}
-	for _, name := range slices.Sorted(maps.Keys(missing)) {
-		if v, _ := find(name); missing[name] {
-			p.add(name, "got nothing although "+Prefix+"EVENTS=http, takes "+strings.TrimSuffix(v.Takes, " or off"))
+	if s.ConsentListen.Off() {
+		p.add("CONSENT_LISTEN", "is off although "+Prefix+"EVENTS=http; set it to host:port or unix:/path.sock")
+	}
+	empty := map[string]bool{"EVENT_TOKEN": s.EventToken.Empty(), "EVENT_ENCRYPT_KEY": s.EventEncryptKey.Empty()}
+	for _, name := range slices.Sorted(maps.Keys(empty)) {
+		if v, _ := find(name); empty[name] {
+			p.add(name, "is empty although "+Prefix+"EVENTS=http; set it to "+v.Takes)
 		}
 	}
 }

@@ -85,7 +85,7 @@ func newParser(environ []string) *parser {
 		case !slices.Contains(names(), name):
 			p.add(name, "got an unknown name, the nearest known one is "+Prefix+Nearest(name, names()))
 		case strings.TrimSpace(given[full]) == "" && v.refusesBlank:
-			p.add(name, "got an empty value, takes "+v.Takes+"; leave the variable out to have no key")
+			p.add(name, "is empty; set it to "+v.Takes+", or leave the variable out to have no key")
 		case given[full] != "":
 			p.set[name] = given[full]
 		}
@@ -152,7 +152,7 @@ func (p *parser) fields(s *Settings) {
 		case errors.As(err, &missing):
 			// A file that can't be read is a problem already.
 			if v, _ := find(strings.TrimPrefix(missing.Key, Prefix)); !p.bad(v.Name) {
-				p.add(v.Name, "got nothing, takes "+v.Takes)
+				p.add(v.Name, "is empty; set it to "+v.Takes)
 			}
 		case errors.As(err, &wrong):
 			i := slices.IndexFunc(table, func(v Variable) bool { return v.field.Name == wrong.Name })

@@ -309,7 +309,7 @@ func TestProblems(t *testing.T) {
 		{"too few connections to work with", []string{"DATABASE_MAX_CONNS=1"}, `LARKSIDE_DATABASE_MAX_CONNS: got "1", takes a whole number from 2 to 1000`},
 		{"no connections, said aloud", []string{"DATABASE_MAX_CONNS=0"}, `LARKSIDE_DATABASE_MAX_CONNS: got "0", takes a whole number from 2 to 1000`},
 		{"SQLite without a path", []string{"DATABASE_URL=sqlite:"}, `LARKSIDE_DATABASE_URL: got "sqlite:", takes`},
-		{"PostgreSQL without keys", []string{"DATABASE_URL=postgres://u:canary@h/d"}, `LARKSIDE_ENCRYPTION_KEYS: got nothing although LARKSIDE_DATABASE_URL is PostgreSQL, takes id:base64(32 bytes)`},
+		{"PostgreSQL without keys", []string{"DATABASE_URL=postgres://u:canary@h/d"}, `LARKSIDE_ENCRYPTION_KEYS: is empty although LARKSIDE_DATABASE_URL is PostgreSQL; set it to id:base64(32 bytes)`},
 		{"keys twice over", []string{"ENCRYPTION_KEYS=" + aKey, "ENCRYPTION_KEYS_COMMAND=cat canary"}, `LARKSIDE_ENCRYPTION_KEYS: got a value and LARKSIDE_ENCRYPTION_KEYS_COMMAND, takes one of the two`},
 		{"a key that is too short", []string{"ENCRYPTION_KEYS=k1:Y2FuYXJ5"}, `LARKSIDE_ENCRYPTION_KEYS: got a value that is not shown (encryption key 1:`},
 		{"a command of nothing", []string{"ENCRYPTION_KEYS_COMMAND= "}, `LARKSIDE_ENCRYPTION_KEYS_COMMAND: got a value that is not shown, takes a program`},
@@ -343,7 +343,7 @@ func TestProblems(t *testing.T) {
 		{"two rates for consents", []string{"CONSENT_RATE=5/1m,20/1h"}, `LARKSIDE_CONSENT_RATE: got "5/1m,20/1h", takes count/duration, such as 5/1m`},
 		{"an unknown flow", []string{"CONSENT_FLOW=popup"}, `LARKSIDE_CONSENT_FLOW: got "popup", takes auto, device or redirect`},
 		{"a public URL without TLS", []string{"PUBLIC_URL=http://consent.example", "CONSENT_LISTEN=:1"}, `LARKSIDE_PUBLIC_URL: got "http://consent.example", takes an https URL`},
-		{"a public URL and nobody who listens", []string{"PUBLIC_URL=https://consent.example"}, `LARKSIDE_CONSENT_LISTEN: got off although consent goes by redirect`},
+		{"a public URL and nobody who listens", []string{"PUBLIC_URL=https://consent.example"}, `LARKSIDE_CONSENT_LISTEN: is off although consent goes by redirect`},
 		{"redirect without public URL", []string{"CONSENT_FLOW=redirect", "CONSENT_LISTEN=:1"}, `LARKSIDE_CONSENT_FLOW: got "redirect" without LARKSIDE_PUBLIC_URL`},
 		{"a card's link of another kind", []string{"CARD_LINK=app"}, `LARKSIDE_CARD_LINK: got "app", takes auto, direct or applink`},
 		{"a card by yes", []string{"CARD=yes"}, `LARKSIDE_CARD: got "yes", takes on or off`},
@@ -354,8 +354,8 @@ func TestProblems(t *testing.T) {
 		{"a caller's key that can be guessed", []string{"CALLER_KEYS=crm:canary-long-enough,web:canary-11ch"}, `LARKSIDE_CALLER_KEYS: got a value that is not shown (the key of "web" has fewer than 12 characters), takes name:key`},
 		{"a key of two callers", []string{"CALLER_KEYS=crm:canary-long-enough,web:canary-long-enough"}, `LARKSIDE_CALLER_KEYS: got a value that is not shown ("crm" and "web" have the same key), takes name:key`},
 		{"an admin key that can be guessed", []string{"ADMIN_KEY=canary-15-chars"}, `LARKSIDE_ADMIN_KEY: got a value that is not shown, takes a key of at least 16 characters`},
-		{"an admin key that a script has lost", []string{"ADMIN_KEY="}, `LARKSIDE_ADMIN_KEY: got an empty value, takes a key of at least 16 characters; leave the variable out to have no key`},
-		{"a blank admin key", []string{"ADMIN_KEY= \t"}, `LARKSIDE_ADMIN_KEY: got an empty value, takes a key of at least 16 characters; leave the variable out to have no key`},
+		{"an admin key that a script has lost", []string{"ADMIN_KEY="}, `LARKSIDE_ADMIN_KEY: is empty; set it to a key of at least 16 characters, or leave the variable out to have no key`},
+		{"a blank admin key", []string{"ADMIN_KEY= \t"}, `LARKSIDE_ADMIN_KEY: is empty; set it to a key of at least 16 characters, or leave the variable out to have no key`},
 		{"a list of commas", []string{"CALLER_KEYS=,"}, `LARKSIDE_CALLER_KEYS: got a value that is not shown (the list is empty)`},
 		{"a host with a path", []string{"ALLOW_HOSTS=x.example/y"}, `LARKSIDE_ALLOW_HOSTS: got "x.example/y", takes host names`},
 		{"a default user where other machines reach it", []string{"DEFAULT_USER=login", "LISTEN=:8080", "ALLOW_REMOTE=true"}, `LARKSIDE_DEFAULT_USER: got "login" although LARKSIDE_LISTEN is ":8080"`},
@@ -363,7 +363,7 @@ func TestProblems(t *testing.T) {
 		{"a default user and callers", []string{"DEFAULT_USER=login", "CALLER_KEYS=crm:twelve-chars"}, `LARKSIDE_DEFAULT_USER: got "login" although LARKSIDE_CALLER_KEYS tells several callers apart`},
 		{"a default user and any Host", []string{"DEFAULT_USER=login", "ALLOW_HOSTS=localhost,*"}, `LARKSIDE_DEFAULT_USER: got "login" although LARKSIDE_ALLOW_HOSTS is *`},
 		{"a default user where users are proven", []string{"DEFAULT_USER=login", "USER_JWT_ISSUER=https://id.example", "USER_JWT_AUDIENCE=x"}, `LARKSIDE_DEFAULT_USER: got "login" although LARKSIDE_USER_JWT_ISSUER says that each user has to be proven`},
-		{"an issuer without audience", []string{"USER_JWT_ISSUER=https://id.example"}, `LARKSIDE_USER_JWT_AUDIENCE: got nothing although LARKSIDE_USER_JWT_ISSUER is set, takes the audience (aud) of the tokens`},
+		{"an issuer without audience", []string{"USER_JWT_ISSUER=https://id.example"}, `LARKSIDE_USER_JWT_AUDIENCE: is empty although LARKSIDE_USER_JWT_ISSUER is set; set it to the audience (aud) of the tokens`},
 		{"an audience without issuer", []string{"USER_JWT_AUDIENCE=larkside"}, `LARKSIDE_USER_JWT_AUDIENCE: got a value without LARKSIDE_USER_JWT_ISSUER, takes one only with it`},
 		{"a claim without issuer", []string{"USER_JWT_CLAIM=open_id"}, `LARKSIDE_USER_JWT_CLAIM: got a value without LARKSIDE_USER_JWT_ISSUER, takes one only with it`},
 		{"an issuer that is no URL", []string{"USER_JWT_ISSUER=id.example", "USER_JWT_AUDIENCE=x"}, `LARKSIDE_USER_JWT_ISSUER: got "id.example" (not an http or https URL), takes an http or https URL without user`},
@@ -415,8 +415,8 @@ func TestAllProblemsAtOnce(t *testing.T) {
 func TestRequired(t *testing.T) {
 	_, err := Parse([]string{"LARKSIDE_APP_ID=", "HOME=/"})
 	want := []string{
-		"LARKSIDE_APP_ID: got nothing, takes the app's id, such as cli_a1b2c3",
-		"LARKSIDE_APP_SECRET: got nothing, takes the app's secret",
+		"LARKSIDE_APP_ID: is empty; set it to the app's id, such as cli_a1b2c3",
+		"LARKSIDE_APP_SECRET: is empty; set it to the app's secret",
 	}
 	if got := problems(t, err); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
@@ -498,8 +498,8 @@ func TestFileProblems(t *testing.T) {
 func TestEventsNeedTheirKeys(t *testing.T) {
 	_, err := read(t, "LARKSIDE_EVENTS=http", "LARKSIDE_EVENT_TOKEN="+canary)
 	want := []string{
-		`LARKSIDE_CONSENT_LISTEN: got nothing although LARKSIDE_EVENTS=http, takes host:port, unix:/path.sock`,
-		`LARKSIDE_EVENT_ENCRYPT_KEY: got nothing although LARKSIDE_EVENTS=http, takes the app's Encrypt Key`,
+		`LARKSIDE_CONSENT_LISTEN: is off although LARKSIDE_EVENTS=http; set it to host:port or unix:/path.sock`,
+		`LARKSIDE_EVENT_ENCRYPT_KEY: is empty although LARKSIDE_EVENTS=http; set it to the app's Encrypt Key`,
 	}
 	if got := problems(t, err); !slices.Equal(got, want) {
 		t.Errorf("%q", got)

@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ const Prefix = "LARKSIDE_"
 
 // Variable is what the tags of one field of [Settings] say.
 type Variable struct {
+	Group    string // the heading under which people read it
 	Name     string // without LARKSIDE_
 	Required bool
 	// Default is the value of a variable that is not set; empty: none.
@@ -49,13 +51,15 @@ func Variables() []Variable { return slices.Clone(table) }
 // readTags makes the table from the tags of [Settings].
 func readTags() []Variable {
 	var all []Variable
+	group := ""
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Settings]()) {
 		name, option, _ := strings.Cut(f.Tag.Get("env"), ",")
 		if name == "" {
 			continue
 		}
+		group = cmp.Or(f.Tag.Get("group"), group)
 		v := Variable{
-			Name: name, Required: option == "required", Default: f.Tag.Get("envDefault"), DefaultText: f.Tag.Get("default"),
+			Group: group, Name: name, Required: option == "required", Default: f.Tag.Get("envDefault"), DefaultText: f.Tag.Get("default"),
 			Takes: f.Tag.Get("takes"), Meaning: f.Tag.Get("meaning"), File: f.Tag.Get("file") == "true",
 			field: f, positive: f.Tag.Get("positive") == "true", refusesBlank: f.Tag.Get("blank") == "refused", shows: f.Tag.Get("shows"),
 		}
@@ -154,21 +158,34 @@ var (
 	plain    = strings.NewReplacer("‘", "", "’", "")
 )
 
-// Markdown is the table in deploy/docs/settings.md.
+// Markdown is the part of deploy/docs/settings.md that lists the settings: a heading
+// and a table for each group.
 func Markdown() string {
 	var b strings.Builder
-	b.WriteString("| variable | default | meaning |\n|---|---|---|\n")
-	for _, v := range table {
+	for i, v := range table {
+		if beginsGroup(i) {
+			if i > 0 {
+				b.WriteString("\n")
+			}
+			fmt.Fprintf(&b, "### %s\n\n| variable | default | meaning |\n|---|---|---|\n", v.Group)
+		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.Name, markdown.Replace(v.defaultText()), markdown.Replace(v.meaning()))
 	}
 	return b.String()
 }
 
-// Text is for terminals and for the command's documentation: the name and the
-// default on one line, the meaning folded below.
+// Text is for terminals and for the command's documentation. Each group has a
+// heading. Each setting has its name and default on one line, and its meaning folded
+// below.
 func Text() string {
 	var b strings.Builder
-	for _, v := range table {
+	for i, v := range table {
+		if beginsGroup(i) {
+			if i > 0 {
+				b.WriteString("\n")
+			}
+			fmt.Fprintf(&b, "# %s\n\n", v.Group)
+		}
 		standing := "default: " + plain.Replace(v.defaultText())
 		if v.Required {
 			standing = "required"
@@ -181,9 +198,13 @@ func Text() string {
 	return b.String()
 }
 
+// beginsGroup reports whether the table's i-th setting is the first of its group.
+func beginsGroup(i int) bool { return i == 0 || table[i].Group != table[i-1].Group }
+
 // view is a setting in the output of [WriteJSON].
 type view struct {
 	Name     string   `json:"name"`
+	Group    string   `json:"group"`
 	Required bool     `json:"required"`
 	Default  string   `json:"default"` // in words where no single value says it
 	Takes    string   `json:"takes"`
@@ -197,7 +218,7 @@ type view struct {
 func WriteJSON(w io.Writer) error {
 	views := []view{}
 	for _, v := range table {
-		one := view{Name: Prefix + v.Name, Required: v.Required, Takes: v.Takes, OneOf: v.OneOf,
+		one := view{Name: Prefix + v.Name, Group: v.Group, Required: v.Required, Takes: v.Takes, OneOf: v.OneOf,
 			Meaning: plain.Replace(v.Meaning), Secret: v.Secret}
 		if text := v.defaultText(); !v.Required && text != "none" {
 			one.Default = plain.Replace(text)

@@ -27,7 +27,7 @@ func TestTags(t *testing.T) {
 			t.Errorf("%s shows %q", v.Name, v.shows)
 		}
 		for _, tag := range regexp.MustCompile(`(\w+):"`).FindAllStringSubmatch(string(v.field.Tag), -1) {
-			known := []string{"env", "envDefault", "default", "takes", "oneOf", "positive", "blank", "file", "shows", "meaning"}
+			known := []string{"group", "env", "envDefault", "default", "takes", "oneOf", "positive", "blank", "file", "shows", "meaning"}
 			if _, there := v.field.Tag.Lookup(tag[1]); there && !slices.Contains(known, tag[1]) {
 				t.Errorf("%s has a tag %q, which nobody reads", v.Name, tag[1])
 			}
@@ -35,6 +35,27 @@ func TestTags(t *testing.T) {
 	}
 	if _, err := env.GetFieldParams(new(Settings)); err != nil {
 		t.Error(err)
+	}
+}
+
+// A heading stands once, above all settings of its group.
+func TestGroups(t *testing.T) {
+	var groups []string
+	for i, v := range table {
+		if beginsGroup(i) {
+			groups = append(groups, v.Group)
+		}
+	}
+	for i, group := range groups {
+		if group == "" || slices.Contains(groups[:i], group) {
+			t.Errorf("group %q has no heading, or two", group)
+		}
+		if strings.Count(Markdown(), "### "+group+"\n") != 1 || strings.Count(Text(), "# "+group+"\n") != 1 {
+			t.Errorf("the output does not have the heading %q once", group)
+		}
+	}
+	if len(groups) < 5 {
+		t.Errorf("%d settings in only %d groups", len(table), len(groups))
 	}
 }
 
