@@ -85,7 +85,7 @@ func (p *parser) keyContradictions(s *Settings) {
 		p.add(v.Name, "is empty although "+Prefix+"DATABASE_URL is PostgreSQL; set it to "+v.Takes)
 	}
 	if listen := s.DatabaseListenURL.Expose(); !p.bad("DATABASE_LISTEN_URL") && isPostgres(listen) && !s.Postgres() {
-		p.add("DATABASE_LISTEN_URL", "got a PostgreSQL URL although "+Prefix+"DATABASE_URL is SQLite, leave it out")
+		p.add("DATABASE_LISTEN_URL", "got a PostgreSQL URL although "+Prefix+"DATABASE_URL is SQLite; leave it out")
 	}
 }
 
