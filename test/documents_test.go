@@ -153,19 +153,17 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
-// The Go recipe is the example that the SDK's tests compile.
+// A recipe that the README shows is the one of the page about SDKs, which test/sdk
+// runs.
 func TestDocumentedRecipe(t *testing.T) {
-	example := strings.Split(read(t, "test/sdk/example_test.go"), "\n")
-	for i := range example {
-		example[i] = strings.TrimSpace(example[i])
-	}
-	recipe := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindStringSubmatch(read(t, "deploy/docs/sdks.md"))
-	if recipe == nil {
-		t.Fatal("there is no Go recipe")
-	}
-	for line := range strings.SplitSeq(recipe[1], "\n") {
-		if !slices.Contains(example, strings.TrimSpace(line)) {
-			t.Errorf("the example does not have the recipe's line %q", line)
+	page := read(t, "deploy/docs/sdks.md")
+	for _, name := range []string{"README.md", "README.zh-CN.md", "deploy/docs/sdks.zh-CN.md"} {
+		for _, language := range []string{"go", "js", "python", "java"} {
+			for _, recipe := range regexp.MustCompile("(?ms)^```"+language+"\n.*?^```$").FindAllString(read(t, name), -1) {
+				if !strings.Contains(page, recipe) {
+					t.Errorf("%s has a recipe that deploy/docs/sdks.md does not have:\n%s", name, recipe)
+				}
+			}
 		}
 	}
 }
