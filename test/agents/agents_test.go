@@ -89,6 +89,7 @@ func start(t *testing.T, env map[string]string, openIDs ...string) *process.Proc
 // An agent that is given nothing but the URL is the default user; one that is given a
 // header is whom that names. Calls and streams pass.
 func TestGoSDK(t *testing.T) {
+	t.Parallel()
 	p := start(t, map[string]string{"DEFAULT_USER": larktest.Alice}, larktest.Alice, larktest.Bob)
 	for openID, h := range map[string]headers{larktest.Alice: nil, larktest.Bob: {"X-Lark-User-Id": larktest.Bob}} {
 		a, err := connect(t, p, h)
@@ -122,6 +123,7 @@ func TestGoSDK(t *testing.T) {
 
 // What the server says by itself reaches the agent over the stream that it opens.
 func TestGoSDKStream(t *testing.T) {
+	t.Parallel()
 	p := start(t, map[string]string{"DEFAULT_USER": larktest.Alice}, larktest.Alice)
 	a, err := connect(t, p, nil)
 	if err != nil {
@@ -141,6 +143,7 @@ func TestGoSDKStream(t *testing.T) {
 
 // A token that Lark refuses is renewed behind the agent's back, however it refuses.
 func TestGoSDKTokenRefused(t *testing.T) {
+	t.Parallel()
 	for _, way := range []larktest.MCPRefusal{larktest.RefusesByStatus, larktest.RefusesBare, larktest.RefusesByCode, larktest.RefusesByData, larktest.RefusesInStream} {
 		t.Run("by "+string(way), func(t *testing.T) {
 			t.Parallel()
@@ -161,6 +164,7 @@ func TestGoSDKTokenRefused(t *testing.T) {
 // An agent whose user has no session any more can say what to do, and goes on once
 // they have done it. One that begins so is told by an error.
 func TestGoSDKWithoutSession(t *testing.T) {
+	t.Parallel()
 	p := start(t, nil, larktest.Alice)
 	if _, err := connect(t, p, headers{"X-Lark-User-Id": larktest.Bob}); err == nil {
 		t.Error("connected without a session")

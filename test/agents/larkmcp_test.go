@@ -45,6 +45,7 @@ func TestLarkMCP(t *testing.T) {
 	if testing.Short() {
 		t.Skip("installs from npm")
 	}
+	t.Parallel()
 	command := installLarkMCP(t)
 	p := start(t, map[string]string{"DEFAULT_USER": larktest.Alice, "INJECT_PATHS": "/open-apis/docx/,/open-apis/wiki/"}, larktest.Alice)
 	own := len(p.Lark.Calls(larktest.To(larktest.TenantEndpoint))) // Larkside's, at the start
