@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,7 @@ func dial(ctx context.Context, cfg Config) (*connection, error) {
 	raw := cfg.URL.Expose()
 	switch {
 	case strings.HasPrefix(raw, "sqlite:"):
-		return connectSQLite(strings.TrimPrefix(raw, "sqlite:"), cfg.TestingOnlyShared)
+		return connectSQLite(strings.TrimPrefix(raw, "sqlite:"), cmp.Or(cfg.TestingOnlyDriver, "sqlite"), cfg.TestingOnlyShared)
 	case strings.HasPrefix(raw, "postgres://"), strings.HasPrefix(raw, "postgresql://"):
 		return connectPostgres(ctx, cfg.URL, cfg.MaxConns)
 	}

@@ -46,6 +46,9 @@ type Config struct {
 	// TestingOnlyShared lets several DBs of one process open one SQLite file.
 	// They are not told of each other's changes.
 	TestingOnlyShared bool
+	// TestingOnlyDriver is the database/sql driver for SQLite, such as one that
+	// counts statements. Empty: sqlite.
+	TestingOnlyDriver string
 	// TestingOnlyPing is how often the listening connection is tried. It may
 	// take fifty times as long to answer. 0: every 15 s, and 5 s to answer.
 	TestingOnlyPing time.Duration

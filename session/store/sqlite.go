@@ -23,7 +23,7 @@ var registerNow = sync.OnceValue(func() error {
 		})
 })
 
-func connectSQLite(path string, shared bool) (*connection, error) {
+func connectSQLite(path, driverName string, shared bool) (*connection, error) {
 	if path == "" {
 		return nil, fmt.Errorf("%w: sqlite: needs a path", ErrSetup)
 	}
@@ -59,7 +59,7 @@ func connectSQLite(path string, shared bool) (*connection, error) {
 		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(1)", "cache_size(-512)"},
 		"_txlock": {"immediate"},
 	}
-	db, err := sqlx.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+options.Encode())
+	db, err := sqlx.Open(driverName, "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+options.Encode())
 	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("%w: %w", ErrSetup, err)

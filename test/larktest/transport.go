@@ -3,6 +3,7 @@ package larktest
 import (
 	"io"
 	"net/http"
+	"net/url"
 	"sync"
 )
 
@@ -18,6 +19,11 @@ type inProcess struct{ handler http.Handler }
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	in := r.Clone(r.Context())
 	in.RequestURI, in.RemoteAddr = r.URL.RequestURI(), "127.0.0.1:0"
+	// A client may have put the path into URL.Opaque. A server parses what comes.
+	var err error
+	if in.URL, err = url.ParseRequestURI(in.RequestURI); err != nil {
+		return nil, err
+	}
 	if in.Host == "" {
 		in.Host = r.URL.Host
 	}
