@@ -2,6 +2,7 @@ package saves
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -51,10 +52,10 @@ func people(users, tasks int) []*person {
 	for i := range all {
 		p := &person{openID: fmt.Sprintf("ou_user%d", i), granted: i >= users*newShare/1000, thinks: within(time.Minute, 5*time.Minute)}
 		if p.granted && i < users*(newShare+endingShare)/1000 {
-			p.ends = within(10*time.Hour, 15*time.Hour)
+			p.ends = within(day.begin+(day.end-day.begin)/8, day.end-(day.end-day.begin)/4)
 		}
 		for range tasks {
-			next := task{at: within(workBegins, workEnds), together: rng.IntN(togetherEvery) == 0}
+			next := task{at: within(day.begin, day.end), together: rng.IntN(togetherEvery) == 0}
 			for k := range next.calls {
 				next.calls[k] = rng.IntN(instances)
 			}
@@ -75,14 +76,14 @@ type way interface {
 	consent(t testing.TB, openID, link string)
 }
 
-// world is a Lark and a database, with what is counted.
+// world is a Lark and a database, with what is counted there.
 type world struct {
 	lark *larktest.Platform
 	db   *dbtest.DB
 	statements
 	driverName string
-	// calls are the app's, and without those that found no token. steady are of
-	// steady users.
+	// calls are the app's, and without are those that found no token. withoutSteady and
+	// messagesSteady are of steady users.
 	calls, without, withoutSteady atomic.Int64
 	// tokenCalls are those to the token endpoint, and refusals what it refused.
 	tokenCalls, refusals     atomic.Int64
@@ -100,6 +101,9 @@ func (w *world) begin(t testing.TB, people []*person) {
 			ID: larktest.AppID, Secret: larktest.AppSecret, Name: "Tables", Scopes: larktest.DefaultScopes(),
 			RedirectURIs: []string{callback},
 		}}
+		// It says little, so that the emulator is done soon.
+		c.Routes = []larktest.Route{{Method: http.MethodGet, Pattern: path, Takes: larktest.TakesUser, Scopes: scopes[:1],
+			Serve: func(w http.ResponseWriter, _ *http.Request, _ string) { io.WriteString(w, `{"code":0}`) }}}
 	})
 	for _, p := range people {
 		w.lark.AddUser(larktest.User{OpenID: p.openID, Name: p.openID})
@@ -155,7 +159,7 @@ func (w *world) live(t testing.TB, people []*person, way way) {
 		})
 	}
 	all.Wait()
-	time.Sleep(time.Until(midnight.Add(counted.until)))
+	time.Sleep(time.Until(midnight.Add(day.until)))
 	for _, p := range people {
 		n := len(w.lark.Messages(p.openID))
 		w.messages += n
@@ -208,11 +212,11 @@ func (w *world) call(p *person, instance int, way way) (link string, ok bool) {
 // returns when counting begins.
 func yesterday(people []*person, seed func(openID string, at time.Time)) {
 	midnight := time.Now().Truncate(24 * time.Hour).Add(24 * time.Hour)
-	time.Sleep(workEnds)
+	time.Sleep(day.end)
 	for _, p := range people {
 		if p.granted {
 			seed(p.openID, time.Now())
 		}
 	}
-	time.Sleep(time.Until(midnight.Add(counted.from)))
+	time.Sleep(time.Until(midnight.Add(day.from)))
 }

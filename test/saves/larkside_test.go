@@ -13,10 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-
 	"larkside/proxy"
 	"larkside/refresh"
 	"larkside/session"
@@ -46,8 +42,6 @@ type replica struct {
 
 // throughLarkside lives the day with Larkside.
 func throughLarkside(t testing.TB, w *world, people []*person) {
-	reader := metric.NewManualReader()
-	otel.SetMeterProvider(metric.NewMeterProvider(metric.WithReader(reader)))
 	l := &larkside{world: w}
 	for range instances {
 		l.replicas = append(l.replicas, l.newReplica(t))
@@ -62,7 +56,6 @@ func throughLarkside(t testing.TB, w *world, people []*person) {
 		running.Go(func() { r.source.Run(background) })
 		running.Go(func() { r.flow.Run(background) })
 	}
-	running.Go(func() { scrape(background, reader) })
 	w.live(t, people, l)
 	stop()
 	running.Wait()
@@ -74,18 +67,6 @@ func throughLarkside(t testing.TB, w *world, people []*person) {
 	larktest.NoViolations(t, w.lark)
 	if t.Failed() {
 		t.Log(l.log.String())
-	}
-}
-
-// scrape reads the metrics, some of which the database is asked for.
-func scrape(ctx context.Context, reader *metric.ManualReader) {
-	for tick := time.NewTicker(30 * time.Second); ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			reader.Collect(ctx, &metricdata.ResourceMetrics{})
-		}
 	}
 }
 
