@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -14,7 +15,6 @@ import (
 	"time"
 
 	"larkside/session/store"
-	"larkside/test/dbtest"
 	"larkside/test/larktest"
 	"larkside/test/process"
 )
@@ -22,6 +22,7 @@ import (
 var (
 	duration = flag.Duration("duration", 15*time.Second, "how long new faults strike; the longest ends after 22 s, and leases of the killed run out after 20 s")
 	strict   = flag.Bool("strict", false, "fail on a single call that failed while no fault explains it; for a quiet machine")
+	clock    = flag.Duration("clock", 0, "how far the clock of one replica is off, in whole seconds, such as 90s or -90s; access tokens live for minutes then")
 	seed     = flag.Uint64("seed", 0, "seed of the fault schedule; 0: a new one, which is printed")
 )
 
@@ -29,12 +30,32 @@ const (
 	replicaCount = 3
 	userCount    = 40
 	// lease is twice larkside's exchange timeout.
-	lease = 20 * time.Second
-	// accessLife is short so that a session is renewed every few seconds; each
-	// token lives for half of it up to the whole.
-	accessLife = 9 * time.Second
-	cacheTTL   = 2 * time.Second
+	lease    = 20 * time.Second
+	cacheTTL = 2 * time.Second
+	// wrongClock is the replica whose clock is off.
+	wrongClock = replicaCount - 1
 )
+
+// accessLife and threshold make a session be renewed every few seconds. Each
+// token lives for half of accessLife up to the whole.
+//
+// Lark's tokens live for 2 h. A clock that is 90 s off means little to them, and
+// makes nonsense of those that live for 9 s: renewed is what has ended by any
+// clock. So they live for longer than it is off beside such a clock, and are
+// renewed after a twentieth of their life.
+func accessLife() time.Duration {
+	if *clock != 0 {
+		return 8 * clock.Abs() / 3 // half of it, but for a twentieth, is a quarter more
+	}
+	return 9 * time.Second
+}
+
+func threshold() string {
+	if *clock != 0 {
+		return "0.95"
+	}
+	return "0.3"
+}
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -48,7 +69,7 @@ func TestChaos(t *testing.T) {
 	if *seed == 0 {
 		*seed = rand.Uint64N(1 << 32)
 	}
-	t.Logf("seed %d; replay with: go test -v ./test/chaos -seed %d -duration %v", *seed, *seed, *duration)
+	t.Logf("seed %d; replay with: %s", *seed, replay())
 	x := newExperiment(t)
 	plan := schedule(rand.New(rand.NewPCG(*seed, 1)), *duration)
 	stop := x.startLoad()
@@ -61,6 +82,9 @@ func TestChaos(t *testing.T) {
 	for _, failure := range j.failures {
 		t.Error(failure)
 	}
+	if len(j.failures) > 0 {
+		t.Errorf("the same faults again: %s", replay())
+	}
 	for _, doubt := range j.doubts {
 		t.Log(doubt)
 	}
@@ -69,11 +93,19 @@ func TestChaos(t *testing.T) {
 	}
 }
 
+func replay() string {
+	again := fmt.Sprintf("go test -v ./test/chaos -seed %d -duration %v", *seed, *duration)
+	if *clock != 0 {
+		again += fmt.Sprintf(" -clock %v", *clock)
+	}
+	return again
+}
+
 // experiment is a run of the test: all that takes part, and what was seen.
 type experiment struct {
 	t        *testing.T
 	lark     *larktest.Platform
-	pg       *dbtest.Server
+	database *database
 	replicas []*replica
 	users    []string
 	store    *store.DB // the users' consents come this way
@@ -108,8 +140,9 @@ type event struct {
 
 // replica is one larkside; its process comes and goes.
 type replica struct {
-	database, lark *cutter
-	process        *process.Process
+	database, listen *link
+	lark             *cutter
+	process          *process.Process
 
 	mu    sync.Mutex
 	lives []life // its processes, one after the other
@@ -140,22 +173,31 @@ func (r *replica) life() life {
 }
 
 func newExperiment(t *testing.T) *experiment {
-	x := &experiment{t: t, pg: dbtest.StartServer(t), calls: map[string][]arrival{}, redeemers: map[string]int{}, stored: map[string][]stored{}}
+	x := &experiment{t: t, database: startDatabase(t), calls: map[string][]arrival{}, redeemers: map[string]int{}, stored: map[string][]stored{}}
 	x.lark = larktest.New(larktest.Config{
-		URL: "http://lark.test", AdHocUsers: true, AccessLife: accessLife, RandomLives: true, KeepCalls: 50_000, TokenPerMinute: -1,
+		URL: "http://lark.test", AdHocUsers: true, AccessLife: accessLife(), RandomLives: true, KeepCalls: 50_000, TokenPerMinute: -1,
 	})
 	t.Cleanup(x.lark.Close)
 	for i := range userCount {
 		x.users = append(x.users, fmt.Sprintf("ou_%032x", i+1))
 	}
-	x.store = through(t, x.pg.Address()).Open(t, nil)
+	x.store = x.database.link().DB().Open(t, nil)
 	for _, user := range x.users {
 		x.consent(user)
 	}
 	x.consents = 0
+	program := ""
+	if *clock != 0 {
+		program = clockProgram(t)
+	}
 	for i := range replicaCount {
-		r := &replica{database: newCutter(t, x.pg.Address()), lark: newCutter(t, x.serveLark(i))}
-		r.process = process.Start(t, x.options(r))
+		r := &replica{database: x.database.link(), listen: x.database.link(), lark: newCutter(t, x.serveLark(i))}
+		options := x.options(r)
+		if *clock != 0 && i == wrongClock {
+			options.Program = program
+			options.Environ = []string{fmt.Sprintf("%s=%d", clockVariable, int(clock.Seconds()))}
+		}
+		r.process = process.Start(t, options)
 		r.process.AwaitReady()
 		r.begin()
 		x.replicas = append(x.replicas, r)
@@ -184,12 +226,13 @@ func (x *experiment) serveLark(replica int) (address string) {
 
 func (x *experiment) options(r *replica) process.Options {
 	return process.Options{
-		Lark: x.lark, DB: through(x.t, r.database.address()), Unready: true,
+		Lark: x.lark, DB: r.database.DB(), Unready: true,
 		Env: map[string]string{
-			"UPSTREAM_PROXY": "http://" + r.lark.address(), "CARD": "off", "LOG_LEVEL": "info",
+			"DATABASE_LISTEN_URL": r.listen.URL(),
+			"UPSTREAM_PROXY":      "http://" + r.lark.address(), "CARD": "off", "LOG_LEVEL": "info",
 			// Tokens this short would meet the default ceiling of 900 a minute, which
 			// is not what this is about.
-			"REFRESH_RATE": "45/1s,6000/1m", "REFRESH_THRESHOLD": "0.3", "CACHE_TTL": cacheTTL.String(), "SHUTDOWN_GRACE": "5s",
+			"REFRESH_RATE": "45/1s,6000/1m", "REFRESH_THRESHOLD": threshold(), "CACHE_TTL": cacheTTL.String(), "SHUTDOWN_GRACE": "5s",
 		},
 	}
 }
@@ -215,6 +258,11 @@ const (
 	pause          kind = "SIGSTOP"
 	longPause      kind = "SIGSTOP for longer than the lease"
 	restart        kind = "PostgreSQL restarted"
+	failover       kind = "the standby promoted, the old primary read-only"
+	failoverDead   kind = "the standby promoted, the old primary dead"
+	full           kind = "PostgreSQL takes no more connections"
+	expelled       kind = "PostgreSQL ends all connections and takes no more"
+	silentListen   kind = "LISTEN connection of a replica silent"
 	databaseCut    kind = "database connections of a replica cut"
 	databaseStall  kind = "database connections of a replica hang"
 	larkCut        kind = "connections of a replica to Lark cut"
@@ -241,6 +289,11 @@ var menu = []struct {
 	{pause, 4, 50 * time.Millisecond, 3 * time.Second, "process"},
 	{longPause, 1, lease + time.Second, lease + 3*time.Second, "process"},
 	{restart, 2, 100 * time.Millisecond, 2 * time.Second, "postgres"},
+	{failover, 1, 2 * time.Second, 5 * time.Second, "postgres"},
+	{failoverDead, 1, 2 * time.Second, 5 * time.Second, "postgres"},
+	{full, 1, time.Second, 4 * time.Second, "postgres"},
+	{expelled, 1, 200 * time.Millisecond, 2 * time.Second, "postgres"},
+	{silentListen, 2, 200 * time.Millisecond, 4 * time.Second, "listen"},
 	{databaseCut, 3, 0, 2 * time.Second, "database"},
 	{databaseStall, 3, 200 * time.Millisecond, 4 * time.Second, "database"},
 	{larkCut, 3, 0, time.Second, "connections"},
@@ -287,7 +340,7 @@ func schedule(rng *rand.Rand, length time.Duration) []planned {
 		m := menu[i]
 		p := planned{kind: m.kind, replica: -1, from: at, to: at + m.least + upTo(rng, m.most-m.least), n: 1 + rng.IntN(3), delay: upTo(rng, 1500*time.Millisecond)}
 		resource, replica := m.resource, rng.IntN(replicaCount)
-		if resource == "process" || resource == "database" || resource == "connections" {
+		if resource == "process" || resource == "database" || resource == "connections" || resource == "listen" {
 			p.replica = replica
 			resource = fmt.Sprint(resource, replica)
 		}
@@ -357,28 +410,49 @@ func (x *experiment) strike(p planned) (undo func()) {
 		r.process.Signal(syscall.SIGSTOP)
 		end = func() { r.process.Signal(syscall.SIGCONT) }
 	case restart:
-		x.pg.Stop()
-		end = x.pg.Start
+		server := x.database.server()
+		server.Stop()
+		end = server.Start
+	case failover, failoverDead:
+		end = x.database.failOver(p.kind == failoverDead)
+	case full, expelled:
+		x.database.execute("ALTER ROLE " + role + " CONNECTION LIMIT 0")
+		if p.kind == expelled {
+			x.database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '" + role + "'")
+		}
+		end = func() { x.database.execute("ALTER ROLE " + role + " CONNECTION LIMIT -1") }
 	case databaseCut, larkCut:
-		c := x.cutter(p)
-		c.cut(true)
-		end = func() { c.cut(false) }
+		end = x.disturb(p, (*cutter).cut, true)
 	case databaseStall, larkStall:
-		c := x.cutter(p)
-		c.flow(false)
-		end = func() { c.flow(true) }
+		end = x.disturb(p, (*cutter).flow, false)
+	case silentListen:
+		end = x.disturb(p, (*cutter).silence, true)
 	default:
 		end = x.spoil(p)
 	}
 	return func() { end(); over() }
 }
 
-func (x *experiment) cutter(p planned) *cutter {
+// disturb does something to all connections of a kind; end does the opposite.
+func (x *experiment) disturb(p planned, do func(*cutter, bool), how bool) (end func()) {
 	r := x.replicas[p.replica]
-	if p.kind == larkCut || p.kind == larkStall {
-		return r.lark
+	var cutters []*cutter
+	switch p.kind {
+	case larkCut, larkStall:
+		cutters = []*cutter{r.lark}
+	case silentListen:
+		cutters = r.listen.cutters[:]
+	default:
+		cutters = slices.Concat(r.database.cutters[:], r.listen.cutters[:])
 	}
-	return r.database
+	for _, c := range cutters {
+		do(c, how)
+	}
+	return func() {
+		for _, c := range cutters {
+			do(c, !how)
+		}
+	}
 }
 
 // spoil lets the emulator misbehave.
@@ -421,6 +495,14 @@ func (x *experiment) settle() {
 			})
 		}
 	}
-	db := through(x.t, x.pg.Address()).SQL(x.t)
-	process.Eventually(x.t, "every session is active", func() bool { return count(x.t, db, "active") == userCount })
+	process.Eventually(x.t, "every session is active", func() bool {
+		active, others := x.database.sessions()
+		if *clock != 0 {
+			// Their access tokens live on for minutes, so that nobody is told yet.
+			for _, user := range others {
+				x.consent(user)
+			}
+		}
+		return active == userCount
+	})
 }

@@ -3,16 +3,20 @@ package chaos
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
-// cutter is a TCP proxy whose connections can be cut or held up.
+// cutter is a TCP proxy whose connections can be cut, held up or silenced.
 type cutter struct {
 	listener net.Listener
-	target   string
 
 	mu     sync.Mutex // guards the rest
+	target string
 	refuse bool
+	// silent is true once the connections of now are silent. Each connection
+	// keeps the one that it began with.
+	silent *atomic.Bool
 	// flowing is closed while bytes pass.
 	flowing chan struct{}
 	open    map[net.Conn]struct{}
@@ -24,7 +28,7 @@ func newCutter(t *testing.T, target string) *cutter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cutter{listener: l, target: target, flowing: make(chan struct{}), open: map[net.Conn]struct{}{}}
+	c := &cutter{listener: l, target: target, silent: new(atomic.Bool), flowing: make(chan struct{}), open: map[net.Conn]struct{}{}}
 	close(c.flowing)
 	go c.accept()
 	t.Cleanup(func() {
@@ -49,7 +53,10 @@ func (c *cutter) accept() {
 
 func (c *cutter) join(near net.Conn) {
 	defer near.Close()
-	far, err := net.Dial("tcp", c.target)
+	c.mu.Lock()
+	target, silent := c.target, c.silent
+	c.mu.Unlock()
+	far, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}
@@ -58,10 +65,15 @@ func (c *cutter) join(near net.Conn) {
 		return
 	}
 	defer c.leave(near, far)
-	// Whichever side ends first ends both, unsaid bytes included.
+	// Whichever side ends first ends both, unsaid bytes included. Of a silent
+	// connection the near side does not learn that the far one has ended.
 	done := make(chan struct{}, 2)
-	go func() { c.pass(near, far); done <- struct{}{} }()
-	go func() { c.pass(far, near); done <- struct{}{} }()
+	go func() { c.pass(near, far, silent); done <- struct{}{} }()
+	go func() {
+		if c.pass(far, near, silent); !silent.Load() {
+			done <- struct{}{}
+		}
+	}()
 	<-done
 }
 
@@ -82,7 +94,7 @@ func (c *cutter) leave(conns ...net.Conn) {
 	}
 }
 
-func (c *cutter) pass(from, to net.Conn) {
+func (c *cutter) pass(from, to net.Conn, silent *atomic.Bool) {
 	buffer := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buffer)
@@ -90,6 +102,12 @@ func (c *cutter) pass(from, to net.Conn) {
 		flowing := c.flowing
 		c.mu.Unlock()
 		<-flowing
+		if silent.Load() {
+			if err != nil {
+				return
+			}
+			continue
+		}
 		if _, failed := to.Write(buffer[:n]); failed != nil || err != nil {
 			return
 		}
@@ -107,6 +125,26 @@ func (c *cutter) cut(refuse bool) {
 		}
 		conn.Close()
 	}
+}
+
+// silence swallows whatever is sent, either way, as a network does that has
+// forgotten the connections. Those of now stay silent until they end; off is for
+// those that are made after it.
+func (c *cutter) silence(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if on {
+		c.silent.Store(true)
+	} else {
+		c.silent = new(atomic.Bool)
+	}
+}
+
+// lead makes new connections go to another server.
+func (c *cutter) lead(target string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.target = target
 }
 
 // flow lets bytes pass or holds them up, connections staying open.

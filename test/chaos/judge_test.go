@@ -133,7 +133,7 @@ func (j *judge) judge() {
 			}
 		}
 		if answered > 1 {
-			j.fail("refresh token %s of %s was answered %d times", issued.ID, issued.OpenID, answered)
+			j.fail("refresh token %s of %s was answered %d times:%s", issued.ID, issued.OpenID, answered, j.story(issued.OpenID))
 		}
 	}
 	for _, v := range j.x.lark.Violations() {
@@ -146,6 +146,9 @@ func (j *judge) judge() {
 	for _, r := range j.x.replicas {
 		for _, l := range r.lives {
 			j.label(l.log)
+			j.counts["times that a replica missed its notifications"] += len(l.log.Find(func(l process.Line) bool {
+				return strings.HasPrefix(l.Msg, "change notifications do not come")
+			}))
 		}
 	}
 }
@@ -178,12 +181,26 @@ func (j *judge) violation(v larktest.Violation) {
 			j.counts["tokens that ended on the way"]++
 		case d.from.Before(ended) && j.during(ended.Add(-around), d.at, -1, pause, longPause):
 			j.counts["tokens that ended in a stopped process"]++
+		case d.at.Sub(ended) < clock.Abs()+late && !j.renewed(d):
+			j.counts["tokens that ended by a clock other than a replica's, and could not be renewed"]++
 		default:
-			j.fail("an access token was sent %v past its end at %s, for a call of %s", d.at.Sub(ended), j.clock(v.At), j.clock(d.from))
+			j.fail("an access token was sent %v past its end at %s by replica %d, for a call of %s of %s:%s", d.at.Sub(ended), j.clock(v.At), d.replica, j.clock(d.from), d.user, j.story(d.user))
 		}
 		return
 	}
-	j.fail("violation at %s: %s of %s: %s", j.clock(v.At), v.Kind, v.OpenID, v.Detail)
+	j.fail("violation at %s: %s of %s: %s%s", j.clock(v.At), v.Kind, v.OpenID, v.Detail, j.story(v.OpenID))
+}
+
+// renewed is whether the user had a newer access token, for long enough before
+// the call that its replica must have seen it.
+func (j *judge) renewed(d delivered) bool {
+	sent := j.tokens[d.token]
+	for _, t := range j.refresh[d.user] {
+		if t.Issued.After(sent.Issued.Add(time.Millisecond)) && j.storedBy(t.Issued, -1).Add(cacheTTL+around).Before(d.from) {
+			return true
+		}
+	}
+	return false
 }
 
 // whyReplayed is the fault after which a refresh token may be sent again.
@@ -241,7 +258,12 @@ func (j *judge) storedBy(from time.Time, replica int) time.Time {
 var holdUp = map[kind]time.Duration{
 	larkStall: 0, heldAnswers: 0, pause: 0, longPause: 0,
 	databaseCut: recovery, databaseStall: recovery, restart: recovery,
+	failover: recovery, failoverDead: recovery, expelled: recovery,
 }
+
+// noDatabase are the faults during which a replica may have no database. One
+// that takes no more connections leaves it those that it has.
+var noDatabase = []kind{restart, failover, failoverDead, expelled, databaseCut, databaseStall, pause, longPause}
 
 // during is whether a fault of one of the kinds was in force between from and
 // to, for the replica or for all; -1: for any.
@@ -298,7 +320,7 @@ func (j *judge) lived(c call) string {
 		if u.to.Before(c.from) && j.tokens[u.token].Expiry.Add(-j.margin(u.token)).After(c.to) {
 			return u.token
 		}
-		if u.to.Before(c.from.Add(-2 * accessLife)) {
+		if u.to.Before(c.from.Add(-2 * accessLife())) {
 			break
 		}
 	}
@@ -309,6 +331,7 @@ func (j *judge) lived(c call) string {
 // when Lark was slow to answer.
 func (j *judge) margin(token string) time.Duration {
 	issued := j.tokens[token].Issued
+	early := early + clock.Abs()
 	if j.during(issued.Add(-around), issued, -1, larkStall, tokenHang, heldAnswers, slowAnswers, pause, longPause) {
 		return early + 4*time.Second
 	}
@@ -328,7 +351,7 @@ func (j *judge) excuse(c call, lived string) string {
 	case c.status == http.StatusServiceUnavailable && !c.ready:
 		return "process starting"
 	case c.status == http.StatusServiceUnavailable && (lived == "" || !j.cached(c, lived)) &&
-		j.during(c.from.Add(-recovery), c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause):
+		j.during(c.from.Add(-recovery), c.to, c.replica, noDatabase...):
 		// Another replica may have renewed the token; this one can't know.
 		return "no database, not cached"
 	case lived != "":
@@ -393,7 +416,7 @@ func (j *judge) lost(c call) string {
 // waited or since the database failed, consent again.
 func (j *judge) current(c call) (grants []int) {
 	stale := cacheTTL + around
-	if j.during(c.from.Add(-recovery), c.to, c.replica, restart, databaseCut, databaseStall, pause, longPause) {
+	if j.during(c.from.Add(-recovery), c.to, c.replica, noDatabase...) {
 		stale = recovery
 	}
 	left := j.x.stored[c.user]
@@ -447,7 +470,7 @@ func (j *judge) report(plan []planned) string {
 			fmt.Fprintf(&b, "  %6d  %s\n", counts[key], key)
 		}
 	}
-	fmt.Fprintf(&b, "seed %d, %v\n", *seed, *duration)
+	fmt.Fprintf(&b, "%s\n", replay())
 	section("faults", faults)
 	section("seen", j.counts)
 	fmt.Fprintf(&b, "  %6d  consents anew\n", j.x.consents)

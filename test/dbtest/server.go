@@ -175,6 +175,16 @@ func (s *Server) Stop() {
 	<-s.ended
 }
 
+// Discard stops a server that a test is done with before its end, and removes
+// its files.
+func (s *Server) Discard() {
+	s.t.Helper()
+	s.Stop()
+	if err := os.RemoveAll(s.data()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // await returns when the server takes connections.
 func (s *Server) await() {
 	s.t.Helper()
