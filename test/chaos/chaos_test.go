@@ -199,6 +199,9 @@ func newExperiment(t *testing.T) *experiment {
 		}
 		r.process = process.Start(t, options)
 		r.process.AwaitReady()
+		if i == wrongClock {
+			checkClock(t, r.process.Log())
+		}
 		r.begin()
 		x.replicas = append(x.replicas, r)
 	}

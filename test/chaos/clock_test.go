@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"larkside/test/dbtest"
 	"larkside/test/process"
@@ -76,4 +77,18 @@ var clockOff = func() (off int64) {
 		t.Fatalf("building larkside with a wrong clock: %v\n%s", err, out)
 	}
 	return program
+}
+
+// checkClock fails the test unless the clock of a process that has just become
+// ready is off by as much as it should be.
+func checkClock(t *testing.T, log *process.Log) {
+	t.Helper()
+	line := log.Await(t, "ready", func(l process.Line) bool { return l.Msg == "ready" })
+	at, err := time.Parse(time.RFC3339Nano, line.Text("time"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if off := time.Until(at); (off - *clock).Abs() > 20*time.Second {
+		t.Fatalf("the replica's clock is off by %v, want %v", off, *clock)
+	}
 }

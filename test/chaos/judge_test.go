@@ -18,13 +18,15 @@ import (
 //   - a refresh token that is answered with a pair twice
 //   - a token that reaches Lark with somebody else's request, one that was never
 //     issued, a header that must not reach it
-//   - an access token that left for Lark after its end
+//   - an access token that left for Lark after its end, but for one that could
+//     not be renewed, and by the wrong clock of a replica still lived
 //
 // A caller whose access token lived (a call had been served with it, and it had
 // life left when the answer came) is served. Excused are: 502 and 504 while the
-// replica's connections to Lark were cut; 503 while the replica had no database (or had only just been
-// started) and had not had that token in its cache; no answer at all from a
-// process that was killed or stopped.
+// replica's connections to Lark were cut; 503 while the replica had no database (or
+// had only just been started) and had not had that token in its cache; no answer at
+// all from a process that was killed or stopped. That PostgreSQL takes no more
+// connections excuses nothing while those that there are live.
 //
 // A caller whose access token has ended may get 503; 401 only if the grant is
 // lost, with reason refresh_token_used. A grant is lost by a rotation whose answer
