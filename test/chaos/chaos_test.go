@@ -292,7 +292,7 @@ var menu = []struct {
 	{pause, 4, 50 * time.Millisecond, 3 * time.Second, "process"},
 	{longPause, 1, lease + time.Second, lease + 3*time.Second, "process"},
 	{restart, 2, 100 * time.Millisecond, 2 * time.Second, "postgres"},
-	{failover, 1, 2 * time.Second, 5 * time.Second, "postgres"},
+	{failover, 1, 3 * time.Second, 20 * time.Second, "postgres"},
 	{failoverDead, 1, 2 * time.Second, 5 * time.Second, "postgres"},
 	{full, 1, time.Second, 4 * time.Second, "postgres"},
 	{expelled, 1, 200 * time.Millisecond, 2 * time.Second, "postgres"},
@@ -378,13 +378,7 @@ func (x *experiment) play(plan []planned) {
 	var endings []ending
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for len(plan) > 0 || len(endings) > 0 {
-		<-tick.C
-		now := time.Since(start)
-		for len(plan) > 0 && plan[0].from <= now {
-			endings = append(endings, ending{now + plan[0].to - plan[0].from, x.strike(plan[0])})
-			plan = plan[1:]
-		}
+	endUntil := func(now time.Duration) {
 		due := endings
 		endings = nil
 		for _, e := range due {
@@ -394,6 +388,18 @@ func (x *experiment) play(plan []planned) {
 				e.undo()
 			}
 		}
+	}
+	for len(plan) > 0 || len(endings) > 0 {
+		<-tick.C
+		now := time.Since(start)
+		for len(plan) > 0 && plan[0].from <= now {
+			// A fault may strike late, since another took its time to begin or end.
+			// What it must not meet ends before it all the same.
+			endUntil(plan[0].from)
+			endings = append(endings, ending{plan[0].to, x.strike(plan[0])})
+			plan = plan[1:]
+		}
+		endUntil(now)
 		x.harvest(false)
 		x.consentAnew()
 	}
@@ -418,6 +424,8 @@ func (x *experiment) strike(p planned) (undo func()) {
 		end = server.Start
 	case failover, failoverDead:
 		end = x.database.failOver(p.kind == failoverDead)
+		over() // the new primary is there: that the old one lives on excuses nothing
+		return end
 	case full, expelled:
 		x.database.execute("ALTER ROLE " + role + " CONNECTION LIMIT 0")
 		if p.kind == expelled {

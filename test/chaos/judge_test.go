@@ -306,11 +306,22 @@ func (j *judge) call(c call) {
 	case excuse == "" && c.status == http.StatusUnauthorized:
 		j.fail("%s (after %v): %s got %s from replica %d, and no fault has cost the grant:%s", j.clock(c.to), c.to.Sub(c.from), c.user, outcome, c.replica, j.story(c.user))
 	case excuse == "":
-		j.unexcused("%s (life %d of replica %d, after %v): %s got %s %q %v; its access token lived: %v", j.clock(c.to), c.life, c.replica, c.to.Sub(c.from), c.user, outcome, c.message, c.err, lived != "")
+		j.unexcused("%s (life %d of replica %d, after %v): %s got %s %q %v; its access token lived: %v; before it:%s", j.clock(c.to), c.life, c.replica, c.to.Sub(c.from), c.user, outcome, c.message, c.err, lived != "", j.faultsBefore(c))
 		j.counts["calls: "+outcome+", NOT EXCUSED"]++
 	default:
 		j.counts["calls: "+outcome+", "+excuse]++
 	}
+}
+
+// faultsBefore is what may have to do with a call, for who reads a doubt.
+func (j *judge) faultsBefore(c call) string {
+	var b strings.Builder
+	for _, e := range j.events {
+		if (e.replica < 0 || e.replica == c.replica) && e.from.Before(c.to) && e.to.After(c.from.Add(-2*recovery)) {
+			fmt.Fprintf(&b, "\n\t%s to %s: %s", j.clock(e.from), j.clock(e.to), e.kind)
+		}
+	}
+	return b.String()
 }
 
 // lived returns an access token of the caller's that larkside had and that

@@ -51,6 +51,7 @@ func execute(t *testing.T, s *dbtest.Server, statements ...string) {
 	t.Helper()
 	db := s.DB(t).SQL(t)
 	defer db.Close()
+	dbtest.Eventually(t, "PostgreSQL takes connections", func() bool { return db.PingContext(context.Background()) == nil })
 	for _, statement := range statements {
 		if _, err := db.ExecContext(context.Background(), statement); err != nil {
 			t.Fatalf("%s: %v", statement, err)
@@ -87,14 +88,15 @@ func (d *database) await(s *dbtest.Server, what, query string) {
 func (d *database) failOver(dead bool) (over func()) {
 	d.t.Helper()
 	old, next := d.server(), d.places[1-d.primary]
+	if !dead {
+		// A transaction that has begun may still write.
+		execute(d.t, old, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+		d.await(old, "nobody writes to the old primary", "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_xid IS NOT NULL")
+	}
+	// What a restart or a statement's timeout has committed without the standby.
+	d.await(old, "the standby has everything", "SELECT bool_and(replay_lsn >= pg_current_wal_flush_lsn()) FROM pg_stat_replication")
 	if dead {
 		old.Stop()
-	} else {
-		execute(d.t, old, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-		// A transaction that has begun may still write, and read-only ones begin
-		// no later than the reload reaches their process: at their next statement.
-		d.await(old, "nobody writes to the old primary", "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_xid IS NOT NULL")
-		d.await(old, "the standby has everything", "SELECT bool_and(replay_lsn >= pg_current_wal_flush_lsn()) FROM pg_stat_replication")
 	}
 	next.Promote()
 	d.primary = 1 - d.primary
