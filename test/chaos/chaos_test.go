@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -153,17 +154,22 @@ type life struct {
 	n   int
 	url string
 	log *process.Log
+	// saidReady is whether ready has been found in the log.
+	saidReady *atomic.Bool
 }
 
 func (l life) ready() bool {
-	return len(l.log.Find(func(l process.Line) bool { return l.Msg == "ready" })) > 0
+	if !l.saidReady.Load() && len(l.log.Find(func(l process.Line) bool { return l.Msg == "ready" })) > 0 {
+		l.saidReady.Store(true)
+	}
+	return l.saidReady.Load()
 }
 
 // begin notes a process that has started.
 func (r *replica) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lives = append(r.lives, life{len(r.lives), r.process.URL, r.process.Log()})
+	r.lives = append(r.lives, life{len(r.lives), r.process.URL, r.process.Log(), new(atomic.Bool)})
 }
 
 func (r *replica) life() life {

@@ -39,7 +39,7 @@ type call struct {
 	// status is 0 when no answer came; hungUp if the caller did not want one.
 	status       int
 	hungUp       bool
-	ready        bool   // for a 503: the process had been ready
+	ready        bool   // the process had said so before
 	name, reason string // of an error of larkside's own
 	message      string
 	err          error
@@ -56,7 +56,7 @@ var callID atomic.Int64
 // ask makes one call and records it.
 func (x *experiment) ask(ctx context.Context, user string, replica int) call {
 	life := x.replicas[replica].life()
-	c := call{id: fmt.Sprint(callID.Add(1)), user: user, replica: replica, life: life.n, from: time.Now()}
+	c := call{id: fmt.Sprint(callID.Add(1)), user: user, replica: replica, life: life.n, ready: life.ready(), from: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r := process.NewRequest(x.t, http.MethodGet, life.url+"/open-apis/apaas/v1/workspaces/w/tables", user, "", larktest.ExpectUserHeader, user, callHeader, c.id)
@@ -67,7 +67,6 @@ func (x *experiment) ask(ctx context.Context, user string, replica int) call {
 	}
 	c.to = time.Now()
 	c.hungUp = context.Cause(ctx) == errHungUp
-	c.ready = c.status != http.StatusServiceUnavailable || life.ready()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.asked = append(x.asked, c)
