@@ -194,11 +194,15 @@ func (j *judge) violation(v larktest.Violation) {
 }
 
 // renewed is whether the user had a newer access token, for long enough before
-// the call that its replica must have seen it.
+// the call that its replica must have seen it. One that was lost on the way is
+// none.
 func (j *judge) renewed(d delivered) bool {
 	sent := j.tokens[d.token]
 	for _, t := range j.refresh[d.user] {
-		if t.Issued.After(sent.Issued.Add(time.Millisecond)) && j.storedBy(t.Issued, -1).Add(cacheTTL+around).Before(d.from) {
+		arrived := t.Parent == "" || slices.ContainsFunc(j.tokens[t.Parent].Redemptions, func(r larktest.Redemption) bool {
+			return r.Outcome == larktest.Answered && j.whyLost(r, d.from) == ""
+		})
+		if arrived && t.Issued.After(sent.Issued.Add(time.Millisecond)) && j.storedBy(t.Issued, -1).Add(cacheTTL+around).Before(d.from) {
 			return true
 		}
 	}
