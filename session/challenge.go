@@ -14,6 +14,17 @@ const (
 	CardOff         CardResult = "off"
 )
 
+// CardResults describes each [CardResult].
+func CardResults() []Word {
+	return []Word{
+		{string(CardSent), "the user has got a card with the link", "wait for the click"},
+		{string(CardAlreadySent), "an earlier call sent the card, and its link is still open", "wait for the click"},
+		{string(CardRateLimited), "no card now: `LARKSIDE_CONSENT_RATE` is reached, or this caller's share of the messages that Lark takes is used up. The redirect flow gives the link all the same", "show the link, if there is one; a later call sends the card"},
+		{string(CardFailed), "the bot can't reach this user, or Lark gave no link", "show the link, if there is one. Operator: the log line `can't send a card` or `can't start a consent` says why"},
+		{string(CardOff), "`LARKSIDE_CARD=off`: no cards are sent", "show the link"},
+	}
+}
+
 // Challenge is what a caller is told when only the user can help.
 type Challenge struct {
 	// AuthorizeURL is the link for the user. It is empty when there is none.

@@ -51,6 +51,33 @@ const (
 	UserNotPermitted    Reason = "user_not_permitted"
 )
 
+// Word is a word of the contract with what deploy/docs/errors.md says about it, in
+// Markdown. A test of package edge holds the page to it.
+type Word struct {
+	Word string
+	// Meaning says what it means.
+	Meaning string
+	// Do says what to do.
+	Do string
+}
+
+// Reasons describes each [Reason].
+func Reasons() []Word {
+	return []Word{
+		{string(NoSession), "the user has never authorized the app", "nothing; many at once: `LarksideManyAsked`"},
+		{string(RefreshTokenExpired), "365 days are over, or Larkside was off for too long", "nothing; many at once: was the sweep off, or late (`LarksideSweepLags`)?"},
+		{string(RefreshTokenUsed), "the stored refresh token has been spent already", "`LarksideSessionsLost`. Class `rotation_lost`: a replica was killed between Lark's answer and the commit. Class `reused`: a copy of the database, a restored backup, or another program spent it"},
+		{string(RefreshTokenInvalid), "Lark does not know the refresh token, or it is another app's", "was `LARKSIDE_APP_ID`, `LARKSIDE_BRAND` or `LARKSIDE_TOKEN_URL` changed under this database?"},
+		{string(NoRefreshToken), "Lark issued no refresh token, so the authorization ended with the access token", "enable `offline_access` in the developer console and publish"},
+		{string(Revoked), "the user or an administrator revoked it at Lark, or an operator did here", "`larkside audit list --user USER` says who"},
+		{string(Declined), "the user's last answer was no", "talk to the user"},
+		{string(TokenRefused), "Lark refuses a token that it has just issued", "give `lark.log_id` of the trace to Lark's support"},
+		{string(UnsupportedToken), "Lark issued a token that is no Bearer token, and nothing was stored. It is the reason of a consent, not of a 401", "ask Lark's support"},
+		{string(UserGone), "the user has left or is frozen. Requests get 403 `user_disabled`, not 401", "ask the tenant's administrator"},
+		{string(UserNotPermitted), "the user is outside the app's availability. Requests get 403 `user_disabled`, not 401", "ask the tenant's administrator"},
+	}
+}
+
 // ConsentRequiredError is an [ErrConsentRequired] with its reason.
 type ConsentRequiredError struct{ Reason Reason }
 

@@ -1,7 +1,6 @@
 package test
 
 import (
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -15,7 +14,7 @@ import (
 	"testing"
 	"unicode"
 
-	"larkside/proxy"
+	"larkside/session"
 )
 
 func read(t *testing.T, name string) string {
@@ -29,28 +28,25 @@ func read(t *testing.T, name string) string {
 
 var block = regexp.MustCompile("(?ms)^```.*?^```$")
 
-// The table of errors is the one that callers program against.
-func TestDocumentedErrors(t *testing.T) {
-	var want []string
-	for _, f := range proxy.Failures() {
-		want = append(want, fmt.Sprintf("| %d | %d | `%s` |", f.Status, f.Code, f.Name))
-	}
-	got := regexp.MustCompile("(?m)^\\| \\d{3} \\| \\d{8} \\| `\\w+` \\|").FindAllString(read(t, "deploy/docs/errors.md"), -1)
-	if !slices.Equal(got, want) {
-		t.Errorf("the table of errors has\n%s\nand should have\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-// Callers tell by the reason of a 401 what to say to the user.
-func TestDocumentedReasons(t *testing.T) {
-	never := []string{
-		"unsupported_token_type",              // closes a consent, ends no session
-		"user_disabled", "user_not_permitted", // are answered with 403
-	}
-	list := regexp.MustCompile("(?m)^`error\\.reason`.*`error\\.card`").FindString(read(t, "deploy/docs/errors.md"))
-	for _, reason := range regexp.MustCompile(`Reason = "(\w+)"`).FindAllStringSubmatch(read(t, "session/errors.go"), -1) {
-		if strings.Contains(list, "`"+reason[1]+"`") == slices.Contains(never, reason[1]) {
-			t.Errorf("reason %q is missing, or should be", reason[1])
+// Callers decide by the reason of a 401 and by what became of the card. The page of
+// errors is made from the descriptions of these words, so each word has one.
+func TestDescribedWords(t *testing.T) {
+	for _, kind := range []struct {
+		file, pattern string
+		words         []session.Word
+	}{
+		{"session/errors.go", `Reason = "(\w+)"`, session.Reasons()},
+		{"session/challenge.go", `CardResult = "(\w+)"`, session.CardResults()},
+	} {
+		var described []string
+		for _, w := range kind.words {
+			described = append(described, w.Word)
+			if w.Meaning == "" || w.Do == "" {
+				t.Errorf("%+v lacks a text", w)
+			}
+		}
+		if want := named(t, kind.file, kind.pattern); !slices.Equal(described, want) {
+			t.Errorf("%s has %q and describes %q", kind.file, want, described)
 		}
 	}
 }
