@@ -245,7 +245,7 @@ var (
 		Name: "draining", Status: 503, Code: 18503004, Kind: Expected,
 		Message:  "This instance is stopping: send the request again.",
 		Meaning:  "this replica is stopping",
-		App:      "send it again after `Retry-After`; another replica takes it",
+		App:      "send it again after `Retry-After`",
 		Operator: "nothing, if the stop was intended. Behind a Kubernetes Service, give the pod a `preStop` hook",
 	}
 	UpstreamTimeout = &Failure{
