@@ -35,6 +35,11 @@
 // enough to be noticed by its ping, since the process is killed before; the
 // store's TestListening waits for that.
 //
+// A caller whose token has ended may get 503 for as long as faults strike. So a
+// replica that is slow to leave the old primary, or fails instead of waiting for a
+// connection, serves fewer calls here and fails nothing: the store's TestFailover
+// and TestServerHasNoMoreConnections find those.
+//
 // Connections are cut by a small TCP proxy (cutter_test.go). toxiproxy
 // does the same and more, but as a library it brings zerolog, gorilla/mux and
 // tomb, and versions of 2022 for the rest, for two of its toxics.
