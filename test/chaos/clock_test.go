@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +24,11 @@ const clockVariable = "CHAOS_CLOCK"
 // the wall clock alone.
 func clockProgram(t *testing.T) string {
 	t.Helper()
-	file := filepath.Join(runtime.GOROOT(), "src", "time", "time.go")
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(strings.TrimSpace(string(goroot)), "src", "time", "time.go")
 	source, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
