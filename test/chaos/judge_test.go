@@ -199,10 +199,7 @@ func (j *judge) violation(v larktest.Violation) {
 func (j *judge) renewed(d delivered) bool {
 	sent := j.tokens[d.token]
 	for _, t := range j.refresh[d.user] {
-		arrived := t.Parent == "" || slices.ContainsFunc(j.tokens[t.Parent].Redemptions, func(r larktest.Redemption) bool {
-			return r.Outcome == larktest.Answered && j.whyLost(r, d.from) == ""
-		})
-		if arrived && t.Issued.After(sent.Issued.Add(time.Millisecond)) && j.storedBy(t.Issued, -1).Add(cacheTTL+around).Before(d.from) {
+		if j.arrived(t, d.from) && t.Issued.After(sent.Issued.Add(time.Millisecond)) && j.storedBy(t.Issued, -1).Add(cacheTTL+around).Before(d.from) {
 			return true
 		}
 	}
@@ -334,6 +331,9 @@ func (j *judge) lived(c call) string {
 	uses := j.served[c.user]
 	for i := len(uses) - 1; i >= 0; i-- {
 		u := uses[i]
+		if *clock != 0 && j.replaced(u, c.to) {
+			continue
+		}
 		if u.to.Before(c.from) && j.tokens[u.token].Expiry.Add(-j.margin(u.token)).After(c.to) {
 			return u.token
 		}
@@ -342,6 +342,22 @@ func (j *judge) lived(c call) string {
 		}
 	}
 	return ""
+}
+
+// replaced is whether a newer pair had arrived by then. Renewed after a twentieth
+// of its life, a token may outlive the one that came in its place, and larkside
+// keeps the newest only.
+func (j *judge) replaced(u use, by time.Time) bool {
+	return slices.ContainsFunc(j.refresh[u.user], func(t larktest.Issued) bool {
+		return t.Issued.After(j.tokens[u.token].Issued.Add(time.Millisecond)) && t.Issued.Before(by) && j.arrived(t, by)
+	})
+}
+
+// arrived is whether larkside got hold of a pair.
+func (j *judge) arrived(t larktest.Issued, by time.Time) bool {
+	return t.Parent == "" || slices.ContainsFunc(j.tokens[t.Parent].Redemptions, func(r larktest.Redemption) bool {
+		return r.Outcome == larktest.Answered && j.whyLost(r, by) == ""
+	})
 }
 
 // margin is how much before its end larkside may take a token for ended: longer
