@@ -71,7 +71,9 @@ func isolate(t *testing.T, db *dbtest.DB) {
 	}
 	for i, u := range users {
 		group.Go(func() {
-			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
+			// A connection whose request was given up before it was sent is closed by
+			// the server when no header has come for 10 s. It must not be used then.
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: 5 * time.Second}}
 			defer client.CloseIdleConnections()
 			// revocable is when each app's access token may be revoked, so that
 			// Lark never refuses a successor that must not be renewed yet.
