@@ -2,15 +2,15 @@
 //
 // [New] makes the handler from a [Config], and [NewServer] the server for it. The
 // app says in X-Lark-User-Id whose request it is, and [TokenSource] has the token of
-// that user. The request goes on as it came, streamed both ways, with exactly one
-// Authorization header. Lark's answer is passed on untouched. If Lark refuses the
+// that user. The request goes on as it came, streamed both ways, with one
+// credential at most. Lark's answer is passed on untouched. If Lark refuses the
 // token, it is replaced and the request sent once more.
 //
 // # The promise
 //
 // A user's token leaves only with a request of that user, only for the configured
 // upstream, and only on an inject path. The check and the line that sets the header
-// stand side by side in authorize.go. If no token can be had, nothing is forwarded.
+// stand side by side in authorize.go ([session.Access] writes the header). If no token can be had, nothing is forwarded.
 //
 // # The way of a request
 //
@@ -29,18 +29,20 @@
 // themselves.
 //
 // All that belongs to one request is in its request struct (request.go). The files
-// above use it. Those from config.go on don't know it: each has one thing, and is
-// given what it needs.
+// above use it. The others, such as path.go, callers.go and transport.go, don't know
+// it: each has one thing, and is given what it needs.
 //
 // # When Lark or the database is down
 //
 // The proxy keeps no state of its own. If Lark can't be reached, it answers 502 or
-// 504. If the database is down, it answers 503 for users whose token isn't cached,
-// and goes on for all others.
+// 504. If the database is down, it goes on for requests that name by open_id a user
+// whose token is cached, and answers 503 for all others. A union_id, a user_id and
+// the default user of "larkside login" are looked up in the database each time.
 //
 // # The hot path
 //
-// The hot path is that of a request whose token is cached. It must not
+// The hot path is that of a request that names its user by open_id and whose token is
+// cached. It must not
 //
 //   - take a lock that the requests of other users take. What they share is read
 //     through an atomic pointer and replaced as a whole (series, secrets);

@@ -1,5 +1,5 @@
-// Package session holds the words that the other packages share: what one user
-// granted one app, what a request needs of it, and why there may be none.
+// Package session has the types and errors that the other packages share: what one
+// user granted one app, what a request needs of it, and why there may be none.
 //
 // A [Session] is what one user ([Key]) granted one app: an access token, which
 // is sent with requests for about two hours, and a refresh token, which works
@@ -14,7 +14,7 @@
 // there is no session, and [ErrUnavailable], no answer. Nothing is ever treated
 // as absent because it could not be read.
 //
-// The package does nothing by itself and imports no other package of Larkside.
+// The package does no I/O and imports no other package of Larkside.
 // A session is born in session/consent, stored by session/store, renewed by
 // refresh and used by proxy.
 package session

@@ -5,14 +5,15 @@
 // at most one consent open for each user, over all replicas, and returns the
 // link. [Flow.Run] does what needs a clock: it polls the device flow, closes
 // what has expired and updates cards. [Flow.Handler] serves the redirect flow's
-// two pages to browsers. All of them end in finish.go, which stores the
-// session.
+// two pages to browsers, and takes Lark's events. Every approval ends in finish.go,
+// which stores the session.
 //
 // What always holds, and where it is enforced:
 //
 //  1. A user has one open consent: the partial unique index behind
-//     [store.Consents.Begin]. Whoever loses that insert answers with the winner's
-//     link. If a starter dies, another takes over when its lease ends.
+//     [store.Consents.Begin]. If two replicas start one at the same time, both
+//     answer with the link of the one that is stored. If a starter dies, another
+//     takes over when its lease ends.
 //  2. A consent has at most one card: the message's uuid is made of the consent's
 //     id, so Lark drops a repetition after a crash.
 //  3. A consent completes only for its user. Before anything is stored, user_info

@@ -13,6 +13,8 @@
 //   - [Consents] has the requests to users, from the first link to the answer.
 //   - [Events] and [Rates] and [Elections] let replicas share work: each event is
 //     handled once, limits hold for all together, a job has one owner.
+//   - [Defaults] has who signed in by "larkside login".
+//   - [Retention] deletes what is not needed any more.
 //   - [Audit] is the trail of who did what.
 //   - [Directory] is what people look at: lists, searches and counts.
 //   - [Changes] tells a waiting request that a user's session or consent changed.
