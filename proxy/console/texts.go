@@ -265,7 +265,7 @@ var texts = map[string]struct{ zh, en string }{
 	"did.already_sent":            {"用户此前已收到卡片，尚未答复。", "The user has the card already and has not answered yet."},
 	"did.rate_limited":            {"未发送：短时间内对此用户的请求过多（CONSENT_RATE）。", "Not sent: this user was asked too often (CONSENT_RATE). Try again later."},
 	"did.failed":                  {"卡片未能发送，请查看“错误”页。", "No card could be sent: see the page Errors."},
-	"did.off":                     {"卡片已关闭（CARD=off）：用户只能从应用的 401 应答中得到链接。", "Cards are switched off (CARD=off): the user gets the link only by the app's 401."},
+	"did.off":                     {"卡片已关闭（CARD=off）：用户只能从应用的 401 响应中得到链接。", "Cards are switched off (CARD=off): the user gets the link only by the app's 401."},
 	"did.revoke":                  {"已撤销，所有副本立即生效。", "Revoked, here and on every other replica."},
 	"confirm.refresh":             {"立即续期？", "Refresh this session now?"},
 	"confirm.refresh.text":        {"会用刷新令牌换取新令牌。", "The refresh token is exchanged for new tokens."},

@@ -62,7 +62,8 @@ func TestPollIsBroughtForward(t *testing.T) {
 		if _, err := s.Consents.Leases.Touch(t.Context(), first.ID, time.Hour); err != nil {
 			t.Fatal(err)
 		}
-		if next := polled(first); next != interval {
+		// The statement's clock moves on until it returns what is left.
+		if next := polled(first); next > interval || next < interval/2 {
 			t.Errorf("while a request waits the next poll is in %v", next)
 		}
 		if _, err := s.Consents.Leases.Touch(t.Context(), "no such consent", 0); !errors.Is(err, session.ErrConflict) {

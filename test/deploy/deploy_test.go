@@ -52,8 +52,10 @@ func settings(t *testing.T) map[string]setting {
 // in comments, which people copy.
 func TestSettingNames(t *testing.T) {
 	t.Parallel()
-	// The tests' own variables stand in the page for who works on them.
-	known := map[string]bool{"LARKSIDE_TEST_POSTGRES": true, "LARKSIDE_TEST_PGBIN": true}
+	known := map[string]bool{
+		"LARKSIDE_TEST_POSTGRES": true, "LARKSIDE_TEST_PGBIN": true, // the tests' own
+		"LARKSIDE_APPID": true, // the example of a wrong one
+	}
 	for _, s := range settings(t) {
 		known[s.Name] = true
 		if s.File != "" {
