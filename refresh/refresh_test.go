@@ -806,7 +806,7 @@ func TestMassExpiry(t *testing.T) {
 	inWorld(t, strict, func(c *Config) { c.Limits = rates }, func(t *testing.T, w *world) {
 		n := 5000
 		if raceDetector || testing.Short() {
-			n = 1000 // test/run does all 5,000 without them
+			n = 500 // test/run does all 5,000 without them
 		}
 		keys := users(w, n)
 		sources := []*Source{w.source}

@@ -24,11 +24,10 @@ import (
 	"larkside/test/process"
 )
 
-const (
-	dave, erin = "ou_00000000000000000000000000000d4e", "ou_0000000000000000000000000000e214"
+// erin is asked for her consent, and nobody touches hers.
+const erin = "ou_0000000000000000000000000000e214"
 
-	script = `"><script>alert(1)</script>`
-)
+const script = `"><script>alert(1)</script>`
 
 // column is one of the schema.
 type column struct{ table, name, kind string }
@@ -101,8 +100,9 @@ func TestDatabaseWriter(t *testing.T) {
 		t.Parallel()
 		w := newWriter(t, db)
 		// The tables and the users do not depend on each other. So each round sets
-		// one column of each table, and of sessions another one for each victim.
-		byTable := map[string][]setting{}
+		// one column of each table, and of sessions and consents another one for
+		// each user.
+		byTable, seen := map[string][]setting{}, map[string]int{}
 		rounds, taken, refused := 0, 0, 0
 		for _, c := range schema(t, db, w.raw) {
 			if slices.Contains(ownTables, c.table) {
@@ -110,14 +110,13 @@ func TestDatabaseWriter(t *testing.T) {
 			}
 			for _, v := range w.values(c) {
 				list := c.table
-				if list == "sessions" {
-					list += fmt.Sprint(len(byTable[list]) % len(w.victims))
-					byTable["sessions"] = append(byTable["sessions"], setting{})
+				if users := map[string]int{"sessions": len(w.victims), "consents": len(w.asked)}[list]; users > 0 {
+					seen[list]++
+					list += fmt.Sprint(seen[list] % users)
 				}
 				byTable[list] = append(byTable[list], setting{c, v, w.rows(list)})
 			}
 		}
-		delete(byTable, "sessions")
 		for _, list := range byTable {
 			rounds = max(rounds, len(list))
 		}
@@ -163,6 +162,7 @@ type writer struct {
 	calls     atomic.Int64
 	elsewhere *httptest.Server
 	victims   []victim
+	asked     []string // users who are asked for their consent
 }
 
 // victim are two users in whose rows the same is set: one whose token is fresh,
@@ -186,6 +186,7 @@ func newWriter(t *testing.T, db *dbtest.DB) *writer {
 	db.Shared = !db.Postgres
 	w.store, w.raw = db.Open(t, nil), db.SQL(t)
 	for i := range 4 {
+		w.asked = append(w.asked, fmt.Sprintf("ou_%031xd", i))
 		v := victim{fresh: fmt.Sprintf("ou_%031xf", i), stale: fmt.Sprintf("ou_%031xe", i)}
 		if _, err := w.lark.Grant(larktest.AppID, v.fresh); err != nil { // now Lark knows the user
 			t.Fatal(err)
@@ -300,25 +301,25 @@ func (w *writer) values(c column) []any {
 func (w *writer) try(t *testing.T, set []setting) (taken int) {
 	t.Helper()
 	w.seed(t)
-	links := w.ask(t, dave, erin)
+	links := w.ask(t, append(w.asked, erin)...)
 	for _, s := range set {
 		if w.set(s) {
 			taken++
 		}
 	}
 	w.calls.Store(0)
-	w.drive(t, links[dave])
-	if n := w.calls.Load(); n > 100 {
+	w.drive(t, links)
+	if n := w.calls.Load(); n > 150 {
 		t.Errorf("%d calls to Lark", n)
 	}
 	return taken
 }
 
 // rows returns the condition for the rows of a table that are set: those of one
-// victim, dave's consent, or all.
+// victim, the consent of one user, or all.
 func (w *writer) rows(list string) string {
-	if list == "consents" {
-		return " WHERE open_id = '" + dave + "'"
+	if n, ok := strings.CutPrefix(list, "consents"); ok {
+		return " WHERE open_id = '" + w.asked[n[0]-'0'] + "'"
 	}
 	if n, ok := strings.CutPrefix(list, "sessions"); ok {
 		v := w.victims[n[0]-'0']
@@ -352,9 +353,12 @@ func (w *writer) ask(t *testing.T, openIDs ...string) map[string]string {
 }
 
 // drive uses the program as everybody does, and judges what comes.
-func (w *writer) drive(t *testing.T, link string) {
+func (w *writer) drive(t *testing.T, links map[string]string) {
 	t.Helper()
-	owners := map[string]string{bob: bob, dave: dave}
+	owners := map[string]string{bob: bob}
+	for _, id := range w.asked {
+		owners[id] = id
+	}
 	for _, v := range w.victims {
 		owners[v.fresh], owners[v.stale] = v.fresh, v.stale
 		for _, id := range v.ids {
@@ -367,8 +371,8 @@ func (w *writer) drive(t *testing.T, link string) {
 		case a == nil: // it waits for a lease, for example
 		case a.Status == 200 && a.Owner() != owner:
 			t.Errorf("a request of %s went out with the token of %s", name, a.Owner())
-		case a.Status == 200 && name == dave:
-			t.Errorf("dave has not consented, and got %s", a.Body)
+		case a.Status == 200 && slices.Contains(w.asked, name):
+			t.Errorf("%s has not consented, and got %s", name, a.Body)
 		case a.Status == 200 || a.Name() != "" && a.Name() != "internal_error":
 		default:
 			t.Errorf("a request of %s: %d %.300s", name, a.Status, a.Body)
@@ -380,7 +384,9 @@ func (w *writer) drive(t *testing.T, link string) {
 			w.safe(t, a)
 		}
 	}
-	w.stranger(t, link)
+	for _, id := range w.asked {
+		w.stranger(t, id, links[id])
+	}
 	for _, path := range []string{"/api/v1/sessions", "/api/v1/sessions/-/" + w.victims[0].fresh, "/api/v1/consents", "/api/v1/audit",
 		"/", "/sessions", "/sessions/" + larktest.AppID + "/" + w.victims[0].fresh, "/consents", "/audit", "/healthz", "/readyz"} {
 		a := w.get(t, process.NewRequest(t, "GET", w.p.AdminURL+path, "", ""))
@@ -430,8 +436,8 @@ func (w *writer) safe(t *testing.T, a *process.Answer) {
 	}
 }
 
-// stranger follows dave's link and approves as bob.
-func (w *writer) stranger(t *testing.T, link string) {
+// stranger follows the link of another user, and approves as bob.
+func (w *writer) stranger(t *testing.T, of, link string) {
 	t.Helper()
 	if w.ingress == nil {
 		w.lark.Approve(link, bob) // the device code may be gone
@@ -439,7 +445,7 @@ func (w *writer) stranger(t *testing.T, link string) {
 	}
 	start := w.get(t, process.NewRequest(t, "GET", link, "", ""))
 	if start == nil {
-		t.Error("no answer to dave's link")
+		t.Errorf("no answer to the link of %s", of)
 		return
 	}
 	w.safe(t, start)
@@ -449,11 +455,11 @@ func (w *writer) stranger(t *testing.T, link string) {
 	}
 	at, err := url.Parse(to)
 	if err != nil || at.Path != "/open-apis/authen/v1/authorize" {
-		t.Errorf("dave's link leads to %s", to)
+		t.Errorf("the link of %s leads to %s", of, to)
 		return
 	}
 	if asked := at.Query().Get("scope"); asked != "offline_access" {
-		t.Errorf("dave is asked for %.200q", asked)
+		t.Errorf("%s is asked for %.200q", of, asked)
 	}
 	back, err := w.lark.Consent(to, bob)
 	if err != nil {
@@ -466,7 +472,7 @@ func (w *writer) stranger(t *testing.T, link string) {
 		return
 	}
 	w.safe(t, a)
-	if w.get(t, w.p.Request(t, "GET", echo, dave, "")).Status == 200 {
-		t.Error("bob has completed dave's consent")
+	if w.get(t, w.p.Request(t, "GET", echo, of, "")).Status == 200 {
+		t.Errorf("bob has completed the consent of %s", of)
 	}
 }
