@@ -93,6 +93,7 @@ func (p *Platform) CutLongConnections(appID string) int {
 	mine := p.longConnsOf(appID)
 	p.mu.Unlock()
 	for _, c := range mine {
+		p.removeLongConn(c) // now, so that what is asked for next is not sent to it
 		c.ws.CloseNow()
 	}
 	return len(mine)
