@@ -99,7 +99,8 @@ type Config struct {
 	BodyPatience time.Duration
 	// HalfClosePatience is how long a request goes on after its caller has closed the
 	// sending side, while nothing of the answer comes. Such a caller may have hung up,
-	// or may wait for its answer. It needs a server made by [NewServer]. 0: 5 s.
+	// or may wait for its answer. It needs a server of [NewServer] on a listener of
+	// [NewListener]. 0: 5 s.
 	HalfClosePatience time.Duration
 
 	// Apps are the ids that X-Lark-App-Id may name. The first is the default.

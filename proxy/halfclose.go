@@ -2,9 +2,12 @@ package proxy
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"net/http"
-	"sync/atomic"
+	"os"
+	"sync"
 	"time"
 )
 
@@ -12,79 +15,79 @@ import (
 // the sending side, while nothing of the answer comes.
 const halfClosePatience = 5 * time.Second
 
-// callerConn is a connection from a caller. It decides when its requests end early.
+// callerLife decides when the requests of a caller's connection end early.
 //
 // A caller that closes its sending side may have hung up, or may wait for its
 // answer (RFC 9112 section 9.6); TCP shows no difference until something is sent
 // to it. net/http takes it for a hang-up at once and ends the request's context.
 // Here the request goes on as long as the answer moves: if the caller has hung
 // up, writing to it fails soon.
-type callerConn struct {
-	// life is the context of all requests of this connection. Unlike those of
+type callerLife struct {
+	// ctx is the context of all requests of the connection. Unlike those of
 	// net/http it doesn't end with each of them, which saves making one for each.
-	life context.Context
-	end  context.CancelFunc
-	// server is the connection itself; nil if its listener is none of [NewListener].
-	server *serverConn
+	ctx context.Context
+	end context.CancelFunc
+
+	mu         sync.Mutex
+	patience   time.Duration // 0 before the first request
+	halfClosed bool
+	timer      *time.Timer // nil while the caller may send more
 }
 
-type callerConnKey struct{}
-
-// withCaller is for [http.Server.ConnContext].
-func withCaller(ctx context.Context, conn net.Conn) context.Context {
+func newCallerLife(ctx context.Context, conn net.Conn) *callerLife {
+	l := new(callerLife)
 	// net/http adds the address to a request's context later.
-	life := context.WithValue(context.WithoutCancel(ctx), http.LocalAddrContextKey, conn.LocalAddr())
-	c := new(callerConn)
-	c.server, _ = conn.(*serverConn)
-	c.life, c.end = context.WithCancel(life)
-	return context.WithValue(ctx, callerConnKey{}, c)
+	l.ctx, l.end = context.WithCancel(context.WithValue(context.WithoutCancel(ctx), http.LocalAddrContextKey, conn.LocalAddr()))
+	return l
 }
 
-// halfClose follows one request of a caller whose sending side may close.
-type halfClose struct {
-	patience time.Duration
-	end      context.CancelFunc // of the caller's life
-	stop     func() bool
-	// timer runs from the moment that the sending side is closed; nil before
-	// that, and noTimer from the end of the request.
-	timer atomic.Pointer[time.Timer]
+// serve returns the context of a request that has come.
+func (l *callerLife) serve(patience time.Duration) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.patience = patience
+	l.wait()
+	return l.ctx
 }
 
-// noTimer stands for a timer that nobody starts any more.
-var noTimer = new(time.Timer)
-
-// outlive starts to follow the request that has ctx, and returns the context to
-// serve it with. That is ctx if the server is none of [NewServer].
-func (h *halfClose) outlive(ctx context.Context, patience time.Duration) context.Context {
-	c, ok := ctx.Value(callerConnKey{}).(*callerConn)
-	if !ok {
-		return ctx
-	}
-	h.patience, h.end = patience, c.end
-	h.stop = context.AfterFunc(ctx, h.closed)
-	return c.life
+// moved notes that something of an answer was written.
+func (l *callerLife) moved() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wait()
 }
 
-func (h *halfClose) closed() {
-	if t := time.AfterFunc(h.patience, h.end); !h.timer.CompareAndSwap(nil, t) {
-		t.Stop()
+// readFailed is told what ended a read from the caller.
+func (l *callerLife) readFailed(err error) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded): // net/http has no use for a byte now
+	case err == io.EOF:
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.halfClosed = true
+		l.wait()
+	default:
+		l.end()
 	}
 }
 
-// moved notes that something of the answer was written.
-func (h *halfClose) moved() {
-	if t := h.timer.Load(); t != nil {
-		t.Reset(h.patience)
+// wait gives the answer another patience to move. l.mu is held.
+func (l *callerLife) wait() {
+	switch {
+	case !l.halfClosed || l.patience == 0:
+	case l.timer == nil:
+		l.timer = time.AfterFunc(l.patience, l.end)
+	default:
+		l.timer.Reset(l.patience)
 	}
 }
 
-// done ends the following. The caller may still have a request to come on this
-// connection.
-func (h *halfClose) done() {
-	if h.stop == nil || h.stop() {
-		return
-	}
-	if t := h.timer.Swap(noTimer); t != nil {
-		t.Stop()
+// close ends the requests, after the connection.
+func (l *callerLife) close() {
+	l.end()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Stop()
 	}
 }

@@ -112,3 +112,20 @@ func TestPatienceIsOfOneRequest(t *testing.T) {
 		}
 	}
 }
+
+// A connection that broke has nobody behind it, so nothing is waited for.
+func TestBrokenCallerIsGone(t *testing.T) {
+	b := start(t, halfClosing(time.Hour))
+	asked, ended := make(chan bool, 1), make(chan bool)
+	b.lark.answer(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- true
+		<-r.Context().Done()
+		close(ended)
+	})
+	conn := b.dial()
+	io.WriteString(conn, strings.ReplaceAll(getTable, "{host}", b.addr)+"\r\n")
+	<-asked
+	conn.(*net.TCPConn).SetLinger(0) // what is sent is a reset
+	conn.Close()
+	<-ended
+}

@@ -43,7 +43,6 @@ type request struct {
 	in      *http.Request // as received; its context is this request
 	w       writer
 	started time.Time
-	half    halfClose
 	id      atomic.Pointer[string] // nil until it is needed
 
 	who        who        // who asks, and for whom

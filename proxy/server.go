@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,7 +16,8 @@ import (
 // NewServer returns a server with the limits that the proxy's listener needs. A
 // header has to come in 10 s and within 64 KiB, and a connection may be idle for two
 // minutes. What streams is not limited: the handler of [New] sees to it that a body
-// moves. OPTIONS * reaches h. A caller that closes its sending side gets its answer.
+// moves. OPTIONS * reaches h. On a listener of [NewListener] a caller that closes its
+// sending side gets its answer.
 //
 // A connection ends with the answer to a request whose body came in chunks. Such a
 // request may have declared a length, too, and what stands in front of this server
@@ -28,21 +30,42 @@ func NewServer(h http.Handler) *http.Server {
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               64 << 10,
 		DisableGeneralOptionsHandler: true,
-		ConnContext:                  withCaller,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			c, ok := conn.(*serverConn)
+			if !ok {
+				return ctx
+			}
+			c.life = newCallerLife(ctx, conn)
+			return context.WithValue(ctx, serverConnKey{}, c)
+		},
 		ConnState: func(conn net.Conn, state http.ConnState) {
-			if c, ok := conn.(*serverConn); ok && state == http.StateIdle {
+			c, ok := conn.(*serverConn)
+			switch {
+			case !ok:
+			case state == http.StateIdle:
 				c.answering.Store(false)
+			case state == http.StateClosed:
+				c.life.close()
 			}
 		},
 	}
+}
+
+type serverConnKey struct{}
+
+// serverConnOf returns the connection that a request came on, or nil if its
+// listener is none of [NewListener].
+func serverConnOf(r *http.Request) *serverConn {
+	c, _ := r.Context().Value(serverConnKey{}).(*serverConn)
+	return c
 }
 
 // serverHandler is around the handler of each server.
 type serverHandler struct{ next http.Handler }
 
 func (h serverHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if c, ok := r.Context().Value(callerConnKey{}).(*callerConn); ok && c.server != nil {
-		c.server.answering.Store(true)
+	if c := serverConnOf(r); c != nil {
+		c.answering.Store(true)
 	}
 	if len(r.TransferEncoding) > 0 { // HTTP/1.1 in chunks
 		w.Header().Set("Connection", "close")
@@ -89,9 +112,18 @@ func (l serverListener) Accept() (net.Conn, error) {
 // serverConn is a connection on which net/http's own answers get Lark's envelope.
 type serverConn struct {
 	net.Conn
+	life *callerLife
 	// answering is true from the call of the handler until net/http waits for the
 	// next request. What is written then comes from the handler.
 	answering atomic.Bool
+}
+
+func (c *serverConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.life.readFailed(err)
+	}
+	return n, err
 }
 
 func (c *serverConn) Write(b []byte) (int, error) {

@@ -35,11 +35,12 @@ var (
 // begin makes the request for r, and begins its span.
 func (p *proxy) begin(w http.ResponseWriter, r *http.Request) *request {
 	x := &request{started: time.Now()}
-	x.w = writer{ResponseWriter: w, half: &x.half}
+	x.w = writer{ResponseWriter: w}
 	x.body.total = &p.kept
 	ctx := r.Context()
-	if r.ProtoMajor == 1 { // otherwise the requests of a connection don't end with it
-		ctx = x.half.outlive(ctx, p.cfg.HalfClosePatience)
+	if c := serverConnOf(r); c != nil && r.ProtoMajor == 1 { // otherwise the requests of a connection don't end with it
+		x.w.caller = c.life
+		ctx = c.life.serve(p.cfg.HalfClosePatience)
 	}
 	if len(r.Header["Traceparent"]) > 0 {
 		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
@@ -57,7 +58,6 @@ func (p *proxy) begin(w http.ResponseWriter, r *http.Request) *request {
 
 // end records what became of the request. It also runs when the handler panics.
 func (p *proxy) end(x *request) {
-	x.half.done()
 	x.body.kept.close()
 	x.answer.release(&p.buffers)
 	status := x.w.status
