@@ -10,7 +10,7 @@ import (
 )
 
 func TestGCPercent(t *testing.T) {
-	for live, want := range map[uint64]int{0: 100, 6 << 20: 100, 24 << 20: 100, 48 << 20: 50, 96 << 20: 25, 1200 << 20: 12} {
+	for live, want := range map[uint64]int{0: 400, 4 << 20: 400, 12 << 20: 200, 24 << 20: 100, 48 << 20: 50, 96 << 20: 25, 1200 << 20: 12} {
 		if got := gcPercent(live); got != want {
 			t.Errorf("%d MiB live: %d, want %d", live>>20, got, want)
 		}
