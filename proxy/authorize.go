@@ -32,27 +32,6 @@ func newOrigin(upstream *url.URL, transport http.RoundTripper) origin {
 	return o
 }
 
-// credentialKind is where the Authorization header of a request comes from.
-type credentialKind int
-
-const (
-	nothing credentialKind = iota
-	ownToken
-	tenantToken
-	userToken
-)
-
-// credential is what goes into the one Authorization header of a request.
-type credential struct {
-	kind   credentialKind
-	own    string          // ownToken: the header that the app sent
-	tenant session.Secret  // tenantToken
-	access *session.Access // userToken
-}
-
-// injected reports whether Larkside adds the credential, and so can replace it.
-func (c *credential) injected() bool { return c.kind == tenantToken || c.kind == userToken }
-
 // errMisdirected means a bug: a request with a credential was about to go where it
 // must not.
 var errMisdirected = errors.New("request is not for the configured upstream")

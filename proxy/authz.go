@@ -34,7 +34,7 @@ func (p *proxy) serveAuthz(x *request) error {
 	if x.target.class.own || x.target.class.mcp {
 		return edge.PathNotAllowed // a mesh copies Authorization only
 	}
-	if err := p.admit(x, nil); err != nil {
+	if err := p.chooseCredential(x, nil); err != nil {
 		return err
 	}
 	if x.credential.kind == nothing {

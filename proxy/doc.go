@@ -10,7 +10,8 @@
 //
 // A user's token leaves only with a request of that user, only for the configured
 // upstream, and only on an inject path. The check and the line that sets the header
-// stand side by side in authorize.go ([session.Access] writes the header). If no token can be had, nothing is forwarded.
+// stand side by side in authorize.go ([session.Access.Authorize] writes the header). If
+// no token can be had, nothing is forwarded.
 //
 // # The way of a request
 //
@@ -18,9 +19,9 @@
 //
 //	who may speak          edge.Hosts, callers.go
 //	what for               path.go: is the path unambiguous, may a token go there
-//	for whom               admit.go, identity.go, prove.go: the user, the app
-//	with which token       admit.go, token.go
-//	no token               consent.go, places.go: ask the user, wait, answer 401
+//	for whom               credential.go, identity.go, prove.go: the user, the app
+//	with which token       credential.go, token.go
+//	no token               challenge.go, places.go: ask the user, wait, answer 401
 //	forward                forward.go, authorize.go, body.go, header.go
 //	what Lark answers      inspect.go: is the token refused, is a scope missing
 //	what became of it      outcome.go, trace.go, metrics.go

@@ -100,7 +100,7 @@ func (p *proxy) serve(x *request) error {
 	}
 
 	// For whom, and with which token.
-	if err := p.admit(x, p.cfg.DefaultUser); err != nil {
+	if err := p.chooseCredential(x, p.cfg.DefaultUser); err != nil {
 		return err
 	}
 	if x.credential.kind == nothing {

@@ -8,10 +8,10 @@ import (
 	"larkside/session"
 )
 
-// prove returns the user whose request it is, by the name that admit goes on with.
-// Where users have to be proven that is the user whom the token proves. named is what
-// X-Lark-User-Id says, or "". It must mean the same user: an app that mixes two users
-// up must get no token.
+// prove returns the name of the user whose request it is. named is what
+// X-Lark-User-Id says, or "". If users have to be proven, the token in
+// X-Larkside-User-Token names the user, and named must mean the same one: an app
+// that mixes up two users must get no token.
 func (p *proxy) prove(x *request, named string) (string, error) {
 	if p.cfg.ProveUser == nil {
 		return named, nil

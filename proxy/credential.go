@@ -10,9 +10,30 @@ import (
 	"larkside/session"
 )
 
-// admit decides which credential the request goes on with, and gets it. fallback is
-// [Config.DefaultUser], or nil.
-func (p *proxy) admit(x *request, fallback func(context.Context, string) (string, error)) error {
+// credentialKind is where the Authorization header of a request comes from.
+type credentialKind int
+
+const (
+	nothing credentialKind = iota
+	ownToken
+	tenantToken
+	userToken
+)
+
+// credential is what goes into the one Authorization header of a request.
+type credential struct {
+	kind   credentialKind
+	own    string          // ownToken: the header that the app sent
+	tenant session.Secret  // tenantToken
+	access *session.Access // userToken
+}
+
+// injected reports whether Larkside adds the credential, and so can replace it.
+func (c *credential) injected() bool { return c.kind == tenantToken || c.kind == userToken }
+
+// chooseCredential decides which credential the request goes on with, and gets it.
+// defaultUser is [Config.DefaultUser], or nil.
+func (p *proxy) chooseCredential(x *request, defaultUser func(context.Context, string) (string, error)) error {
 	h := x.in.Header
 	user, err := userID(h)
 	if err != nil {
@@ -44,7 +65,7 @@ func (p *proxy) admit(x *request, fallback func(context.Context, string) (string
 			return err
 		}
 		x.credential.kind, x.result.outcome = userToken, Proxied
-		return p.admitUser(x, user)
+		return p.useUserToken(x, user)
 	case own != "":
 		x.credential, x.result.outcome = credential{kind: ownToken, own: own}, PassedThrough
 		return nil
@@ -55,20 +76,20 @@ func (p *proxy) admit(x *request, fallback func(context.Context, string) (string
 		}
 		x.credential.tenant, err = p.cfg.Tenant.TenantAccessToken(x, x.who.app)
 		return err
-	case x.target.class.takesUser() && fallback != nil:
-		return p.admitDefault(x, fallback)
+	case x.target.class.takesUser() && defaultUser != nil:
+		return p.useDefaultUserToken(x, defaultUser)
 	case p.cfg.ProveUser != nil:
 		return &edge.Answer{Failure: edge.UserIDRequired, Detail: "The request names no user: send X-Larkside-User-Token with a JWT of the user, or an Authorization of your own."}
 	}
 	return edge.UserIDRequired
 }
 
-// admitDefault gets the default user's token.
-func (p *proxy) admitDefault(x *request, fallback func(context.Context, string) (string, error)) error {
+// useDefaultUserToken makes the default user's token the credential of x.
+func (p *proxy) useDefaultUserToken(x *request, defaultUser func(context.Context, string) (string, error)) error {
 	if edge.MayBePage(x.in) {
 		return &edge.Answer{Failure: edge.HostNotAllowed, Detail: "Browsers can't use the default user, since any web page could then: send X-Lark-User-Id."}
 	}
-	user, err := fallback(x.identifyContext(), x.who.app)
+	user, err := defaultUser(x.identifyContext(), x.who.app)
 	switch {
 	case errors.Is(err, session.ErrNotFound):
 		return &edge.Answer{Failure: edge.AuthorizationRequired, Reason: session.NoSession, RetryAfter: defaultRetry,
@@ -78,11 +99,12 @@ func (p *proxy) admitDefault(x *request, fallback func(context.Context, string) 
 		return err
 	}
 	x.credential.kind, x.result.outcome = userToken, Proxied
-	return p.admitUser(x, user)
+	return p.useUserToken(x, user)
 }
 
-// admitUser gets the token of the user whom the app calls name.
-func (p *proxy) admitUser(x *request, name string) error {
+// useUserToken makes the token of the user whom the app calls name the credential of
+// x. If the user has none, it asks for consent, and waits if the caller wants that.
+func (p *proxy) useUserToken(x *request, name string) error {
 	var err error
 	x.who.user, err = p.resolve(x, name)
 	if err == nil || errors.Is(err, session.ErrNotFound) {
