@@ -74,7 +74,7 @@ func (p *proxy) challenge(x *request, reason session.Reason) (*edge.Answer, erro
 	case p.cfg.Asker == nil:
 		a.Challenge.Card = session.CardOff
 	default:
-		c, err := p.cfg.Asker.Ask(x, x.who.user, Ask{Reason: reason, Caller: x.who.caller, Wait: p.wanted(x)})
+		c, err := p.cfg.Asker.Ask(x, x.who.user, session.ConsentRequest{Reason: reason, Caller: x.who.caller, Wait: p.wanted(x)})
 		switch {
 		case err == nil:
 			a.Challenge = c
@@ -102,7 +102,7 @@ func (p *proxy) askForScope(x *request, alternatives []string) string {
 	if len(alternatives) == 0 || p.cfg.Asker == nil {
 		return ""
 	}
-	c, err := p.cfg.Asker.Ask(x, x.who.user, Ask{Reason: MissingScope, Scopes: alternatives, Caller: x.who.caller})
+	c, err := p.cfg.Asker.Ask(x, x.who.user, session.ConsentRequest{AnyOf: alternatives, Caller: x.who.caller})
 	if err != nil {
 		// Lark's answer, which says what is missing, is passed on all the same.
 		p.complaints.Log(x, slog.LevelWarn, "asking for a missing scope failed", "", "scope", strings.Join(alternatives, " "), "error", err)

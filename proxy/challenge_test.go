@@ -250,7 +250,7 @@ func TestEachCallerHasPlaces(t *testing.T) {
 			t.Errorf("status %d", a.StatusCode)
 		}
 	}
-	if asked := b.asker.all(); asked[0].caller != "greedy" || asked[0].wait != 30*time.Second || asked[3].caller != "modest" {
+	if asked := b.asker.all(); asked[0].Caller != "greedy" || asked[0].Wait != 30*time.Second || asked[3].Caller != "modest" {
 		t.Errorf("asked: %+v", asked)
 	}
 }

@@ -30,25 +30,8 @@ type Asker interface {
 	// Ask starts a consent, or finds the one that is open, and returns what the
 	// caller may be told. session.ErrConflict means that the user has authorized
 	// meanwhile, so that a token can be had.
-	Ask(ctx context.Context, user session.Key, a Ask) (session.Challenge, error)
+	Ask(ctx context.Context, user session.Key, want session.ConsentRequest) (session.Challenge, error)
 }
-
-// Ask is what a user is asked for, and by whom.
-type Ask struct {
-	Reason session.Reason
-	// Scopes are the ones to ask for; for [MissingScope] they are alternatives of
-	// which one will do. nil: the configured ones.
-	Scopes []string
-	// Caller is the name of the caller whose request it is; "" where callers need no
-	// key. What all callers share is counted by it.
-	Caller string
-	// Wait is how long the request may be held until the user decides. 0: not at all.
-	Wait time.Duration
-}
-
-// MissingScope is the reason that an [Asker] is given for a user whose token is
-// good, but lacks a scope (Lark's code 99991679).
-const MissingScope session.Reason = "missing_scope"
 
 // Resolver knows users by names other than the open_id.
 type Resolver interface {

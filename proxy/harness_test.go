@@ -157,14 +157,11 @@ type asker struct {
 }
 
 type ask struct {
-	key    session.Key
-	reason session.Reason
-	scopes []string
-	caller string
-	wait   time.Duration
+	key session.Key
+	session.ConsentRequest
 }
 
-func (a *asker) Ask(_ context.Context, k session.Key, want proxy.Ask) (session.Challenge, error) {
+func (a *asker) Ask(_ context.Context, k session.Key, want session.ConsentRequest) (session.Challenge, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.err != nil {
@@ -179,7 +176,7 @@ func (a *asker) Ask(_ context.Context, k session.Key, want proxy.Ask) (session.C
 			c.Card = session.CardAlreadySent
 		}
 	}
-	a.asked = append(a.asked, ask{k, want.Reason, want.Scopes, want.Caller, want.Wait})
+	a.asked = append(a.asked, ask{k, want})
 	if a.began != nil {
 		a.began <- struct{}{}
 	}

@@ -298,7 +298,7 @@ func TestMCPWithoutSession(t *testing.T) {
 		})
 	}
 	b.lark.none(t)
-	if !slices.ContainsFunc(b.asker.all(), func(a ask) bool { return a.key == key("ou_2") && a.reason == session.NoSession }) {
+	if !slices.ContainsFunc(b.asker.all(), func(a ask) bool { return a.key == key("ou_2") && a.Reason == session.NoSession }) {
 		t.Errorf("asked %v", b.asker.all())
 	}
 	if got := b.raw("GET /mcp HTTP/1.1", "X-Lark-User-Id: ou_2"); got.StatusCode != 401 || !strings.Contains(got.body, "-32001") {
@@ -353,7 +353,7 @@ func TestMCPScopeMissing(t *testing.T) {
 	if got.body != body || got.Header.Get("X-Larkside-Authorize-Url") == "" {
 		t.Errorf("%d %s %v", got.StatusCode, got.body, got.Header)
 	}
-	if asked := b.asker.all(); len(asked) != 1 || !slices.Equal(asked[0].scopes, []string{"docx:document:readonly"}) {
+	if asked := b.asker.all(); len(asked) != 1 || !slices.Equal(asked[0].AnyOf, []string{"docx:document:readonly"}) {
 		t.Errorf("asked %v", asked)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"testing"
 
-	"larkside/proxy"
 	"larkside/session"
 )
 
@@ -109,7 +108,7 @@ func TestStillRefused(t *testing.T) {
 	if n := len(b.lark.requests()); n != 2 || b.tokens.refreshed() != 1 {
 		t.Errorf("%d requests, %d refreshes", n, b.tokens.refreshed())
 	}
-	if asked := b.asker.all(); len(asked) != 1 || asked[0].reason != session.TokenRefused {
+	if asked := b.asker.all(); len(asked) != 1 || asked[0].Reason != session.TokenRefused {
 		t.Errorf("asked %v", asked)
 	}
 }
@@ -261,7 +260,7 @@ func TestMissingScope(t *testing.T) {
 		t.Errorf("X-Larkside-Authorize-Url %q", got)
 	}
 	asked := b.asker.all()
-	if len(asked) != 1 || asked[0].reason != proxy.MissingScope || fmt.Sprint(asked[0].scopes) != "[task:task:read task:task:write]" || asked[0].key != key("ou_1") {
+	if len(asked) != 1 || fmt.Sprint(asked[0].AnyOf) != "[task:task:read task:task:write]" || asked[0].key != key("ou_1") {
 		t.Errorf("asked %v", asked)
 	}
 	b.lark.one(t)

@@ -36,7 +36,27 @@ const (
 	InvalidScope    = "invalid_scope"
 )
 
-// Consent is a request to one user to authorize the app, and what became of it.
+// ConsentRequest says what a user is to be asked for, why, and for which caller.
+type ConsentRequest struct {
+	// Reason is why the user is asked. The card has another text for a renewal
+	// than for the first time. "": the first time.
+	Reason Reason
+	// Scopes are asked for instead of the configured ones. Malformed ones are
+	// left out, and at most 200 are asked for. Empty: the configured ones.
+	Scopes []string
+	// AnyOf are scopes of which an API wants one, from a user whose token is good
+	// but has none of them (Lark's code 99991679). One is asked for. If none can
+	// help, nobody is asked and the [Challenge] is zero.
+	AnyOf []string
+	// Caller is the name of the caller whose request it is. It is empty where
+	// callers need no key. What all callers share is counted by it.
+	Caller string
+	// Wait is how long a request may wait for the consent. For so long Lark is
+	// polled at its interval.
+	Wait time.Duration
+}
+
+// Consent is one user being asked to authorize the app, and what became of it.
 // It is kept in the database, since the callback, the click and the poll may
 // reach any replica.
 type Consent struct {

@@ -12,7 +12,6 @@ import (
 	"larkside/proxy"
 	"larkside/proxy/edge"
 	"larkside/session"
-	"larkside/session/consent"
 	"larkside/session/lark"
 )
 
@@ -116,7 +115,7 @@ func (t userTokens) Refused(ctx context.Context, key session.Key, version int64)
 // asker is a [proxy.Asker]. It starts no consent for an app that Lark refuses.
 type asker struct{ s *server }
 
-func (a asker) Ask(ctx context.Context, key session.Key, want proxy.Ask) (session.Challenge, error) {
+func (a asker) Ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
 	p, err := a.s.started()
 	if err != nil {
 		return session.Challenge{}, err
@@ -130,11 +129,7 @@ func (a asker) Ask(ctx context.Context, key session.Key, want proxy.Ask) (sessio
 			return session.Challenge{}, &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrUnavailable, err), After: 5 * time.Second}
 		}
 	}
-	ask := consent.Ask{Reason: want.Reason, Scopes: want.Scopes, Caller: want.Caller, Wait: want.Wait}
-	if want.Reason == proxy.MissingScope {
-		ask.Scopes, ask.AnyOf = nil, want.Scopes // alternatives
-	}
-	return p.flow.Ask(ctx, key, ask)
+	return p.flow.Ask(ctx, key, want)
 }
 
 // userNames is a [proxy.Resolver].

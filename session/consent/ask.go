@@ -15,28 +15,9 @@ import (
 	"larkside/telemetry"
 )
 
-// Ask is what a user is asked for.
-type Ask struct {
-	// Reason is why the user is asked. The card has another text for a renewal
-	// than for the first time.
-	Reason session.Reason
-	// Scopes are asked for instead of the configured ones. Malformed ones are
-	// left out, and at most 200 are asked for. Empty: the configured ones.
-	Scopes []string
-	// AnyOf are scopes of which an API wants one. One is asked for. If none can
-	// help, nobody is asked and the Challenge is zero.
-	AnyOf []string
-	// Caller is the name of the app that asks. What all callers share is counted
-	// by it.
-	Caller string
-	// Wait is how long a request may wait for the consent. Lark is polled at its
-	// interval for so long.
-	Wait time.Duration
-}
-
-// asker is whose Asks share one look into the database. Callers don't share
-// them, since each has limits of its own.
-type asker struct {
+// askKey says which calls of [Flow.Ask] share one look into the database. Callers
+// don't share them, since each has limits of its own.
+type askKey struct {
 	session.Key
 	caller string
 }
@@ -87,7 +68,7 @@ type refusal struct {
 type wish struct {
 	reason session.Reason
 	scopes scopes
-	anyOf  []string // see Ask.AnyOf; scopes is empty then
+	anyOf  []string // see [session.ConsentRequest]; scopes is empty then
 	caller string
 	life   time.Duration
 	// yields: any open consent will do. A request may have its link already, and
@@ -121,14 +102,14 @@ var (
 // ends earlier. If Lark fails there is no error, and the Challenge has no link.
 // Errors: [session.ErrUnavailable] (database), [session.ErrAppMisconfigured]
 // (Lark refuses the app), an unknown app id, and ctx's.
-func (f *Flow) Ask(ctx context.Context, key session.Key, a Ask) (session.Challenge, error) {
+func (f *Flow) Ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
 	ctx, span := f.tracer.Start(ctx, "consent.start", trace.WithAttributes(
 		telemetry.AppID.String(key.AppID), telemetry.Flow.String(string(f.flow))))
 	defer span.End()
 	if span.IsRecording() {
 		span.SetAttributes(f.users.Attr(key.OpenID))
 	}
-	c, err := f.ask(ctx, key, a)
+	c, err := f.ask(ctx, key, want)
 	if err != nil {
 		span.SetAttributes(telemetry.ErrorType.String(askError(err)))
 		span.SetStatus(codes.Error, "")
@@ -155,15 +136,18 @@ func askError(err error) string {
 	return "_OTHER"
 }
 
-func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challenge, error) {
+func (f *Flow) ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
 	if _, ok := f.apps[key.AppID]; !ok {
 		return session.Challenge{}, fmt.Errorf("asking for consent: no app %q is configured", key.AppID)
 	}
 	waiting, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	w := wish{reason: a.Reason, scopes: f.wanted(a.Scopes), anyOf: a.AnyOf, caller: a.Caller, life: f.ttl}
+	w := wish{reason: want.Reason, scopes: f.wanted(want.Scopes), anyOf: want.AnyOf, caller: want.Caller, life: f.ttl}
+	if len(w.anyOf) > 0 {
+		w.reason = lacking
+	}
 	for range askTries {
-		o, joined, err := f.asks.Do(waiting, asker{key, a.Caller}, func(ctx context.Context) (outcome, error) {
+		o, joined, err := f.asks.Do(waiting, askKey{key, want.Caller}, func(ctx context.Context) (outcome, error) {
 			return f.open(ctx, key, w)
 		})
 		switch {
@@ -176,8 +160,8 @@ func (f *Flow) ask(ctx context.Context, key session.Key, a Ask) (session.Challen
 		case joined && o.challenge.AuthorizeURL != "" && !w.coveredBy(o.scopes):
 			continue // it was shared with callers who wanted less
 		}
-		if o.polled != "" && (a.Wait > 0 || !joined && !o.began && !o.pollSoon) {
-			f.touch(ctx, o.polled, a.Wait)
+		if o.polled != "" && (want.Wait > 0 || !joined && !o.began && !o.pollSoon) {
+			f.touch(ctx, o.polled, want.Wait)
 		}
 		if joined && o.challenge.Card == session.CardSent {
 			o.challenge.Card = session.CardAlreadySent
@@ -220,7 +204,7 @@ func (f *Flow) wanted(exactly []string) scopes {
 // Start opens a consent for an operator. It is [Flow.Ask], and also returns the
 // consent, which is zero without a link.
 func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (session.Consent, session.Challenge, error) {
-	c, err := f.Ask(ctx, key, Ask{Scopes: scopes, Caller: ownCaller})
+	c, err := f.Ask(ctx, key, session.ConsentRequest{Scopes: scopes, Caller: ownCaller})
 	if err != nil || c.AuthorizeURL == "" {
 		return session.Consent{}, c, err
 	}

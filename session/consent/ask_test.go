@@ -30,7 +30,7 @@ func (w *world) askTogether(flows []*Flow, key session.Key, n int) {
 	for i := range n {
 		gone.Go(func() {
 			<-start
-			c, err := flows[i%len(flows)].Ask(w.T.Context(), key, Ask{Reason: session.NoSession})
+			c, err := flows[i%len(flows)].Ask(w.T.Context(), key, session.ConsentRequest{Reason: session.NoSession})
 			mu.Lock()
 			defer mu.Unlock()
 			links[c.AuthorizeURL]++
@@ -147,7 +147,7 @@ func TestAskCallerHangsUp(t *testing.T) {
 		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Hang: true})
 		ctx, hangUp := context.WithCancel(t.Context())
 		left := make(chan error)
-		go func() { _, err := f.Ask(ctx, alice, Ask{}); left <- err }()
+		go func() { _, err := f.Ask(ctx, alice, session.ConsentRequest{}); left <- err }()
 		w.AwaitHit(slow)
 		hangUp()
 		if err := <-left; !errors.Is(err, context.Canceled) {
@@ -186,7 +186,7 @@ func TestAskAppRefused(t *testing.T) {
 		w := newWorld(t, nil)
 		f := w.flow(nil)
 		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Secret = "another" })
-		_, err := f.Ask(t.Context(), alice, Ask{})
+		_, err := f.Ask(t.Context(), alice, session.ConsentRequest{})
 		var after *session.RetryError
 		if !errors.Is(err, session.ErrAppMisconfigured) || !errors.As(err, &after) || after.After <= 0 {
 			t.Errorf("error: %v", err)
@@ -200,7 +200,7 @@ func TestAskAppRefused(t *testing.T) {
 func TestAskUnknownApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newWorld(t, nil).flow(nil)
-		if _, err := f.Ask(t.Context(), session.Key{AppID: "cli_other", OpenID: larktest.Alice}, Ask{}); err == nil {
+		if _, err := f.Ask(t.Context(), session.Key{AppID: "cli_other", OpenID: larktest.Alice}, session.ConsentRequest{}); err == nil {
 			t.Error("no error")
 		}
 	})
@@ -237,7 +237,7 @@ func TestAskIsLimitedPerApp(t *testing.T) {
 			if i%2 == 1 {
 				flow = other
 			}
-			c, err := flow.Ask(t.Context(), dbtest.Key(fmt.Sprintf("ou_%032d", i)), Ask{Reason: session.NoSession})
+			c, err := flow.Ask(t.Context(), dbtest.Key(fmt.Sprintf("ou_%032d", i)), session.ConsentRequest{Reason: session.NoSession})
 			switch {
 			case err != nil:
 				t.Fatal(err)
@@ -265,7 +265,7 @@ func TestAskTooLate(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.awaitState(alice, session.ConsentDone)
-		if _, err := f.Ask(t.Context(), alice, Ask{Reason: session.NoSession}); !errors.Is(err, session.ErrConflict) {
+		if _, err := f.Ask(t.Context(), alice, session.ConsentRequest{Reason: session.NoSession}); !errors.Is(err, session.ErrConflict) {
 			t.Errorf("got %v", err)
 		}
 		if n := w.cards(larktest.Alice); n != 1 {
@@ -439,7 +439,7 @@ func TestAskStoreDown(t *testing.T) {
 		w := newWorld(t, nil)
 		f := w.flow(nil)
 		w.Store.Close()
-		c, err := f.Ask(t.Context(), alice, Ask{})
+		c, err := f.Ask(t.Context(), alice, session.ConsentRequest{})
 		if !errors.Is(err, session.ErrUnavailable) || c.Card != session.CardFailed {
 			t.Errorf("%+v, %v", c, err)
 		}

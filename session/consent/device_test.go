@@ -79,7 +79,7 @@ func TestDevicePollInterval(t *testing.T) {
 		first := w.device(nil)
 		w.device(nil)
 		w.device(nil)
-		if _, err := first.Ask(t.Context(), alice, Ask{Wait: time.Minute}); err != nil {
+		if _, err := first.Ask(t.Context(), alice, session.ConsentRequest{Wait: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(61 * time.Second)
@@ -352,7 +352,7 @@ func TestShutdownStores(t *testing.T) {
 		if _, err := w.Store.Sessions.Load(t.Context(), alice); err != nil {
 			t.Error(err)
 		}
-		if _, err := f.Ask(t.Context(), bob, Ask{}); err == nil {
+		if _, err := f.Ask(t.Context(), bob, session.ConsentRequest{}); err == nil {
 			t.Error("an Ask after the shutdown is accepted")
 		}
 	})

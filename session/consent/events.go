@@ -246,7 +246,7 @@ func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *
 	case err == nil && renew:
 		want, reason = want.with(parseScopes(s.Scope)...), s.Reason
 	}
-	c, err := f.Ask(ctx, operator, Ask{Reason: reason, Scopes: want, Caller: ownCaller})
+	c, err := f.Ask(ctx, operator, session.ConsentRequest{Reason: reason, Scopes: want, Caller: ownCaller})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded): // the start goes on
 		return EventReply{Toast: toast("info", texts.toastSent)}, nil

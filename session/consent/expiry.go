@@ -26,8 +26,10 @@ const (
 	// counts as active.
 	activeFor = 24 * time.Hour
 
-	// ending is the reason of a card for a grant that still works.
-	ending session.Reason = "ending"
+	// ending is the reason of a card for a grant that still works, and lacking is
+	// that of a card for a grant without a scope that an API wants.
+	ending  session.Reason = "ending"
+	lacking session.Reason = "lacking"
 )
 
 // A grant that ends soon gets one card, which store.Reminders.Claim sees to. In
@@ -124,7 +126,7 @@ func (f *Flow) remindOnce(ctx context.Context, key session.Key, grantedAt time.T
 var errNotAsked = errors.New("no consent could be started")
 
 func (f *Flow) askToRenew(ctx context.Context, key session.Key, w wish) error {
-	o, _, err := f.asks.Do(ctx, asker{key, w.caller}, func(ctx context.Context) (outcome, error) { return f.open(ctx, key, w) })
+	o, _, err := f.asks.Do(ctx, askKey{key, w.caller}, func(ctx context.Context) (outcome, error) { return f.open(ctx, key, w) })
 	if err != nil {
 		return err
 	}

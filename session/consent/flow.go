@@ -174,7 +174,7 @@ type Flow struct {
 	now        func() time.Time
 	log        *slog.Logger
 	complaints *telemetry.Complaints
-	asks       singleflight.Group[asker, outcome]
+	asks       singleflight.Group[askKey, outcome]
 	refusals   *lru.Cache[session.Key, refusal]
 	wakeUp     chan struct{}
 	tracer     trace.Tracer

@@ -91,7 +91,7 @@ func redirect(c *Config) { c.PublicURL = public }
 
 func (w *world) ask(f *Flow, key session.Key, scopes ...string) session.Challenge {
 	w.T.Helper()
-	c, err := f.Ask(w.T.Context(), key, Ask{Reason: session.NoSession, Scopes: scopes})
+	c, err := f.Ask(w.T.Context(), key, session.ConsentRequest{Reason: session.NoSession, Scopes: scopes})
 	if err != nil {
 		w.T.Fatal(err)
 	}

@@ -27,7 +27,9 @@ func (w *world) flood(f *Flow, caller string, n int) (stop func()) {
 				return
 			case <-time.After(time.Second / time.Duration(n)):
 			}
-			gone.Go(func() { f.Ask(w.T.Context(), dbtest.Key(fmt.Sprintf("ou_%032d", i)), Ask{Caller: caller}) })
+			gone.Go(func() {
+				f.Ask(w.T.Context(), dbtest.Key(fmt.Sprintf("ou_%032d", i)), session.ConsentRequest{Caller: caller})
+			})
 		}
 	})
 	return func() { close(done); gone.Wait() }
@@ -51,7 +53,7 @@ func TestEachCallerHasConsents(t *testing.T) {
 		stop := w.flood(f, "greedy", 110)
 		for i := range seconds {
 			time.Sleep(time.Second)
-			c, err := []*Flow{f, other}[i%2].Ask(t.Context(), w.person(i), Ask{Caller: "modest"})
+			c, err := []*Flow{f, other}[i%2].Ask(t.Context(), w.person(i), session.ConsentRequest{Caller: "modest"})
 			if err != nil || c.AuthorizeURL == "" || c.Card != session.CardSent {
 				t.Errorf("after %d s: %+v, %v", i+1, c, err)
 			}
@@ -76,7 +78,7 @@ func TestEachCallerHasSlots(t *testing.T) {
 		for i := range 4 {
 			who := w.person(i)
 			gone.Go(func() {
-				c, _ := f.Ask(t.Context(), who, Ask{Caller: "greedy"})
+				c, _ := f.Ask(t.Context(), who, session.ConsentRequest{Caller: "greedy"})
 				mu.Lock()
 				defer mu.Unlock()
 				if c.Card == session.CardRateLimited {
@@ -85,7 +87,7 @@ func TestEachCallerHasSlots(t *testing.T) {
 			})
 		}
 		time.Sleep(time.Second)
-		if c, err := f.Ask(t.Context(), alice, Ask{Caller: "modest"}); err != nil || c.Card != session.CardSent {
+		if c, err := f.Ask(t.Context(), alice, session.ConsentRequest{Caller: "modest"}); err != nil || c.Card != session.CardSent {
 			t.Errorf("another caller: %+v, %v", c, err)
 		}
 		time.Sleep(slotWait)
@@ -103,12 +105,12 @@ func TestEachCallerHasPending(t *testing.T) {
 		w := newWorld(t, nil)
 		f := w.flow(func(c *Config) { twoCallers(c); c.MaxPending = 4 })
 		for i := range 3 {
-			c, err := f.Ask(t.Context(), w.person(i), Ask{Caller: "greedy"})
+			c, err := f.Ask(t.Context(), w.person(i), session.ConsentRequest{Caller: "greedy"})
 			if limited := c.Card == session.CardRateLimited; err != nil || limited != (i == 2) {
 				t.Errorf("consent %d: %+v, %v", i, c, err)
 			}
 		}
-		if c, err := f.Ask(t.Context(), alice, Ask{Caller: "modest"}); err != nil || c.Card != session.CardSent {
+		if c, err := f.Ask(t.Context(), alice, session.ConsentRequest{Caller: "modest"}); err != nil || c.Card != session.CardSent {
 			t.Errorf("another caller: %+v, %v", c, err)
 		}
 	})
@@ -123,7 +125,7 @@ func TestCallersShareOneConsent(t *testing.T) {
 		links := make(chan string, 2)
 		for _, caller := range []string{"one", "two"} {
 			gone.Go(func() {
-				c, err := f.Ask(t.Context(), alice, Ask{Caller: caller})
+				c, err := f.Ask(t.Context(), alice, session.ConsentRequest{Caller: caller})
 				if err != nil {
 					t.Error(err)
 				}

@@ -17,7 +17,7 @@ import (
 // askAnyOf is a call that needs one of the alternatives.
 func (w *world) askAnyOf(f *Flow, alternatives ...string) session.Challenge {
 	w.T.Helper()
-	c, err := f.Ask(w.T.Context(), alice, Ask{Reason: "missing_scope", AnyOf: alternatives})
+	c, err := f.Ask(w.T.Context(), alice, session.ConsentRequest{AnyOf: alternatives})
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -68,6 +68,9 @@ func TestMissingScopeChoice(t *testing.T) {
 				}
 				if got := w.latest(alice).Scopes; got != c.want+" offline_access" {
 					t.Errorf("asked for %q", got)
+				}
+				if !c.blind { // then no card can be sent
+					w.AwaitCard(alice.OpenID, "Your earlier authorization of") // not the text for a first consent
 				}
 			})
 		})
@@ -137,7 +140,7 @@ func TestScopesRefused(t *testing.T) {
 		}
 
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Code: 20027, Times: -1})
-		got, err := f.Ask(t.Context(), bob, Ask{Reason: session.NoSession})
+		got, err := f.Ask(t.Context(), bob, session.ConsentRequest{Reason: session.NoSession})
 		if err != nil || got.AuthorizeURL != "" || got.Card != session.CardFailed {
 			t.Errorf("with nothing else to try: %+v, %v", got, err)
 		}

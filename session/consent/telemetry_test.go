@@ -108,7 +108,7 @@ func TestSpan(t *testing.T) {
 	f := w.flow(func(c *Config) { redirect(c); c.Users = users })
 	link := w.ask(f, alice).AuthorizeURL
 	w.Store.Close()
-	if _, err := f.Ask(t.Context(), bob, Ask{}); err == nil {
+	if _, err := f.Ask(t.Context(), bob, session.ConsentRequest{}); err == nil {
 		t.Fatal("no error without a database")
 	}
 	var seen []string

@@ -125,11 +125,11 @@ func (r tokens) Refused(ctx context.Context, key session.Key, version int64) (*s
 // asker is a [proxy.Asker].
 type asker struct{ *replica }
 
-func (r asker) Ask(ctx context.Context, key session.Key, want proxy.Ask) (session.Challenge, error) {
+func (r asker) Ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
 	if err := r.source.Admitted(key.AppID); err != nil {
 		return session.Challenge{}, err
 	}
-	return r.flow.Ask(ctx, key, consent.Ask{Reason: want.Reason, Caller: want.Caller, Wait: want.Wait})
+	return r.flow.Ask(ctx, key, want)
 }
 
 func (l *larkside) call(instance int, openID string) (link string, ok bool) {
