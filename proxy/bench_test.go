@@ -51,7 +51,7 @@ func (t oneToken) Token(context.Context, session.Key) (*session.Access, session.
 	return t.access, session.FromCache, nil
 }
 
-func (t oneToken) Refused(context.Context, session.Key, int64) (*session.Access, error) {
+func (t oneToken) ReplaceRefused(context.Context, session.Key, int64) (*session.Access, error) {
 	return t.access, nil
 }
 

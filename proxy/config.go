@@ -20,9 +20,9 @@ type TokenSource interface {
 	// the refresh goes on. Errors: session.ErrConsentRequired (with the reason),
 	// ErrRefreshUnavailable, ErrUnavailable, ErrAppMisconfigured, ErrUserDisabled.
 	Token(ctx context.Context, user session.Key) (*session.Access, session.Lookup, error)
-	// Refused is told that Lark refused the user's token of that version. It returns
-	// a newer one, and refreshes only if there is none yet. Errors as for Token.
-	Refused(ctx context.Context, user session.Key, version int64) (*session.Access, error)
+	// ReplaceRefused is called when Lark refused the user's token of that version. It
+	// returns a newer one, and refreshes only if there is none yet. Errors as for Token.
+	ReplaceRefused(ctx context.Context, user session.Key, version int64) (*session.Access, error)
 }
 
 // Asker asks a user for consent. It is called from many goroutines.

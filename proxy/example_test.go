@@ -26,7 +26,7 @@ func (u oneUser) Token(_ context.Context, key session.Key) (*session.Access, ses
 	return u.access, session.FromCache, nil
 }
 
-func (u oneUser) Refused(context.Context, session.Key, int64) (*session.Access, error) {
+func (u oneUser) ReplaceRefused(context.Context, session.Key, int64) (*session.Access, error) {
 	return nil, &session.ConsentRequiredError{Reason: session.TokenRefused}
 }
 

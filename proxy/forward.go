@@ -172,7 +172,7 @@ func (p *proxy) unanswered(x *request, err error, sent time.Time) error {
 // the error says why not.
 func (p *proxy) replaceToken(x *request) (replaced bool, err error) {
 	if x.credential.kind == userToken {
-		renewed, err := p.cfg.Tokens.Refused(x, x.who.user, x.credential.access.Version)
+		renewed, err := p.cfg.Tokens.ReplaceRefused(x, x.who.user, x.credential.access.Version)
 		if err != nil {
 			return false, err
 		}

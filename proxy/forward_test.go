@@ -233,7 +233,7 @@ type stranger struct{ access *session.Access }
 func (s stranger) Token(ctx context.Context, _ session.Key) (*session.Access, session.Lookup, error) {
 	return s.access, session.FromCache, nil
 }
-func (s stranger) Refused(context.Context, session.Key, int64) (*session.Access, error) {
+func (s stranger) ReplaceRefused(context.Context, session.Key, int64) (*session.Access, error) {
 	return s.access, nil
 }
 

@@ -36,14 +36,14 @@ type tokens struct {
 	users     map[session.Key]*grant
 	changed   map[session.Key]chan struct{}
 	refreshes int
-	failing   error // of Token and Refused, for everybody
+	failing   error // of Token and ReplaceRefused, for everybody
 }
 
 type grant struct {
 	version int64
 	expires time.Time
 	err     error // of Token
-	refresh error // of Refused
+	refresh error // of ReplaceRefused
 }
 
 func newTokens() *tokens {
@@ -103,7 +103,7 @@ func (t *tokens) Token(_ context.Context, k session.Key) (*session.Access, sessi
 	return t.access(k, g), session.FromCache, nil
 }
 
-func (t *tokens) Refused(_ context.Context, k session.Key, version int64) (*session.Access, error) {
+func (t *tokens) ReplaceRefused(_ context.Context, k session.Key, version int64) (*session.Access, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	g := t.users[k]

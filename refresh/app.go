@@ -91,10 +91,10 @@ func errCircuitOpen() error {
 	return &session.RetryError{Err: fmt.Errorf("%w: the token endpoint keeps failing", session.ErrRefreshUnavailable), After: breakFor}
 }
 
-// admit gives the right to call the token endpoint once, to refresh key's
+// allow gives the right to call the token endpoint once, to refresh key's
 // session. The caller passes the call's error to done. For an app that Lark
-// refuses, only a probe is admitted.
-func (a *app) admit(key session.Key, probe bool) (done func(error), err error) {
+// refuses, only a probe is allowed.
+func (a *app) allow(key session.Key, probe bool) (done func(error), err error) {
 	if err := a.resting(probe); err != nil {
 		return nil, err
 	}
@@ -231,10 +231,10 @@ func (s *Source) Reconsider() {
 	}
 }
 
-// Admitted returns an error while Lark refuses the app. It is called before a
+// CheckApp returns an error while Lark refuses the app. It is called before a
 // consent is started, so that nobody gets the card of an app that can't use the
 // answer.
-func (s *Source) Admitted(appID string) error {
+func (s *Source) CheckApp(appID string) error {
 	a, ok := s.apps[appID]
 	if !ok {
 		return fmt.Errorf("app %q is not configured", appID)

@@ -23,10 +23,10 @@ func (s *Source) Budget(ctx context.Context, appID string) (limits []session.Lim
 	return a.governor.limits, used[:len(a.governor.limits)], nil
 }
 
-// Admit waits until a call to appID's token endpoint may be made that is no
+// AwaitTurn waits until a call to appID's token endpoint may be made that is no
 // refresh: those wait for their turn by themselves. It returns ctx's error, or
 // one that wraps [session.ErrUnavailable] if the database can't count the call.
-func (s *Source) Admit(ctx context.Context, appID string, call session.TokenCall) error {
+func (s *Source) AwaitTurn(ctx context.Context, appID string, call session.TokenCall) error {
 	a, ok := s.apps[appID]
 	if !ok {
 		return fmt.Errorf("app %q is not configured", appID)

@@ -18,7 +18,7 @@
 //     it, and that is the result. If it may not be tried yet (retry_at), or the
 //     app's circuit is open, the run ends here.
 //  3. The run waits for a call under the app's rate, which all replicas and all
-//     kinds of calls to the token endpoint share ([Source.Admit]). Code
+//     kinds of calls to the token endpoint share ([Source.AwaitTurn]). Code
 //     exchanges go first, then refreshes that a request waits for, then device
 //     polls, then the sweep. An admission that can't be used, since another
 //     owner was faster, goes to the next in line.

@@ -168,15 +168,15 @@ func (g *governor) dispatch() {
 		if !any {
 			return
 		}
-		if rest := g.admit(waiting); rest > 0 {
+		if rest := g.grant(waiting); rest > 0 {
 			g.pause(rest)
 		}
 	}
 }
 
-// admit takes admissions for the first kind that gets some. If none does, it
+// grant takes admissions for the first kind that gets some. If none does, it
 // returns how long to wait.
-func (g *governor) admit(waiting [session.TokenCalls]int) (rest time.Duration) {
+func (g *governor) grant(waiting [session.TokenCalls]int) (rest time.Duration) {
 	for i, n := range waiting {
 		if n == 0 {
 			continue

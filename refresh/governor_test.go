@@ -21,7 +21,7 @@ func TestCallsGoInTheOrderOfTheirKinds(t *testing.T) {
 			// Each in a moment of its own, so that the rate lets one call through at
 			// a time later.
 			time.Sleep(3 * time.Second)
-			if err := w.source.Admit(t.Context(), larktest.AppID, session.CodeExchange); err != nil {
+			if err := w.source.AwaitTurn(t.Context(), larktest.AppID, session.CodeExchange); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -59,7 +59,7 @@ func TestKindsHaveTheirShare(t *testing.T) {
 			defer cancel()
 			var mu sync.Mutex
 			together(n, func(int) {
-				err := s.Admit(ctx, larktest.AppID, call)
+				err := s.AwaitTurn(ctx, larktest.AppID, call)
 				mu.Lock()
 				defer mu.Unlock()
 				switch {
@@ -92,11 +92,11 @@ func TestKindsHaveTheirShare(t *testing.T) {
 
 func TestAdmitUnknownApp(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
-		if err := w.source.Admit(t.Context(), "cli_other", session.DevicePoll); err == nil {
+		if err := w.source.AwaitTurn(t.Context(), "cli_other", session.DevicePoll); err == nil {
 			t.Error("no error")
 		}
 		w.Store.Close()
-		if err := w.source.Admit(t.Context(), larktest.AppID, session.DevicePoll); !errors.Is(err, session.ErrUnavailable) {
+		if err := w.source.AwaitTurn(t.Context(), larktest.AppID, session.DevicePoll); !errors.Is(err, session.ErrUnavailable) {
 			t.Errorf("without the database: %v", err)
 		}
 	})

@@ -39,8 +39,8 @@ const (
 	StoreFailed Class = "store_failed"
 	// Misconfigured: Lark refuses the app. The session is kept.
 	Misconfigured Class = "misconfigured"
-	// Refused: Lark refused a token that replaced a refused one.
-	Refused Class = "refused"
+	// SuccessorRefused: Lark refused a token that replaced a refused one.
+	SuccessorRefused Class = "refused"
 	// RotationLost: an earlier attempt spent the refresh token, and its answer
 	// was never stored. The session is lost.
 	RotationLost Class = "rotation_lost"

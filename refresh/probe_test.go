@@ -107,12 +107,12 @@ func TestRefusedAppIsNotAdmitted(t *testing.T) {
 		w.source.Report(larktest.AppID, w.wrongSecret())
 		for range 40 {
 			var retry *session.RetryError
-			if err := w.source.Admitted(larktest.AppID); !errors.Is(err, session.ErrAppMisconfigured) || !errors.As(err, &retry) || retry.After < time.Second {
+			if err := w.source.CheckApp(larktest.AppID); !errors.Is(err, session.ErrAppMisconfigured) || !errors.As(err, &retry) || retry.After < time.Second {
 				t.Fatalf("got %v", err)
 			}
 			time.Sleep(time.Second)
 		}
-		if err := w.source.Admitted("cli_other"); err == nil || errors.Is(err, session.ErrAppMisconfigured) {
+		if err := w.source.CheckApp("cli_other"); err == nil || errors.Is(err, session.ErrAppMisconfigured) {
 			t.Errorf("an unknown app: %v", err)
 		}
 	})

@@ -597,12 +597,12 @@ func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 		k := w.consented(larktest.Alice)
 		// From the first moment of a token's life.
 		together(20, func(int) {
-			a, err := w.source.Refused(t.Context(), k, 1)
+			a, err := w.source.ReplaceRefused(t.Context(), k, 1)
 			if err != nil || a.Version != 2 {
 				t.Errorf("%v", err)
 			}
 		})
-		if _, err := w.source.Refused(t.Context(), k, 1); err != nil {
+		if _, err := w.source.ReplaceRefused(t.Context(), k, 1); err != nil {
 			t.Error(err)
 		}
 		if w.TokenCalls() != 1 {
@@ -613,7 +613,7 @@ func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 		other := w.replica(nil)
 		for _, s := range []*Source{w.source, other} {
 			time.Sleep(10 * time.Second)
-			if _, err := s.Refused(t.Context(), k, 2); !errors.Is(err, session.ErrConsentRequired) {
+			if _, err := s.ReplaceRefused(t.Context(), k, 2); !errors.Is(err, session.ErrConsentRequired) {
 				t.Errorf("the successor: %v", err)
 			}
 		}
@@ -622,11 +622,11 @@ func TestRefusedTokenIsRenewedOnce(t *testing.T) {
 		}
 		// Later it is a token like any other, and so is the pair of a new consent.
 		time.Sleep(11 * time.Second)
-		if a, err := w.source.Refused(t.Context(), k, 2); err != nil || a.Version != 3 {
+		if a, err := w.source.ReplaceRefused(t.Context(), k, 2); err != nil || a.Version != 3 {
 			t.Errorf("half a minute later: %v", err)
 		}
 		w.consented(larktest.Alice)
-		if a, err := w.source.Refused(t.Context(), k, 4); err != nil || a.Version != 5 {
+		if a, err := w.source.ReplaceRefused(t.Context(), k, 4); err != nil || a.Version != 5 {
 			t.Errorf("after a new consent: %v", err)
 		}
 	})
@@ -646,7 +646,7 @@ func TestRefusedJoinsAFailingRenewal(t *testing.T) {
 		synctest.Wait()
 		refused := make(chan error, 1)
 		go func() {
-			_, err := w.source.Refused(t.Context(), k, 1)
+			_, err := w.source.ReplaceRefused(t.Context(), k, 1)
 			refused <- err
 		}()
 		synctest.Wait()
@@ -655,7 +655,7 @@ func TestRefusedJoinsAFailingRenewal(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		time.Sleep(time.Minute)
-		if a, err := w.source.Refused(t.Context(), k, 1); err != nil || a.Version != 2 {
+		if a, err := w.source.ReplaceRefused(t.Context(), k, 1); err != nil || a.Version != 2 {
 			t.Errorf("when Lark is back: %v", err)
 		}
 	})
@@ -708,7 +708,7 @@ func TestClockJumps(t *testing.T) {
 		if err != nil || a.Version != 2 {
 			t.Fatalf("after a jump back: %v", err)
 		}
-		if a, err := w.source.Refused(t.Context(), k, a.Version); err != nil || a.Version != 3 {
+		if a, err := w.source.ReplaceRefused(t.Context(), k, a.Version); err != nil || a.Version != 3 {
 			t.Fatalf("refused by Lark after a jump back: %v", err)
 		}
 		if row := w.Row(k); row.State != session.Active || w.TokenCalls() != 2 {
@@ -722,13 +722,13 @@ func TestRefusedWhileLarkFails(t *testing.T) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(time.Minute)
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20072})
-		if _, err := w.source.Refused(t.Context(), k, 1); !errors.Is(err, session.ErrRefreshUnavailable) {
+		if _, err := w.source.ReplaceRefused(t.Context(), k, 1); !errors.Is(err, session.ErrRefreshUnavailable) {
 			t.Errorf("got %v", err)
 		}
 		// A dead grant whose access token Lark refuses is not served again.
 		time.Sleep(time.Minute)
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Code: 20064})
-		if _, err := w.source.Refused(t.Context(), k, 1); !errors.Is(err, session.ErrConsentRequired) {
+		if _, err := w.source.ReplaceRefused(t.Context(), k, 1); !errors.Is(err, session.ErrConsentRequired) {
 			t.Errorf("got %v", err)
 		}
 		if _, _, err := w.token(k); !errors.Is(err, session.ErrConsentRequired) {

@@ -119,7 +119,7 @@ func (s *Source) decidedByRow(row *session.Session, w want) (*session.Access, Cl
 	case a.Usable(now) && (moved || !w.refused && !w.force && now.Before(a.RefreshAt(s.threshold))):
 		return a, WonByOther, nil
 	case w.refused && row.AfterRefusal && now.Sub(row.IssuedAt).Abs() < successorRest && a.Usable(now):
-		return nil, Refused, &session.ConsentRequiredError{Reason: session.TokenRefused}
+		return nil, SuccessorRefused, &session.ConsentRequiredError{Reason: session.TokenRefused}
 	case s.isUnstored(row.Key):
 		return nil, StoreFailed, retryLater(fmt.Errorf("a renewed token is not stored yet: %w", session.ErrUnavailable))
 	}
@@ -219,7 +219,7 @@ func (s *Source) waitForOwner(ctx context.Context, row *session.Session) {
 // spend sends the lease's refresh token to Lark (step 5) and stores what comes
 // of it (steps 6 and 7).
 func (s *Source) spend(ctx context.Context, app *app, l *store.Lease, w want, until time.Time) (*session.Access, Class, error) {
-	done, err := app.admit(l.Session.Key, w.probe)
+	done, err := app.allow(l.Session.Key, w.probe)
 	if err != nil {
 		app.governor.pass(1)
 		s.leases.Release(ctx, l, store.Failure{}) // if it fails, the lease runs out

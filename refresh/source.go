@@ -264,10 +264,10 @@ func (s *Source) renewalBlocked(a *session.Access) error {
 	return nil
 }
 
-// Refused is called when Lark refused the access token of key at version. It
+// ReplaceRefused is called when Lark refused the access token of key at version. It
 // returns another token: the stored one if that has another version, else the
 // result of one forced refresh. Errors are those of [Source.Token].
-func (s *Source) Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
+func (s *Source) ReplaceRefused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
 	for {
 		fresh, joined, err := s.runOrJoin(ctx, key, want{version: version, refused: true})
 		switch {

@@ -108,7 +108,7 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 			}
 			return nil
 		},
-		Refused: func(appID string) *webconsole.Refusal {
+		AppRefusal: func(appID string) *webconsole.AppRefusal {
 			p := s.parts.Load()
 			if p == nil {
 				return nil
@@ -118,7 +118,7 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 				return nil
 			}
 			english, chinese := doctor.Remedy(why)
-			return &webconsole.Refusal{Err: why, Since: p.source.RefusedSince(appID), Remedy: english, RemedyChinese: chinese}
+			return &webconsole.AppRefusal{Err: why, Since: p.source.RefusedSince(appID), Remedy: english, RemedyChinese: chinese}
 		},
 		Refresh: func(ctx context.Context, key session.Key, from string) error {
 			p, err := s.started()
@@ -157,7 +157,7 @@ func (s *server) login(ctx context.Context, appID string, progress func(admin.Lo
 	if err != nil {
 		return admin.Login{}, err
 	}
-	if err := p.source.Admitted(appID); err != nil {
+	if err := p.source.CheckApp(appID); err != nil {
 		return admin.Login{}, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -199,7 +199,7 @@ func (p *parts) revokeByHand(ctx context.Context, key session.Key, by admin.Acto
 // askByHand has a user asked because an operator wants it.
 func (p *parts) askByHand(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (pending *session.Consent, card session.CardResult, err error) {
 	defer func() { p.audit(ctx, by, store.AuditAsk, key, err) }()
-	if err := p.source.Admitted(key.AppID); err != nil {
+	if err := p.source.CheckApp(key.AppID); err != nil {
 		return nil, "", err
 	}
 	started, challenge, err := p.flow.Start(ctx, key, scopes)

@@ -168,9 +168,9 @@ func (s *server) newFlow(db *store.DB, source *refresh.Source) (*consent.Flow, e
 		Apps: apps, Flow: flow, Scopes: s.cfg.Scopes, PublicURL: string(s.cfg.PublicURL),
 		ConsentTTL: s.cfg.ConsentTTL, Rate: s.cfg.ConsentRate[0], CardOff: !bool(s.cfg.Card),
 		CardTitle: s.cfg.CardTitle, CardMessage: s.cfg.CardMessage, PrivacyURL: string(s.cfg.PrivacyURL), AppLink: s.cfg.AppLink(), ChatLink: s.cfg.ChatLink(),
-		Admit: source.Admit, Callers: s.numberOfCallers(), Buttons: s.cfg.Events != "off", EventKeys: s.eventKeys(),
-		Refused: func(ctx context.Context, key session.Key, version int64) { source.Refused(ctx, key, version) },
-		Users:   s.users, Log: s.log,
+		AwaitTurn: source.AwaitTurn, Callers: s.numberOfCallers(), Buttons: s.cfg.Events != "off", EventKeys: s.eventKeys(),
+		TokenRefused: func(ctx context.Context, key session.Key, version int64) { source.ReplaceRefused(ctx, key, version) },
+		Users:        s.users, Log: s.log,
 	})
 }
 

@@ -104,12 +104,12 @@ func (t userTokens) Token(ctx context.Context, key session.Key) (*session.Access
 	return a, lookup, err
 }
 
-func (t userTokens) Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
+func (t userTokens) ReplaceRefused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
 	p, err := t.s.started()
 	if err != nil {
 		return nil, err
 	}
-	return p.source.Refused(ctx, key, version)
+	return p.source.ReplaceRefused(ctx, key, version)
 }
 
 // asker is a [proxy.Asker]. It starts no consent for an app that Lark refuses.
@@ -120,7 +120,7 @@ func (a asker) Ask(ctx context.Context, key session.Key, want session.ConsentReq
 	if err != nil {
 		return session.Challenge{}, err
 	}
-	if err := p.source.Admitted(key.AppID); err != nil {
+	if err := p.source.CheckApp(key.AppID); err != nil {
 		return session.Challenge{}, err
 	}
 	if want.Reason == session.NoSession && a.s.cfg.ExpectSessions {

@@ -52,8 +52,8 @@ type Config struct {
 	Budget func(ctx context.Context, appID string) ([]session.Limit, []int, error)
 	// Resting says why an app's token endpoint is left alone; nil: it is not.
 	Resting func(appID string) error
-	// Refused says why Lark refuses an app; nil: Lark accepts it.
-	Refused func(appID string) *Refusal
+	// AppRefusal says why Lark refuses an app; nil: Lark accepts it.
+	AppRefusal func(appID string) *AppRefusal
 
 	// Refresh renews a session now, Revoke ends one, Ask has its user asked and
 	// says what became of the card; from is the address of who wanted it, for the
@@ -74,8 +74,8 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Refusal is Lark's refusal of an app.
-type Refusal struct {
+// AppRefusal is Lark's refusal of an app.
+type AppRefusal struct {
 	Err   error
 	Since time.Time
 	// Remedy is what mends it, as a sentence in English and in Chinese.
@@ -83,11 +83,11 @@ type Refusal struct {
 }
 
 // refusalOf returns why Lark refuses an app, nil if Lark accepts it.
-func (k *Console) refusalOf(appID string) *Refusal {
-	if k.Refused == nil {
+func (k *Console) refusalOf(appID string) *AppRefusal {
+	if k.AppRefusal == nil {
 		return nil
 	}
-	return k.Refused(appID)
+	return k.AppRefusal(appID)
 }
 
 // Check is one condition of readiness.

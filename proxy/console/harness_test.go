@@ -85,9 +85,9 @@ func newQuietStage(t *testing.T, key string) *stage {
 		Budget: func(context.Context, string) ([]session.Limit, []int, error) {
 			return []session.Limit{{N: 40, Period: time.Second}, {N: 900, Period: time.Minute}}, []int{3, 899}, nil
 		},
-		Refused: func(id string) *Refusal {
+		AppRefusal: func(id string) *AppRefusal {
 			if id == "cli_b2" {
-				return &Refusal{Err: errors.New("code 20014 " + hostile), Since: time.Now().Add(-210 * time.Minute), Remedy: "turn the switch on", RemedyChinese: "打开开关"}
+				return &AppRefusal{Err: errors.New("code 20014 " + hostile), Since: time.Now().Add(-210 * time.Minute), Remedy: "turn the switch on", RemedyChinese: "打开开关"}
 			}
 			return nil
 		},

@@ -165,7 +165,7 @@ func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier 
 func (f *Flow) admitExchange(ctx context.Context, p *session.Consent) error {
 	ctx, cancel := context.WithTimeout(ctx, exchangeWait)
 	defer cancel()
-	if err := f.admit(ctx, p.AppID, session.CodeExchange); err != nil && ctx.Err() != nil {
+	if err := f.awaitTurn(ctx, p.AppID, session.CodeExchange); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("waiting for the rate of the token endpoint: %w", err)
 	}
 	return nil

@@ -286,7 +286,7 @@ func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event
 		case !e.Revocation.RefreshToken:
 			// The refresh token still works. Renewing now saves the next
 			// request from being refused.
-			f.task(ctx, func(ctx context.Context) { f.refused(ctx, key, s.Version) })
+			f.task(ctx, func(ctx context.Context) { f.tokenRefused(ctx, key, s.Version) })
 			return nil
 		}
 		err = f.sessions.RevokeLoaded(ctx, s, session.Revoked)

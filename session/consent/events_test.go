@@ -367,7 +367,7 @@ func TestRevokedAtLark(t *testing.T) {
 			w := newWorld(t, nil)
 			refused := make(chan int64, 1)
 			f := w.withEvents(func(c *Config) {
-				c.Refused = func(_ context.Context, _ session.Key, version int64) { refused <- version }
+				c.TokenRefused = func(_ context.Context, _ session.Key, version int64) { refused <- version }
 			})
 			w.grant(f, alice)
 			w.AwaitCard(alice.OpenID, texts.done.title.en) // which might come after "revoked" else

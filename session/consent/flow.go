@@ -93,15 +93,15 @@ type Config struct {
 	// EventKeys verify what Lark posts to /consent/events. Nil: that path is
 	// 404. Events may still come over the long connection.
 	EventKeys *lark.EventKeys
-	// Refused is called when Lark says that the access token of key at version,
+	// TokenRefused is called when Lark says that the access token of key at version,
 	// and not its refresh token, is revoked, so that it can be replaced. Nil:
 	// no callback. The next request finds out.
-	Refused func(ctx context.Context, key session.Key, version int64)
-	// Admit waits until a call to an app's token endpoint may be made, and
+	TokenRefused func(ctx context.Context, key session.Key, version int64)
+	// AwaitTurn waits until a call to an app's token endpoint may be made, and
 	// returns an error if ctx ends before that, or if the database can't count
 	// the call. It keeps all calls of all replicas under Lark's rate. Nil: calls
 	// are made at once.
-	Admit func(ctx context.Context, appID string, call session.TokenCall) error
+	AwaitTurn func(ctx context.Context, appID string, call session.TokenCall) error
 	// Keep is how long a session that can't be used any more is kept. 0: for
 	// ever.
 	Keep time.Duration
@@ -158,13 +158,13 @@ type Flow struct {
 	slots      *slots
 	callers    func() int
 	// polls, quietPolls and cardTasks have one value for each task under way.
-	polls      chan struct{}
-	quietPolls chan struct{}
-	cardTasks  chan struct{}
-	admit      func(ctx context.Context, appID string, call session.TokenCall) error
-	eventKeys  *lark.EventKeys
-	refused    func(ctx context.Context, key session.Key, version int64)
-	keep       time.Duration
+	polls        chan struct{}
+	quietPolls   chan struct{}
+	cardTasks    chan struct{}
+	awaitTurn    func(ctx context.Context, appID string, call session.TokenCall) error
+	eventKeys    *lark.EventKeys
+	tokenRefused func(ctx context.Context, key session.Key, version int64)
+	keep         time.Duration
 	// retiring has an item while sessions that can't be used are looked after.
 	// leaveUntil has, by app, until when its tokens are left alone; only that work
 	// uses it.
@@ -204,8 +204,8 @@ func New(c Config) (*Flow, error) {
 		cardOff: c.CardOff, maxPending: orDefault(c.MaxPending, 10_000),
 		slots: newSlots(orDefault(c.MaxStarting, 16)), callers: c.Callers,
 		polls: make(chan struct{}, maxPolls), quietPolls: make(chan struct{}, maxQuietPolls),
-		cardTasks: make(chan struct{}, maxTasks), admit: c.Admit,
-		eventKeys: c.EventKeys, refused: c.Refused,
+		cardTasks: make(chan struct{}, maxTasks), awaitTurn: c.AwaitTurn,
+		eventKeys: c.EventKeys, tokenRefused: c.TokenRefused,
 		users: c.Users, now: c.Now, log: c.Log, wakeUp: make(chan struct{}, 1),
 		tracer: otel.Tracer("larkside/session/consent"),
 	}
@@ -217,11 +217,11 @@ func New(c Config) (*Flow, error) {
 			f.flow = session.RedirectFlow
 		}
 	}
-	if f.refused == nil {
-		f.refused = func(context.Context, session.Key, int64) {}
+	if f.tokenRefused == nil {
+		f.tokenRefused = func(context.Context, session.Key, int64) {}
 	}
-	if f.admit == nil {
-		f.admit = func(context.Context, string, session.TokenCall) error { return nil }
+	if f.awaitTurn == nil {
+		f.awaitTurn = func(context.Context, string, session.TokenCall) error { return nil }
 	}
 	if f.callers == nil {
 		f.callers = func() int { return 1 }

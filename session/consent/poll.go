@@ -190,7 +190,7 @@ func (f *Flow) admitPoll(ctx context.Context, p *session.Consent, quiet bool) bo
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitWait)
 	defer cancel()
-	return f.admit(ctx, p.AppID, call) == nil
+	return f.awaitTurn(ctx, p.AppID, call) == nil
 }
 
 // touch notes that p's user has done something, and that a request may wait for

@@ -55,7 +55,7 @@ func (w *rated) replica(db *store.DB) (*refresh.Source, *Flow) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	f := w.device(func(c *Config) { c.use(db); c.Admit = source.Admit })
+	f := w.device(func(c *Config) { c.use(db); c.AwaitTurn = source.AwaitTurn })
 	// The context of the test has ended by then.
 	w.t.Cleanup(func() { source.Shutdown(context.Background()) })
 	return source, f

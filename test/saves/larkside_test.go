@@ -91,8 +91,8 @@ func (l *larkside) newReplica(t testing.TB) *replica {
 	r.flow, err2 = consent.New(consent.Config{
 		Sessions: db.Sessions, Retention: db.Retention, Keep: 90 * 24 * time.Hour, Consents: db.Consents, Reminders: db.Reminders, Events: db.Events,
 		Rates: db.Rates, Elections: db.Elections, Audit: db.Audit, Changes: db.Changes, Defaults: db.Defaults,
-		Apps: map[string]consent.Lark{larktest.AppID: client}, Scopes: scopes, PublicURL: public, Admit: r.source.Admit, Log: log,
-		Refused: func(ctx context.Context, key session.Key, version int64) { r.source.Refused(ctx, key, version) },
+		Apps: map[string]consent.Lark{larktest.AppID: client}, Scopes: scopes, PublicURL: public, AwaitTurn: r.source.AwaitTurn, Log: log,
+		TokenRefused: func(ctx context.Context, key session.Key, version int64) { r.source.ReplaceRefused(ctx, key, version) },
 	})
 	asking.Store(r.flow)
 	upstream, _ := url.Parse(w.lark.URL)
@@ -118,15 +118,15 @@ func (r tokens) Token(ctx context.Context, key session.Key) (*session.Access, se
 	return a, lookup, err
 }
 
-func (r tokens) Refused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
-	return r.source.Refused(ctx, key, version)
+func (r tokens) ReplaceRefused(ctx context.Context, key session.Key, version int64) (*session.Access, error) {
+	return r.source.ReplaceRefused(ctx, key, version)
 }
 
 // asker is a [proxy.Asker].
 type asker struct{ *replica }
 
 func (r asker) Ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
-	if err := r.source.Admitted(key.AppID); err != nil {
+	if err := r.source.CheckApp(key.AppID); err != nil {
 		return session.Challenge{}, err
 	}
 	return r.flow.Ask(ctx, key, want)

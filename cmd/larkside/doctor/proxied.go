@@ -92,6 +92,6 @@ func (t oneToken) Token(_ context.Context, key session.Key) (*session.Access, se
 	return t.access, session.FromCache, nil
 }
 
-func (t oneToken) Refused(context.Context, session.Key, int64) (*session.Access, error) {
+func (t oneToken) ReplaceRefused(context.Context, session.Key, int64) (*session.Access, error) {
 	return nil, &session.ConsentRequiredError{Reason: session.TokenRefused}
 }
