@@ -74,8 +74,8 @@ type Config struct {
 	// with UpstreamTimeout.
 	Transport http.RoundTripper
 	// UpstreamTimeout is the time from the last byte of a request to the header of
-	// its answer. A Transport that is given has to be made with the same value, by
-	// which a timeout of Lark's is told from other failures. 0: 30 s.
+	// its answer. Transport must have the same value: an error that comes earlier is
+	// not taken for a timeout of Lark's. 0: 30 s.
 	UpstreamTimeout time.Duration
 	// BodyPatience is how long a caller may make the proxy wait for each KiB of a
 	// request's body. A body that keeps moving may take hours. 0: 30 s.
@@ -99,24 +99,24 @@ type Config struct {
 	// Tokens has the users' tokens.
 	Tokens TokenSource
 	// UserTokenRefusal and TenantTokenRefusal return what an answer of Lark's with
-	// this code and msg says about the token that was sent. They are called first
-	// without the msg: then they return NotRefused only if that is the result for any
-	// msg.
+	// this code and msg says about the token that was sent. They are called with an
+	// empty msg first, while only the code has been read. Then they may return
+	// NotRefused only if no msg would change that.
 	UserTokenRefusal, TenantTokenRefusal func(code int, msg string) session.Refusal
 	// Asker asks users for consent. nil: the 401 has no link.
 	Asker Asker
 	// Resolver finds users by other names. nil: only an open_id names a user.
 	Resolver Resolver
-	// ProveUser returns the user whom a token proves: an open_id, union_id or user_id.
-	// Its error ends a sentence that begins with "the token", and has nothing of the
-	// token in it. With it a request for a user has to bring such a token in
-	// X-Larkside-User-Token, and no request is the default user's. It is called from
-	// many goroutines. nil: the app is believed.
+	// ProveUser verifies a token and returns the user whom it proves: an open_id,
+	// union_id or user_id. Its error ends a sentence that begins with "the token", and
+	// has nothing of the token in it. If it is set, a request for a user has to bring
+	// such a token in X-Larkside-User-Token, and there is no default user. It is
+	// called from many goroutines. nil: the app is believed.
 	ProveUser func(ctx context.Context, token string) (user string, err error)
-	// DefaultUser returns the open_id of the user whom a request means that may get a
-	// user's token, names no user and brings no token of its own. It returns
-	// session.ErrNotFound if the app has none yet. Browsers can't use it. nil: such a
-	// request is refused.
+	// DefaultUser returns the open_id of the app's default user. A request is that
+	// user's if its path may get a user's token, and it names no user and brings no
+	// token of its own. It returns session.ErrNotFound if the app has no default user
+	// yet. Browsers can't use it. nil: such a request is refused.
 	DefaultUser func(ctx context.Context, appID string) (openID string, err error)
 	// Tenant has the apps' tokens. It is required with TenantPaths.
 	Tenant Tenant
@@ -133,8 +133,8 @@ type Config struct {
 	// that the request can be sent again with another token. 0: no body is kept.
 	ReplayBuffer int
 
-	// AllowHosts are the Host values that are accepted: a name, which admits any port,
-	// or name:port, or "*". A request over a Unix socket may have any Host. nil:
+	// AllowHosts are the Host values that are accepted: a name with any port, or
+	// name:port, or "*". A request over a Unix socket may have any Host. nil:
 	// loopback names.
 	AllowHosts []string
 	// CallerKeys returns who may call. It is called for each request, from many
@@ -192,7 +192,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// check returns all that is missing or impossible.
+// check returns an error that names everything that is missing or impossible.
 func (c Config) check() error {
 	var problems []error
 	fail := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }

@@ -12,9 +12,8 @@ import (
 // body. Otherwise a few thousand connections that send nothing, or a byte now and
 // then, could use up all connections.
 const (
-	// bodyPatience is how long the reads of each bodyStep of a body may wait, taken
-	// together. The time in which nobody reads, since Lark is slow to take the body,
-	// doesn't count.
+	// bodyPatience is how long the reads of each bodyStep of a body may wait in all.
+	// Only waiting for the caller counts, not the time in which Lark takes the body.
 	bodyPatience = 30 * time.Second
 	// bodyStep is in bytes.
 	bodyStep = 1 << 10
