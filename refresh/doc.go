@@ -1,11 +1,13 @@
-// Package refresh keeps what is stored current: it finds a user's access token
-// and renews it with a refresh token that works exactly once.
+// Package refresh finds users' access tokens, and renews each before it expires.
+// What renews it is a refresh token that works exactly once.
 //
-// Start with [Source.Token]. It promises four things. One refresh of a session
-// is under way at a time, over all replicas. A refresh token that Lark has
-// answered is not sent again by anyone who can know that. Only Lark's word ends
-// a session, and no other failure. While the access token is valid it is
-// served, whatever else fails.
+// Start with [Source.Token]. It promises four things:
+//
+//   - One refresh of a session is under way at a time, over all replicas.
+//   - A refresh token is not sent again once Lark has answered it. The only
+//     exception is a process that dies before it has stored the answer.
+//   - Only an answer of Lark's ends a session. No other failure does.
+//   - A valid access token is served, whatever else fails.
 //
 // # The protocol
 //
@@ -15,8 +17,8 @@
 //
 //  1. Calls for one session in one process share one run.
 //  2. The row is read. If its access token is fresh, another replica has renewed
-//     it, and that is the result. If it may not be tried yet (retry_at), or the
-//     app's circuit is open, the run ends here.
+//     it, and that is the result. If the session may not be tried yet (retry_at),
+//     or the app's circuit is open, the run ends here.
 //  3. The run waits for a call under the app's rate, which all replicas and all
 //     kinds of calls to the token endpoint share ([Source.AwaitTurn]). Code
 //     exchanges go first, then refreshes that a request waits for, then device
@@ -31,25 +33,25 @@
 //  6. Both tokens are stored WHERE version = (the one read). Only then does anyone
 //     see the new access token. If the database fails it is tried again for as long
 //     as the process runs: until it succeeds, this process has the only good copy.
-//  7. An error of Lark's is handled by its class. Nothing was spent: the attempt is
-//     taken back, and the session backs off. The outcome is unknown: the attempt
-//     stays counted, and the session backs off. The refresh token is dead: the row
-//     is read again, and if its version moved, another replica has won and its
-//     token is the result; otherwise the session ends with a reason. Lark refuses
-//     the app: the app rests until a probe of its own finds it accepted, and the
-//     session may go on at once after that. The user is gone: the session is
-//     disabled.
+//  7. An error of Lark's is handled by its class. If nothing was spent, the attempt
+//     is taken back and the session backs off. If the outcome is unknown, the
+//     attempt stays counted and the session backs off. If the refresh token is dead,
+//     the row is read again: if its version has moved, another replica was faster
+//     and its token is the result, otherwise the session ends with a reason. If
+//     Lark refuses the app, the app rests until a probe finds it accepted again; its
+//     sessions don't back off. If the user is gone, the session is disabled.
 //
 // # Why each crash point is safe
 //
 //   - Before 4: nothing has happened.
 //   - Between 4 and 5, or in 5 before Lark saw the request: the refresh token is
 //     unspent. When the lease runs out, another replica takes it, sends the same
-//     token and gets a pair. attempts is 2, which does no harm.
+//     token and gets a pair. It has counted a second attempt, but nobody looks at
+//     the count unless Lark says that the token was used.
 //   - In 5 after Lark rotated, or between 5 and 6: the new pair is lost with the
-//     process. The next owner sends the spent token, gets 20064 or 20073 and finds
-//     attempts > 1. So the loss is recognised for what it is (refresh_token_used,
-//     class rotation_lost). This is the only window in which a grant is lost, and
+//     process. The next owner sends the spent token, gets 20064 or 20073 ("used"),
+//     and finds more than one attempt. So it knows that the answer was lost, and not
+//     the token stolen (refresh_token_used, class rotation_lost). This is the only window in which a grant is lost, and
 //     the old access token is served until it expires.
 //   - In 6 after the commit: the pair is stored, and the next read finds it.
 //   - A process that is told to stop begins no further step 4 and waits for the
