@@ -34,8 +34,8 @@ func (s *server) newAdmin(p *parts) http.Handler {
 	if p != nil {
 		c.Sessions, c.Directory, c.Consents, c.Audit = p.db.Sessions, p.db.Directory, p.db.Consents.History, p.db.Audit.List
 		c.Refresh, c.Revoke = p.refreshByHand, p.revokeByHand
-		c.Ask = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (*session.Consent, error) {
-			pending, card, err := p.askByHand(ctx, key, scopes, by)
+		c.StartConsent = func(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (*session.Consent, error) {
+			pending, card, err := p.startConsentByHand(ctx, key, scopes, by)
 			if pending != nil && card == session.CardAlreadySent {
 				pending.Card = card // the consent was open before
 			}
@@ -134,12 +134,12 @@ func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent
 			}
 			return p.revokeByHand(ctx, key, admin.Actor{Name: store.ByAdmin, Address: from})
 		},
-		Ask: func(ctx context.Context, key session.Key, from string) (session.CardResult, error) {
+		StartConsent: func(ctx context.Context, key session.Key, from string) (session.CardResult, error) {
 			p, err := s.started()
 			if err != nil {
 				return "", err
 			}
-			_, card, err := p.askByHand(ctx, key, nil, admin.Actor{Name: store.ByAdmin, Address: from})
+			_, card, err := p.startConsentByHand(ctx, key, nil, admin.Actor{Name: store.ByAdmin, Address: from})
 			if errors.Is(err, session.ErrNotAsked) {
 				err = nil // the card's result says it
 			}
@@ -196,8 +196,8 @@ func (p *parts) revokeByHand(ctx context.Context, key session.Key, by admin.Acto
 	return err
 }
 
-// askByHand has a user asked because an operator wants it.
-func (p *parts) askByHand(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (pending *session.Consent, card session.CardResult, err error) {
+// startConsentByHand has a user asked because an operator wants it.
+func (p *parts) startConsentByHand(ctx context.Context, key session.Key, scopes []string, by admin.Actor) (pending *session.Consent, card session.CardResult, err error) {
 	defer func() { p.audit(ctx, by, store.AuditAsk, key, err) }()
 	if err := p.source.CheckApp(key.AppID); err != nil {
 		return nil, "", err

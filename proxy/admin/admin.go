@@ -64,9 +64,9 @@ type Config struct {
 	Consents Consents
 	// UserAttr is how logs show a user. nil: they show nothing.
 	UserAttr func(session.Key) string
-	// Ask starts a consent, or finds the one that is open. scopes nil: the configured
-	// ones.
-	Ask func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Consent, error)
+	// StartConsent starts a consent, or finds the one that is open. scopes nil: the
+	// configured ones.
+	StartConsent func(ctx context.Context, key session.Key, scopes []string, by Actor) (*session.Consent, error)
 
 	// Login has whoever opens a link become the default user of the app. It calls
 	// progress with the link, from the goroutine that called it.
@@ -161,7 +161,7 @@ func (a *admin) routes() map[string]methods {
 	add(stored && a.Refresh != nil, one+"/refresh", http.MethodPost, a.refreshSession)
 	add(a.Purge != nil, "/api/v1/sessions/purge", http.MethodPost, a.purge)
 	add(a.Consents != nil, "/api/v1/consents", http.MethodGet, a.listConsents)
-	add(stored && a.Ask != nil, "/api/v1/consents", http.MethodPost, a.startConsent)
+	add(stored && a.StartConsent != nil, "/api/v1/consents", http.MethodPost, a.startConsent)
 	add(a.Login != nil, "/api/v1/login", http.MethodPost, a.login)
 	add(a.SyncUsers != nil, "/api/v1/users/sync", http.MethodPost, a.syncUsers)
 	add(a.RotateKeys != nil, "/api/v1/keys/rotate", http.MethodPost, a.rotateKeys)

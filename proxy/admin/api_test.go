@@ -138,7 +138,7 @@ func TestNoTokens(t *testing.T) {
 	}
 	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: db.Sessions, Directory: db.Directory, Consents: db.Consents.History,
 		Refresh: func(context.Context, session.Key, admin.Actor) error { return nil },
-		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
+		StartConsent: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
 			return db.Consents.Get(t.Context(), p.ID)
 		}})
 	for _, at := range [][3]string{
@@ -212,7 +212,7 @@ func TestConsents(t *testing.T) {
 	var asked session.Key
 	var scopes []string
 	ask := serve(t, admin.Config{Apps: []string{app, "cli_b2"}, Sessions: db.Sessions, Directory: db.Directory, Consents: db.Consents.History,
-		Ask: func(ctx context.Context, key session.Key, s []string, _ admin.Actor) (*session.Consent, error) {
+		StartConsent: func(ctx context.Context, key session.Key, s []string, _ admin.Actor) (*session.Consent, error) {
 			asked, scopes = key, s
 			p, _, err := db.Consents.Begin(ctx, session.Consent{Key: key, Flow: session.DeviceFlow, Scopes: "a:b offline_access"}, time.Minute, 10*time.Minute)
 			return p, err
@@ -257,7 +257,7 @@ func TestConsents(t *testing.T) {
 
 func TestConsentBadInput(t *testing.T) {
 	ask := serve(t, admin.Config{Apps: []string{app}, Sessions: openStore(t).Sessions,
-		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
+		StartConsent: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
 			t.Error("a consent was started")
 			return nil, session.ErrUnavailable
 		}})

@@ -113,7 +113,7 @@ func (a *admin) startConsent(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p, err := a.Ask(r.Context(), key, want.Scopes, actor(r))
+	p, err := a.StartConsent(r.Context(), key, want.Scopes, actor(r))
 	if err != nil {
 		return err
 	}

@@ -193,7 +193,7 @@ func TestOpenAPI(t *testing.T) {
 		Backup: func(context.Context, admin.Actor) (io.ReadCloser, int64, error) {
 			return io.NopCloser(strings.NewReader("SQLite")), 6, failure
 		},
-		Ask: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
+		StartConsent: func(context.Context, session.Key, []string, admin.Actor) (*session.Consent, error) {
 			return &asked, failure
 		},
 		Login: func(_ context.Context, appID string, progress func(admin.Login), _ admin.Actor) (admin.Login, error) {

@@ -55,12 +55,12 @@ type Config struct {
 	// AppRefusal says why Lark refuses an app; nil: Lark accepts it.
 	AppRefusal func(appID string) *AppRefusal
 
-	// Refresh renews a session now, Revoke ends one, Ask has its user asked and
-	// says what became of the card; from is the address of who wanted it, for the
+	// Refresh renews a session now, Revoke ends one, and StartConsent has its user
+	// asked and says what became of the card. from is the operator's address, for the
 	// audit trail. Errors are those of package session.
-	Refresh func(ctx context.Context, key session.Key, from string) error
-	Revoke  func(ctx context.Context, key session.Key, from string) error
-	Ask     func(ctx context.Context, key session.Key, from string) (session.CardResult, error)
+	Refresh      func(ctx context.Context, key session.Key, from string) error
+	Revoke       func(ctx context.Context, key session.Key, from string) error
+	StartConsent func(ctx context.Context, key session.Key, from string) (session.CardResult, error)
 
 	// UserShown returns what log lines show of a user. nil: nobody is found by that.
 	UserShown func(openID string) string

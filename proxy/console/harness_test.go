@@ -92,7 +92,7 @@ func newQuietStage(t *testing.T, key string) *stage {
 			return nil
 		},
 		Refresh: did("refresh"), Revoke: did("revoke"),
-		Ask: func(ctx context.Context, key session.Key, from string) (session.CardResult, error) {
+		StartConsent: func(ctx context.Context, key session.Key, from string) (session.CardResult, error) {
 			return s.card, ask(ctx, key, from)
 		},
 		Recent: s.recent, OpenAPI: []byte(`{"openapi":"3.1.0"}`), Log: s.log,

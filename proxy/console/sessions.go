@@ -304,8 +304,8 @@ func (k *Console) do(ctx context.Context, name string, key session.Key, from str
 		return name, k.Refresh(ctx, key, from)
 	case name == "revoke" && k.Revoke != nil:
 		return name, k.Revoke(ctx, key, from)
-	case name == "card" && k.Ask != nil:
-		card, err := k.Ask(ctx, key, from)
+	case name == "card" && k.StartConsent != nil:
+		card, err := k.StartConsent(ctx, key, from)
 		return string(card), err
 	}
 	return "", errNothing

@@ -36,7 +36,7 @@ const (
 	// cardGrace is the age after which a consent without a recorded card is
 	// taken over: its starter must have died.
 	cardGrace = startTimeout
-	// askTries bounds how often an Ask starts over because the consent changed.
+	// askTries bounds how often Ask starts over because the consent changed.
 	askTries = 6
 
 	retrySoon     = time.Second
@@ -47,7 +47,7 @@ const (
 	muteForCard   = time.Hour
 )
 
-// outcome is the result of an Ask. Everybody who asks meanwhile shares it.
+// outcome is the result of one call of Ask. Everybody who asks meanwhile shares it.
 type outcome struct {
 	challenge session.Challenge
 	scopes    scopes
@@ -57,8 +57,8 @@ type outcome struct {
 	began, pollSoon bool
 }
 
-// refusal is Lark's answer that a user can't get a card.
-type refusal struct {
+// cardRefusal is Lark's answer that a user can't get a card.
+type cardRefusal struct {
 	until time.Time
 	// unknown: Lark knows no such user, so there is nobody to ask.
 	unknown bool
@@ -430,7 +430,7 @@ func withoutLink(card session.CardResult, retry time.Duration) outcome {
 func stillStarting() outcome { return withoutLink(session.CardFailed, retrySoon) }
 
 // refusedCard returns Lark's refusal to send to key, if it still counts.
-func (f *Flow) refusedCard(key session.Key) (refusal, bool) {
-	r, ok := f.refusals.Get(key)
+func (f *Flow) refusedCard(key session.Key) (cardRefusal, bool) {
+	r, ok := f.cardRefusals.Get(key)
 	return r, ok && f.now().Before(r.until)
 }

@@ -128,7 +128,7 @@ func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) 
 func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier session.Secret) page {
 	var token lark.Token
 	err := retry(ctx, 250*time.Millisecond, exchangeTries, func() (again bool, err error) {
-		if err := f.admitExchange(ctx, p); err != nil {
+		if err := f.awaitExchangeTurn(ctx, p); err != nil {
 			return true, err
 		}
 		bounded, cancel := context.WithTimeout(ctx, exchangeTimeout)
@@ -159,10 +159,10 @@ func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier 
 	return resultPage(now)
 }
 
-// admitExchange waits until the rate of the token endpoint allows an exchange.
+// awaitExchangeTurn waits until the rate of the token endpoint allows an exchange.
 // If the database can't count it, it is made all the same: codes live for
 // minutes, and somebody has just approved.
-func (f *Flow) admitExchange(ctx context.Context, p *session.Consent) error {
+func (f *Flow) awaitExchangeTurn(ctx context.Context, p *session.Consent) error {
 	ctx, cancel := context.WithTimeout(ctx, exchangeWait)
 	defer cancel()
 	if err := f.awaitTurn(ctx, p.AppID, session.CodeExchange); err != nil && ctx.Err() != nil {

@@ -16,7 +16,7 @@ var ErrNotTheirs = errors.New("not this user's consent")
 // Decline ends an open consent because its user said no. operatorOpenID is who
 // said so: [ErrNotTheirs] if that is not the user. [session.ErrNotFound] if
 // there is no such consent, [session.ErrConflict] if it is over already.
-// Nothing is sent to the user before the next Ask.
+// Nothing is sent to the user before Ask is called again.
 func (f *Flow) Decline(ctx context.Context, id, operatorOpenID string) error {
 	p, err := f.consents.Get(ctx, id)
 	if err != nil {

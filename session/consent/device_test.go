@@ -382,7 +382,7 @@ func TestFinishTokenType(t *testing.T) {
 		f := w.device(nil)
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Skip: 0, Times: -1, Set: map[string]any{"token_type": "DPoP"}})
 		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
-		if p := w.awaitState(alice, session.ConsentFailed); p.Reason != reasonTokenType {
+		if p := w.awaitState(alice, session.ConsentFailed); p.Reason != string(session.UnsupportedToken) {
 			t.Errorf("reason: %s", p.Reason)
 		}
 		synctest.Wait()

@@ -153,7 +153,7 @@ func (f *Flow) announceEnd(ctx context.Context, x store.Expiring) error {
 	_, err := f.apps[x.AppID].SendCard(ctx, x.OpenID, "larkside-end-"+hex.EncodeToString(sum[:16]), f.cards.ending(f.apps.name(ctx, x.AppID)))
 	var e *lark.Error
 	if errors.As(err, &e) && (e.Class == lark.InvalidID || e.Class == lark.Undeliverable || e.Class == lark.UserDisabled) {
-		f.refusals.Add(x.Key, refusal{until: f.now().Add(muteForCard), unknown: e.Class == lark.InvalidID})
+		f.cardRefusals.Add(x.Key, cardRefusal{until: f.now().Add(muteForCard), unknown: e.Class == lark.InvalidID})
 		return nil
 	}
 	return err

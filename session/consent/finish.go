@@ -37,7 +37,7 @@ func (f *Flow) finish(ctx context.Context, p *session.Consent, t lark.Token) (*s
 		f.logThrottled(ctx, "can't hold a consent", p.Key, err)
 	}
 	if t.TokenType != "Bearer" {
-		return f.reject(ctx, p, t, reasonTokenType)
+		return f.reject(ctx, p, t, string(session.UnsupportedToken))
 	}
 	who, err := ownerOf(ctx, f.apps[p.AppID], t)
 	switch {

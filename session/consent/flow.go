@@ -58,7 +58,7 @@ type Config struct {
 	// Flow is how consents are obtained. Empty: the redirect flow if PublicURL
 	// is set, else the device flow.
 	Flow session.Flow
-	// Scopes are asked for if an Ask names none. offline_access is always
+	// Scopes are asked for if a request names none. offline_access is always
 	// added.
 	Scopes []string
 	// PublicURL is the URL under which browsers reach Handler, without a
@@ -168,20 +168,20 @@ type Flow struct {
 	// retiring has an item while sessions that can't be used are looked after.
 	// leaveUntil has, by app, until when its tokens are left alone; only that work
 	// uses it.
-	retiring   chan struct{}
-	leaveUntil map[string]time.Time
-	users      telemetry.Users
-	now        func() time.Time
-	log        *slog.Logger
-	complaints *telemetry.Complaints
-	asks       singleflight.Group[askKey, outcome]
-	refusals   *lru.Cache[session.Key, refusal]
-	wakeUp     chan struct{}
-	tracer     trace.Tracer
-	stateCount metric.Int64Counter
-	cardCount  metric.Int64Counter
-	eventCount metric.Int64Counter
-	took       metric.Float64Histogram
+	retiring     chan struct{}
+	leaveUntil   map[string]time.Time
+	users        telemetry.Users
+	now          func() time.Time
+	log          *slog.Logger
+	complaints   *telemetry.Complaints
+	asks         singleflight.Group[askKey, outcome]
+	cardRefusals *lru.Cache[session.Key, cardRefusal]
+	wakeUp       chan struct{}
+	tracer       trace.Tracer
+	stateCount   metric.Int64Counter
+	cardCount    metric.Int64Counter
+	eventCount   metric.Int64Counter
+	took         metric.Float64Histogram
 
 	// life ends when Shutdown cuts tasks off.
 	life    context.Context
@@ -234,7 +234,7 @@ func New(c Config) (*Flow, error) {
 	}
 	f.life, f.endLife = context.WithCancel(context.Background())
 	var err error
-	if f.refusals, err = lru.New[session.Key, refusal](10_000); err != nil {
+	if f.cardRefusals, err = lru.New[session.Key, cardRefusal](10_000); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
 	if f.pages, err = newPages(c); err != nil {

@@ -15,7 +15,7 @@ const (
 	// that did not bring it.
 	notAgainFor = time.Hour
 	// appInfoFor is how long an app's configuration is cached, and appInfoWait
-	// is how long an Ask waits for it.
+	// is how long Ask waits for it.
 	appInfoFor  = 10 * time.Minute
 	appInfoWait = 2 * time.Second
 )

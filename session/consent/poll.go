@@ -41,9 +41,9 @@ const (
 	slowDown = 5 * time.Second
 	fastest  = time.Second
 	slowest  = 60 * time.Second
-	// admitWait is how long a poll waits for the rate of the token endpoint.
+	// pollTurnWait is how long a poll waits for the rate of the token endpoint.
 	// With pollTimeout it is shorter than pollLease.
-	admitWait = 5 * time.Second
+	pollTurnWait = 5 * time.Second
 	// slowestBlind is the cap while Lark does not answer. It is low, so that a
 	// user who approves meanwhile does not wait long.
 	slowestBlind = 20 * time.Second
@@ -169,7 +169,7 @@ func (f *Flow) closeOrPoll(ctx context.Context, p *session.Consent, quiet bool) 
 	case p.Left <= 0:
 		f.closeOrLog(ctx, p, session.ConsentExpired, "")
 		return token, false
-	case f.admitPoll(ctx, p, quiet):
+	case f.awaitPollTurn(ctx, p, quiet):
 		return f.poll(ctx, p)
 	}
 	if err := f.consents.Leases.Return(ctx, p.ID); err != nil {
@@ -178,9 +178,9 @@ func (f *Flow) closeOrPoll(ctx context.Context, p *session.Consent, quiet bool) 
 	return token, false
 }
 
-// admitPoll waits until the rate of the token endpoint allows a poll for p. It
+// awaitPollTurn waits until the rate of the token endpoint allows a poll for p. It
 // returns false if that takes too long.
-func (f *Flow) admitPoll(ctx context.Context, p *session.Consent, quiet bool) bool {
+func (f *Flow) awaitPollTurn(ctx context.Context, p *session.Consent, quiet bool) bool {
 	if f.apps[p.AppID] == nil || p.Flow != session.DeviceFlow {
 		return true // nothing will be sent
 	}
@@ -188,7 +188,7 @@ func (f *Flow) admitPoll(ctx context.Context, p *session.Consent, quiet bool) bo
 	if quiet {
 		call = session.QuietPoll
 	}
-	ctx, cancel := context.WithTimeout(ctx, admitWait)
+	ctx, cancel := context.WithTimeout(ctx, pollTurnWait)
 	defer cancel()
 	return f.awaitTurn(ctx, p.AppID, call) == nil
 }

@@ -140,7 +140,7 @@ func (f *Flow) storeSignIn(ctx context.Context, appID string, app Lark, t lark.T
 		return nil, err
 	}
 	if t.TokenType != "Bearer" {
-		return discard(&SignInError{Reason: reasonTokenType})
+		return discard(&SignInError{Reason: session.UnsupportedToken})
 	}
 	who, err := ownerOf(ctx, app, t)
 	if err != nil {

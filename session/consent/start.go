@@ -19,7 +19,6 @@ const (
 	reasonScopes       = "more_scopes"
 	reasonStartFailed  = "start_failed"
 	reasonWrongAccount = "wrong_account"
-	reasonTokenType    = "unsupported_token_type"
 	reasonRefused      = "refused_by_lark"
 	reasonUserInfo     = "user_info_failed"
 )
@@ -166,7 +165,7 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Consent, reason session.
 	errors.As(err, &e)
 	switch {
 	case e != nil && e.Class == lark.InvalidID:
-		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForNobody), unknown: true})
+		f.cardRefusals.Add(p.Key, cardRefusal{until: f.now().Add(muteForNobody), unknown: true})
 		f.chargeUnknown(ctx, p)
 		if err := f.consents.Drop(ctx, p); err != nil {
 			f.logThrottled(ctx, "can't drop a consent", p.Key, err) // it expires, and is counted then
@@ -175,7 +174,7 @@ func (f *Flow) sendCard(ctx context.Context, p *session.Consent, reason session.
 		}
 		return session.CardFailed, true
 	case e != nil && (e.Class == lark.Undeliverable || e.Class == lark.UserDisabled):
-		f.refusals.Add(p.Key, refusal{until: f.now().Add(muteForCard)})
+		f.cardRefusals.Add(p.Key, cardRefusal{until: f.now().Add(muteForCard)})
 		f.log.InfoContext(ctx, "the card can't be delivered to this user", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
 	default:
 		f.logThrottled(ctx, "can't send a card", p.Key, err)
