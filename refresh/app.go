@@ -17,7 +17,6 @@ import (
 // app is what all sessions of one app share: its client, the rate of calls to
 // the token endpoint, and whether the endpoint is worth calling.
 type app struct {
-	id       string
 	client   Lark
 	governor *governor
 	// breaker opens when the token endpoint keeps failing, for whatever
@@ -53,7 +52,7 @@ const (
 
 func newApp(id string, client Lark, g *governor, accepted chan struct{}, now func() time.Time, log *slog.Logger) *app {
 	return &app{
-		id: id, client: client, now: now, log: log.With("app_id", id),
+		client: client, now: now, log: log.With("app_id", id),
 		governor: g, wake: make(chan struct{}, 1), accepted: accepted,
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			Name: id, MaxRequests: 1, Timeout: breakFor,

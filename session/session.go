@@ -94,11 +94,10 @@ type Session struct {
 	// one (compare-and-swap). Taking a lease leaves the version as it is.
 	Version int64
 	// Attempts counts how often this refresh token was about to be sent while
-	// no outcome has been stored since, and AttemptAt is the latest time. More
-	// than one, seen under a lease, means that an earlier owner may have spent
-	// the token. That distinguishes a token lost in a crash from a stolen one.
-	Attempts  int
-	AttemptAt time.Time
+	// no outcome has been stored since. More than one, seen under a lease, means
+	// that an earlier owner may have spent the token. That distinguishes a token
+	// lost in a crash from a stolen one.
+	Attempts int
 	// Failures counts the refreshes that failed since the last success, and
 	// RetryAt is when the next may be made.
 	Failures int

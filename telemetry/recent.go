@@ -53,7 +53,6 @@ type RecentUser struct {
 	// the line says instead of OpenID.
 	AppID, OpenID, Shown string
 	Count                int
-	Last                 time.Time
 }
 
 // Attr is an attribute of a log line, as text.
@@ -146,7 +145,7 @@ func (h *recentHandler) Handle(ctx context.Context, r slog.Record) error {
 		})
 		record := Record{Level: r.Level, Message: cut(r.Message), Attrs: attrs, Last: r.Time}
 		if user != nil {
-			u := RecentUser{OpenID: user.id, Shown: user.shown, Count: 1, Last: r.Time}
+			u := RecentUser{OpenID: user.id, Shown: user.shown, Count: 1}
 			if i := slices.IndexFunc(attrs, func(a Attr) bool { return a.Name == "app_id" }); i >= 0 {
 				u.AppID = attrs[i].Value
 			}

@@ -86,8 +86,8 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		if len(pending) > perPage {
-			pending = pending[:perPage]
+		pending, more := firstPage(pending, func(p session.Consent) string { return p.ID })
+		if more != "" {
 			b.MorePending = with(q, "state", string(session.ConsentPending))
 		}
 		b.Pending = k.viewConsents(r.Context(), l, now, pending)
@@ -96,11 +96,7 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	next := ""
-	if len(found) > perPage {
-		found = found[:perPage]
-		next = found[perPage-1].ID
-	}
+	found, next := firstPage(found, func(p session.Consent) string { return p.ID })
 	b.Paging = pageOf(q, "before", next, len(found))
 	b.Consents = k.viewConsents(r.Context(), l, now, found)
 	if state == "" {
@@ -168,11 +164,7 @@ func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	next := ""
-	if len(found) > perPage {
-		found = found[:perPage]
-		next = found[perPage-1].ID
-	}
+	found, next := firstPage(found, func(e store.AuditEntry) string { return e.ID })
 	b.Paging = pageOf(q, "before", next, len(found))
 	b.Entries = k.viewEntries(r.Context(), l, k.now(), found)
 	k.show(w, r, http.StatusOK, page{Name: "audit", Title: "audit.title", Nav: "audit", Live: true, Body: b})

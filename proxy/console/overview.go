@@ -142,7 +142,7 @@ func (k *Console) overview(w http.ResponseWriter, r *http.Request) error {
 	for _, id := range slices.Sorted(maps.Keys(perApp)) {
 		b.Apps = append(b.Apps, appView{ID: visible(id), Sessions: perApp[id], Unconfigured: true})
 	}
-	b.Plots = k.plots(r.Context(), l)
+	b.Plots = k.plots(r.Context())
 	records := k.Recent.Records()
 	b.Errors = k.viewRecords(r.Context(), l, now, records[:min(len(records), overviewErrors)])
 	b.MoreErrors = len(records) - len(b.Errors)

@@ -93,7 +93,7 @@ type plotRow struct {
 	Five, Quarter, Hour int64
 }
 
-func (k *Console) plots(ctx context.Context, l lang) []plot {
+func (k *Console) plots(ctx context.Context) []plot {
 	var all []plot
 	for _, kd := range kinds {
 		all = append(all, draw(kd, k.History.Series(ctx, kd.tracked, minute)))

@@ -335,7 +335,7 @@ func TestAskRate(t *testing.T) {
 		f := w.flow(func(c *Config) { c.Rate = session.Limit{N: 2, Period: time.Minute} })
 		for range 2 {
 			w.ask(f, alice)
-			if err := f.Decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
+			if err := f.decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -497,7 +497,7 @@ func TestReasonFades(t *testing.T) {
 			t.Errorf("never asked: %q", why)
 		}
 		w.ask(f, alice)
-		if err := f.Decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
+		if err := f.decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(declinedFor)

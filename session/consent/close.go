@@ -10,20 +10,20 @@ import (
 	"larkside/session/lark"
 )
 
-// ErrNotTheirs: the consent is another user's.
-var ErrNotTheirs = errors.New("not this user's consent")
+// errNotTheirs: the consent is another user's.
+var errNotTheirs = errors.New("not this user's consent")
 
-// Decline ends an open consent because its user said no. operatorOpenID is who
-// said so: [ErrNotTheirs] if that is not the user. [session.ErrNotFound] if
+// decline ends an open consent because its user said no. operatorOpenID is who
+// said so: errNotTheirs if that is not the user. [session.ErrNotFound] if
 // there is no such consent, [session.ErrConflict] if it is over already.
 // Nothing is sent to the user before Ask is called again.
-func (f *Flow) Decline(ctx context.Context, id, operatorOpenID string) error {
+func (f *Flow) decline(ctx context.Context, id, operatorOpenID string) error {
 	p, err := f.consents.Get(ctx, id)
 	if err != nil {
 		return err
 	}
 	if p.OpenID != operatorOpenID {
-		return fmt.Errorf("declining a consent: %w", ErrNotTheirs)
+		return fmt.Errorf("declining a consent: %w", errNotTheirs)
 	}
 	_, err = f.close(ctx, p, session.ConsentDeclined, "")
 	return err

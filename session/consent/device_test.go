@@ -290,7 +290,7 @@ func TestFinishAfterTheEnd(t *testing.T) {
 		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
 		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
 		w.AwaitHit(held)
-		if err := f.Decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
+		if err := f.decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
 		held.Release()
@@ -411,14 +411,14 @@ func TestDecline(t *testing.T) {
 		f := w.flow(func(c *Config) { c.Buttons = true })
 		w.ask(f, alice)
 		id := w.latest(alice).ID
-		if err := f.Decline(t.Context(), id, larktest.Bob); err == nil || w.latest(alice).State != session.ConsentPending {
+		if err := f.decline(t.Context(), id, larktest.Bob); err == nil || w.latest(alice).State != session.ConsentPending {
 			t.Errorf("another user declines: %v, %s", err, w.latest(alice).State)
 		}
-		if err := f.Decline(t.Context(), id, larktest.Alice); err != nil {
+		if err := f.decline(t.Context(), id, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
 		w.AwaitCard(alice.OpenID, texts.declined.title.en)
-		if err := f.Decline(t.Context(), id, larktest.Alice); err == nil {
+		if err := f.decline(t.Context(), id, larktest.Alice); err == nil {
 			t.Error("declining twice: no error")
 		}
 	})

@@ -210,8 +210,8 @@ func (f *Flow) clicked(ctx context.Context, operator session.Key, value map[stri
 
 func (f *Flow) clickedDecline(ctx context.Context, operator session.Key, id string) (EventReply, error) {
 	said := toast("info", texts.declined.title)
-	switch err := f.Decline(ctx, id, operator.OpenID); {
-	case errors.Is(err, ErrNotTheirs):
+	switch err := f.decline(ctx, id, operator.OpenID); {
+	case errors.Is(err, errNotTheirs):
 		return EventReply{Toast: toast("warning", texts.toastNotYours)}, nil
 	case errors.Is(err, session.ErrNotFound): // deleted a week after its end
 		return EventReply{Toast: toast("info", texts.toastOver)}, nil

@@ -201,7 +201,7 @@ func TestAppName(t *testing.T) {
 		time.Sleep(2 * failedFor)
 		w.ask(f, bob)
 		w.AwaitCard(bob.OpenID, "#42;bles")
-		if err := f.Decline(t.Context(), w.latest(bob).ID, bob.OpenID); err != nil {
+		if err := f.decline(t.Context(), w.latest(bob).ID, bob.OpenID); err != nil {
 			t.Fatal(err)
 		}
 		w.AwaitCard(bob.OpenID, "#42;bles")

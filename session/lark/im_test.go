@@ -239,7 +239,7 @@ func TestCallsStopAtSameTenantToken(t *testing.T) {
 func TestUserInfo(t *testing.T) {
 	f := serve(t, says(200, `{"code":0,"msg":"success","data":{"name":"Li Lei","en_name":"Lei","open_id":"ou_1","union_id":"on_1","user_id":"u1","tenant_key":"tk","email":"a@b","mobile":"+86"}}`))
 	u, err := f.client(t).UserInfo(t.Context(), session.NewSecret(accessToken))
-	want := lark.UserInfo{OpenID: "ou_1", UnionID: "on_1", UserID: "u1", TenantKey: "tk", Profile: session.Profile{Name: "Li Lei", Email: "a@b", Mobile: "+86"}}
+	want := lark.UserInfo{OpenID: "ou_1", UnionID: "on_1", UserID: "u1", Profile: session.Profile{Name: "Li Lei", Email: "a@b", Mobile: "+86"}}
 	if err != nil || u != want {
 		t.Errorf("%+v, %v", u, err)
 	}

@@ -12,7 +12,6 @@ import (
 type UserInfo struct {
 	// OpenID is never empty. UserID needs contact:user.employee_id:readonly.
 	OpenID, UnionID, UserID string
-	TenantKey               string
 	// Profile has what the granted scopes show. Administrators fill in email
 	// and mobile, so these prove nothing. Status is empty.
 	Profile session.Profile
@@ -45,11 +44,10 @@ func (c *Client) userInfo(ctx context.Context, accessToken session.Secret) (User
 	}
 	data := f.object("data")
 	u := UserInfo{
-		OpenID:    data.text("open_id"),
-		UnionID:   data.text("union_id"),
-		UserID:    data.text("user_id"),
-		TenantKey: data.text("tenant_key"),
-		Profile:   profile(data),
+		OpenID:  data.text("open_id"),
+		UnionID: data.text("union_id"),
+		UserID:  data.text("user_id"),
+		Profile: profile(data),
 	}
 	if u.OpenID == "" {
 		return UserInfo{}, x.unusable("open_id")

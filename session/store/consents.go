@@ -209,7 +209,7 @@ func (c *Consents) finish(ctx context.Context, id string, g session.Session) (*s
 }
 
 const consentColumns = `id, app_id, open_id, flow, state, reason, scopes, seal, caller, link, secret,
-	ticket_hash, poll_interval, poll_at, poll_soon, card, card_message_id, card_shows,
+	ticket_hash, poll_interval, poll_soon, card, card_message_id, card_shows,
 	created_at, expires_at, larkside_now() AS now`
 
 // consentRow is a row of consents, and the time when it was read.
@@ -227,7 +227,6 @@ type consentRow struct {
 	Secret        []byte `db:"secret"`
 	TicketHash    string `db:"ticket_hash"`
 	PollInterval  int64  `db:"poll_interval"`
-	PollAt        int64  `db:"poll_at"`
 	PollSoon      int64  `db:"poll_soon"`
 	Card          string `db:"card"`
 	CardMessageID string `db:"card_message_id"`

@@ -204,14 +204,6 @@ func (d *DB) Close() error {
 	return d.conn.close()
 }
 
-// Ping asks the database for a sign of life.
-func (d *DB) Ping(ctx context.Context) error {
-	if err := d.db.PingContext(ctx); err != nil {
-		return unavailable(err, "asking the database")
-	}
-	return nil
-}
-
 // ExpectSessions returns [ErrNoSessions] if there is no session in any state.
 func (d *DB) ExpectSessions(ctx context.Context) error {
 	any, err := d.conn.anySession(ctx)

@@ -485,7 +485,7 @@ func (s *sealer) sealProfile(key session.Key, p session.Profile) ([]byte, error)
 }
 
 const sessionColumns = `app_id, open_id, union_id, user_id, profile, state, reason,
-	access_token, refresh_token, ` + termsColumns + `, refreshed_at, version, attempts, attempt_at,
+	access_token, refresh_token, ` + termsColumns + `, refreshed_at, version, attempts,
 	failures, retry_at, doubted_at, synced_at, after_refusal`
 
 // sessionRow is a row of sessions.
@@ -503,7 +503,6 @@ type sessionRow struct {
 	RefreshedAt  int64 `db:"refreshed_at"`
 	Version      int64 `db:"version"`
 	Attempts     int64 `db:"attempts"`
-	AttemptAt    int64 `db:"attempt_at"`
 	Failures     int   `db:"failures"`
 	RetryAt      int64 `db:"retry_at"`
 	DoubtedAt    int64 `db:"doubted_at"`
@@ -538,7 +537,7 @@ func (r *sessionRow) view() *session.Session {
 		RefreshExpiresAt: fromMillis(r.RefreshExpiresAt),
 		GrantedAt:        fromMillis(r.GrantedAt), RefreshedAt: fromMillis(r.RefreshedAt),
 		AfterRefusal: r.AfterRefusal != 0, ChangedAt: fromMillis(r.ChangedAt),
-		Version: r.Version, Attempts: int(r.Attempts), AttemptAt: fromMillis(r.AttemptAt),
+		Version: r.Version, Attempts: int(r.Attempts),
 		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), DoubtedAt: fromMillis(r.DoubtedAt), SyncedAt: fromMillis(r.SyncedAt),
 	}
 }
