@@ -111,7 +111,8 @@ func (s *server) followDatabase(db *store.DB) {
 }
 
 func (s *server) newParts(db *store.DB) (*parts, error) {
-	// The two know each other: a session that ends is a user to ask.
+	// Each uses the other: the source tells the flow of sessions that ended, so
+	// that their users are asked.
 	var asking atomic.Pointer[consent.Flow]
 	source, err := s.newSource(db, &asking)
 	if err != nil {
@@ -125,7 +126,7 @@ func (s *server) newParts(db *store.DB) (*parts, error) {
 	return &parts{db, source, flow}, nil
 }
 
-// newSource makes what keeps tokens current. It uses the flow once that is set.
+// newSource makes what finds and renews tokens. It uses the flow once that is set.
 func (s *server) newSource(db *store.DB, asking *atomic.Pointer[consent.Flow]) (*refresh.Source, error) {
 	apps := make(map[string]refresh.Lark)
 	for id, client := range s.clients {
