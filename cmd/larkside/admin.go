@@ -66,9 +66,10 @@ func (s *server) newAdmin(p *parts) http.Handler {
 	return admin.New(c)
 }
 
-// newConsole makes the pages for people. It lives as long as the process, since
-// browsers follow its events, and asks for the parts when it needs them. What
-// changes something goes the way that the API's goes.
+// newConsole makes the pages for people. It lives as long as the process,
+// since browsers follow its events, and asks for the parts when it needs them.
+// A change that an operator makes there goes the same way as one through the
+// API.
 func (s *server) newConsole(history *telemetry.History, recent *telemetry.Recent) *webconsole.Console {
 	host, err := os.Hostname()
 	if err != nil {

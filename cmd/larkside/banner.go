@@ -137,7 +137,7 @@ func (b *banner) opened() {
 	fmt.Fprintln(b.out)
 }
 
-// warn says what is likely not meant.
+// warn names the settings that are probably a mistake.
 func (b *banner) warn() {
 	all := b.cfg.Warnings
 	if b.cfg.AdminKey.Empty() {

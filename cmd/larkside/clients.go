@@ -41,8 +41,8 @@ func larkConfigs(cfg *settings.Settings, secrets *settings.Secrets, transport ht
 	return all
 }
 
-// newTransport goes to Lark as the settings say: with extra roots, and through a
-// proxy only if one is named.
+// newTransport returns a transport to Lark with the extra roots of the settings.
+// It uses an outbound proxy only if the settings name one.
 func newTransport(cfg *settings.Settings) (*http.Transport, error) {
 	c, err := transportConfig(cfg)
 	if err != nil {
@@ -51,8 +51,8 @@ func newTransport(cfg *settings.Settings) (*http.Transport, error) {
 	return c.Standard(), nil
 }
 
-// newUserJWT makes what proves who the user is, or nil where the app is believed. The
-// issuer is reached as Lark is.
+// newUserJWT returns the verifier of users' JWTs, or nil if the app is believed.
+// The issuer is reached as Lark is.
 func newUserJWT(cfg *settings.Settings, log *slog.Logger) (*userjwt.Verifier, error) {
 	if cfg.UserJWTIssuer == "" {
 		return nil, nil

@@ -194,9 +194,9 @@ func (s *server) listenAll(ctx context.Context, operators, pages http.Handler) (
 			server.Protocols.SetUnencryptedHTTP2(true)
 		}
 		if one.name != "proxy" {
-			// Requests are small, so one that takes longer than this does not come.
-			// net/http lifts the limit once a request is there: long work and the
-			// stream of events have the time that they take.
+			// Requests are small: one that has not arrived within this time never
+			// will. The limit ends when a request has been read, so that long work
+			// and the stream of events are not cut off.
 			server.ReadTimeout = 30 * time.Second
 		}
 		if one.name == "admin" {
@@ -244,9 +244,9 @@ func (s *swapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "starting", http.StatusServiceUnavailable)
 }
 
-// inFlight counts the running requests of one listener. At the stop they are waited for
-// while the listener is still open: a request that comes meanwhile is told that
-// this instance is draining instead of being refused. An atomic counter costs
+// inFlight counts the running requests of one listener. The stop waits for them
+// while the listener is still open, so that a request that comes meanwhile is told
+// that this instance is draining, instead of being refused. An atomic counter costs
 // each request less than a WaitGroup with its lock.
 type inFlight struct {
 	next    http.Handler

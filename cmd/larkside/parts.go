@@ -227,8 +227,9 @@ func (s *server) listenForEvents(ctx context.Context, work *errgroup.Group, flow
 	}
 }
 
-// storeGrace is how long tokens that Lark may have issued are waited for at the
-// least: one call to the token endpoint, and the database.
+// storeGrace is the least time for which stop waits for tokens that Lark may
+// have issued: enough for one call to the token endpoint and a write to the
+// database.
 const storeGrace = 12 * time.Second
 
 // stop waits until the tokens that Lark issues now are stored, also when streams

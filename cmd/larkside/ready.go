@@ -56,7 +56,7 @@ func (s *server) becomeReady(ctx context.Context, p *parts, verdicts <-chan verd
 	s.takeVerdicts(ctx, p, verdicts, missing, nil)
 }
 
-// takeVerdicts reports up to n verdicts to what renews tokens, and returns how
+// takeVerdicts reports up to n verdicts to the token source, and returns how
 // many are missing when time is up.
 func (s *server) takeVerdicts(ctx context.Context, p *parts, verdicts <-chan verdict, n int, timeUp <-chan time.Time) (missing int) {
 	for ; n > 0; n-- {
@@ -104,8 +104,9 @@ func (s *server) readiness(context.Context) []admin.Check {
 	return checks
 }
 
-// observeReadiness shows on /metrics why the instance is not ready, from the start
-// on: what has no database yet makes no other metric that says so.
+// observeReadiness shows on /metrics why the instance is not ready. It works from
+// the start on, when an instance without a database has no other metric that says
+// so.
 func (s *server) observeReadiness() error {
 	_, err := otel.Meter("larkside/cmd/larkside").Int64ObservableGauge("larkside.readiness",
 		metric.WithDescription("1 while the condition of /readyz holds that the label names, else 0."),

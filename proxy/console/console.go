@@ -2,18 +2,18 @@
 // sees the state of a replica and of all sessions, and changes them.
 //
 // [New] makes the handler from a [Config]. Pages are rendered here and work
-// without JavaScript; one small script follows server-sent events and puts what
-// changed in place. No page holds a token, a secret or a
-// link that is meant for a user, and what the database says is shown as text,
-// whatever it is. With the database down the pages say so and the state of the
-// replica is shown all the same.
+// without JavaScript. One small script follows server-sent events and replaces
+// what has changed. No page holds a token, a secret or a link that is meant
+// for a user, and what the database says is shown as text, whatever it is.
+// With the database down the pages say so and the state of the replica is
+// shown all the same.
 //
-// Who may look is decided here: a bearer key, or the ticket of a sign-in. The
-// sign-ins are in memory, so each replica has its own: a ticket that another
-// replica accepts would have to be signed with something that both know, and the
-// one thing that they know, the admin key, could then be guessed from it, and no
-// sign-out could end it. Host and Origin are checked by who mounts the handler;
-// forms are checked here once more.
+// Who may look is decided here: a bearer key, or the ticket of a sign-in.
+// Sign-ins are in memory, so each replica has its own. A ticket for all replicas
+// would have to be signed with something that all of them know, which is the
+// admin key. Then the key could be guessed from a ticket, and no sign-out could
+// end one. Host and Origin are checked by who mounts the handler; forms are
+// checked here once more.
 package console
 
 import (
@@ -212,8 +212,9 @@ const csp = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 's
 func (k *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", csp)
-	// Not no-referrer: with that, browsers send Origin: null with our own forms,
-	// which is how a stranger's look. Other sites are told nothing either way.
+	// With no-referrer, browsers would send Origin: null with our own forms, as
+	// with those of other sites. With same-origin, other sites are told nothing
+	// either.
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -321,8 +322,8 @@ func (k *Console) fail(w http.ResponseWriter, r *http.Request, err error) {
 	k.show(w, r, t.status, page{Name: "trouble", Title: "trouble.title", Body: t.text})
 }
 
-// nothing answers what no pattern takes: an unknown path, or a known one with
-// another method.
+// nothing answers requests that no pattern matches: an unknown path, or a
+// known one with another method.
 func (k *Console) nothing(w http.ResponseWriter, r *http.Request) error {
 	var allow []string
 	for _, method := range []string{http.MethodGet, http.MethodPost} {

@@ -34,8 +34,8 @@ func (k *Console) appChips(l lang, q url.Values) []chip {
 // places are the parameters that say which page of a list is shown.
 var places = []string{"after", "before", "n", "did"}
 
-// with is a link to the first page of the same list with one parameter changed;
-// empty: without it.
+// with returns a link to the first page of the same list with one parameter
+// changed. An empty value removes the parameter.
 func with(q url.Values, name, value string) string {
 	next := url.Values{}
 	for n, v := range q {
@@ -63,8 +63,8 @@ type paging struct {
 // maxCounted bounds the numbers of rows, which the address has.
 const maxCounted = 1 << 30
 
-// firstPage returns the rows of one page out of up to perPage+1 that were read, and
-// the id of the last one if there are more; "": there are not.
+// firstPage returns the rows of one page out of up to perPage+1 that were read.
+// next is the id of the last one if there are more, else "".
 func firstPage[T any](rows []T, id func(T) string) (page []T, next string) {
 	if len(rows) <= perPage {
 		return rows, ""

@@ -33,7 +33,7 @@ func (k *Console) viewConsents(ctx context.Context, l lang, now time.Time, conse
 		p := &consents[i]
 		v := consentView{person: k.person(p.Key, names[p.Key]), State: p.State, Reason: l.reason(p.Reason), Flow: p.Flow, Card: p.Card,
 			Created: l.moment(p.CreatedAt, now)}
-		if p.State == session.ConsentPending { // what is over ends no more
+		if p.State == session.ConsentPending { // a closed consent does not expire
 			v.Expires = l.moment(p.ExpiresAt, now)
 		}
 		for _, scope := range strings.Fields(p.Scopes) {
@@ -47,7 +47,7 @@ func (k *Console) viewConsents(ctx context.Context, l lang, now time.Time, conse
 type consentsBody struct {
 	Filter filter
 	State  string
-	// Whom is the key of a text that says why a user who was searched for is nobody.
+	// Whom is the key of the text that says why no user was found.
 	Whom, User string
 	// Pending are shown first, on the first page of all states.
 	Pending, Consents []consentView
@@ -133,7 +133,7 @@ func (k *Console) viewEntries(ctx context.Context, l lang, now time.Time, entrie
 
 type auditBody struct {
 	Filter filter
-	// Whom is the key of a text that says why a user who was searched for is nobody.
+	// Whom is the key of the text that says why no user was found.
 	Whom, User string
 	Entries    []entryView
 	Paging     paging

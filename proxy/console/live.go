@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// lookEvery is how often changes are looked for while somebody watches, and
-	// changeEvery how often a page is drawn anew in any case: "a minute ago"
-	// grows old by itself.
+	// lookEvery is how often changes are looked for while somebody watches.
+	// changeEvery is how often a page is drawn anew even without a change,
+	// since "a minute ago" becomes wrong by itself.
 	lookEvery   = 2 * time.Second
 	changeEvery = 10 * time.Second
 	// heartbeat keeps a stream alive through proxies that drop silent ones.
@@ -24,9 +24,9 @@ const (
 	sendWithin = 10 * time.Second
 )
 
-// live tells browsers that something has changed. What has changed they read
-// from the page itself. One goroutine looks for all, and only while somebody
-// watches.
+// live tells browsers that something has changed. They load the page again to
+// see what. One goroutine looks for changes for all of them, and only while
+// somebody watches.
 type live struct {
 	pulse func(context.Context) string
 
@@ -42,7 +42,7 @@ func newLive(pulse func(context.Context) string) *live {
 }
 
 // watch returns a channel that gets a value after each change. leave ends it.
-// It fails when too many watch, or everything ends.
+// It fails if too many watch, or if live is closed.
 func (l *live) watch() (changed <-chan struct{}, leave func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,7 +114,7 @@ func (l *live) tell() {
 	}
 }
 
-// pulse is another text after anything on the pages has changed.
+// pulse returns a text that changes when anything on the pages changes.
 func (k *Console) pulse(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()

@@ -15,14 +15,14 @@ import (
 	"larkside/telemetry"
 )
 
-// A count of all sessions reads every row: it is shown again for countsFor, and
-// for countsRest times what it took, so that a large database has at most a
-// twentieth of its time taken, however many watch.
+// Counting all sessions reads every row. So a count is shown for countsFor,
+// and for at least countsRest times as long as it took: however many watch,
+// counting takes a twentieth of a large database's time at most.
 const (
 	countsFor  = 5 * time.Second
 	countsRest = 20
-	// failedFor bounds how long a failure is shown: one that took its whole
-	// time says little about the database a minute later.
+	// failedFor bounds how long a failure is shown: a count that timed out
+	// says little about the database a minute later.
 	failedFor = 30 * time.Second
 )
 

@@ -26,8 +26,8 @@ type kind struct {
 	// apart is counted beside the others: it is in neither drawing nor total.
 	// nil: there is none.
 	apart *group
-	// groups are drawn from the ground up. Values that none names fall into the
-	// last one.
+	// groups are stacked from the bottom up. Values that no group names count
+	// for the last one.
 	groups []group
 }
 
@@ -87,7 +87,7 @@ type bar struct {
 	Colour              string
 }
 
-// plotRow is one value as a number, for those who do not look at the drawing.
+// plotRow is one value in numbers, for readers who can't see the drawing.
 type plotRow struct {
 	Value, Colour       string
 	Five, Quarter, Hour int64

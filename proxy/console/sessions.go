@@ -19,8 +19,8 @@ import (
 const (
 	// perPage is how many rows a list shows.
 	perPage = 40
-	// liveRows is how many rows a page may cost, and liveCost how long it may take
-	// to find them, to be drawn again by itself.
+	// A page is drawn again by itself only if that reads at most liveRows rows and
+	// takes at most liveCost.
 	liveRows = 2000
 	liveCost = 250 * time.Millisecond
 	// maxText bounds what is searched for.
@@ -34,7 +34,8 @@ type sessionView struct {
 	person
 	UnionID, UserID string
 	State           session.State
-	// Why says in a sentence why it is so, Brief is what a list has of it.
+	// Why says in a sentence why State is what it is. Brief is the same for
+	// lists.
 	Why, Brief string
 	// Ends is when the session ends unless something is done before.
 	Ends, Changed moment
@@ -213,8 +214,8 @@ type sessionBody struct {
 	CanRefresh   bool
 }
 
-// doings are what can be done to a session; did are the notices about it that a
-// link may bring up, and didNot those that tell of no success.
+// doings are the actions on a session. did are the notices of success that a
+// link may show after one, and didNot are those of failure.
 var (
 	doings = []string{"refresh", "card", "revoke"}
 	did    = []string{"refresh", "revoke", string(session.CardSent), string(session.CardAlreadySent)}
@@ -296,8 +297,8 @@ func (k *Console) showSession(w http.ResponseWriter, r *http.Request, status int
 	return nil
 }
 
-// do does what the last part of the path says, and returns which notice is to
-// say so.
+// do carries out the action that the last part of the path names, and returns
+// the notice to show.
 func (k *Console) do(ctx context.Context, name string, key session.Key, from string) (notice string, err error) {
 	switch {
 	case name == "refresh" && k.Refresh != nil:
@@ -342,7 +343,7 @@ func (k *Console) showConfirm(w http.ResponseWriter, r *http.Request, action str
 	case err == nil:
 		b.Name = visible(s.Profile.Name)
 	case !errors.Is(err, session.ErrNotFound) || action != "card":
-		return err // who was never asked can be asked, nothing else
+		return err // a user who was never asked can only be asked
 	}
 	k.show(w, r, http.StatusOK, page{Name: "confirm", Title: "confirm." + action, Nav: "sessions", Body: b})
 	return nil
@@ -358,7 +359,7 @@ func (k *Console) askWhom(w http.ResponseWriter, r *http.Request) error {
 	return k.showConfirm(w, r, "card", key)
 }
 
-// act does it, and shows the session's page with what came of it.
+// act carries out an action, and shows the session's page with the result.
 func (k *Console) act(w http.ResponseWriter, r *http.Request) error {
 	key, err := k.pathKey(r)
 	if err != nil {

@@ -84,8 +84,8 @@ func random() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// secure reports whether the browser came over https. Who lies about
-// X-Forwarded-Proto only loses the own cookies.
+// secure reports whether the browser came over https. A client that lies about
+// X-Forwarded-Proto only loses its own cookies.
 func secure(r *http.Request) bool {
 	return r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
 }
@@ -123,8 +123,8 @@ func (k *Console) refusal(r *http.Request) error {
 	return edge.AdminUnauthenticated
 }
 
-// checkKey looks at no key from where too many wrong ones came, the right one
-// included: a person can wait.
+// checkKey refuses every key, even the right one, from a peer that has sent
+// too many wrong ones: a person can wait.
 func (k *Console) checkKey(r *http.Request, sent string) error {
 	if wait := k.Key.Wait(r); wait > 0 {
 		return &edge.Answer{Failure: edge.AdminRateLimited, RetryAfter: wait}

@@ -100,8 +100,8 @@ func (k *AdminKey) Wait(r *http.Request) time.Duration {
 	return 0
 }
 
-// count takes down a wrong key, and returns how long its peer has to wait if it
-// was one too many.
+// count counts a wrong key, and returns how long its peer has to wait if it
+// has sent too many.
 func (k *AdminKey) count(r *http.Request) (wait time.Duration) {
 	peer, now := Peer(r), time.Now()
 	k.mu.Lock()
@@ -145,8 +145,9 @@ func Bearer(r *http.Request) (token string, ok bool) {
 // unixPeer stands for all who come over a Unix socket: they have no address.
 const unixPeer = "the Unix socket"
 
-// Peer returns whom r comes from: the IP address of the connection, of IPv6 the
-// /64 network, since that is what one customer has. Headers that a proxy adds are not looked at: anybody can write them.
+// Peer returns whom r comes from: the IP address of the connection, of IPv6 the /64
+// network, since that is what one customer has. Headers that a proxy adds do not
+// count: anybody can write them.
 func Peer(r *http.Request) string {
 	at, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

@@ -49,8 +49,8 @@ func (f *Flow) afterClose(ctx context.Context, p *session.Consent) {
 }
 
 // expire closes a consent that has expired, unless somebody has its lease: a
-// grant that came in time may be about to be stored. It returns errAgain if the
-// consent is closed now, by whomever.
+// grant that came in time may be about to be stored. It returns errAgain if
+// the consent is closed now, by this process or another.
 func (f *Flow) expire(ctx context.Context, id string) error {
 	p, err := f.consents.Leases.Claim(ctx, id, startLease)
 	switch {

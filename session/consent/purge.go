@@ -28,11 +28,11 @@ type Purged struct {
 	Consents int
 }
 
-// Purge deletes what is stored about the users of these sessions, but for the
-// audit trail: it revokes the sessions here and at Lark, waits until every replica
-// has dropped their tokens, and deletes the rows and the consents. What it has
-// begun it ends, also if ctx is done. It calls each for every session that was
-// there. The caller writes the audit entries.
+// Purge deletes what is stored about the users of these sessions, except the audit
+// trail: it revokes the sessions here and at Lark, waits until every replica has
+// dropped their tokens, and deletes the rows and the consents. It finishes what it
+// has begun even if ctx is done. It calls each for every session that it found.
+// The caller writes the audit entries.
 func (f *Flow) Purge(ctx context.Context, keys []session.Key, each func(Purged)) error {
 	type ended struct {
 		Purged

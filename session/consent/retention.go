@@ -24,8 +24,9 @@ const (
 	leaveAfterFailure = time.Hour
 )
 
-// startRetiring drops what is kept for no use, on a goroutine of its own, since
-// Lark may be slow. One such run is under way at a time.
+// startRetiring deletes sessions and tokens that are of no use any more, on a
+// goroutine of its own, since Lark may be slow. One such run is under way at a
+// time.
 func (f *Flow) startRetiring(ctx context.Context) {
 	select {
 	case f.retiring <- struct{}{}:
@@ -59,7 +60,7 @@ func (f *Flow) retire(ctx context.Context) {
 	}
 }
 
-// dropTokensOfLeft ends, here and at Lark, what an app's users granted who left
+// dropTokensOfLeft ends, here and at Lark, the grants of an app's users who left
 // more than keepTokensOfLeft ago. If Lark does not take a token, the others keep
 // theirs for an hour, so that they can be revoked when Lark answers again.
 func (f *Flow) dropTokensOfLeft(ctx context.Context, appID string) (dropped int, err error) {
@@ -93,8 +94,8 @@ func (f *Flow) dropTokensOfLeft(ctx context.Context, appID string) (dropped int,
 	return dropped, nil
 }
 
-// deleteUnusable deletes sessions that could not be used for the time that they
-// are kept. Tokens that have not expired are revoked at Lark.
+// deleteUnusable deletes sessions that have been of no use for longer than
+// they are kept. Tokens that have not expired are revoked at Lark.
 func (f *Flow) deleteUnusable(ctx context.Context) (int, error) {
 	deleted, err := f.retention.DeleteUnusable(ctx, f.keep, deletedAtOnce)
 	if err != nil {

@@ -20,9 +20,9 @@ const (
 	badTries = 3
 )
 
-// again runs f, and runs it again while PostgreSQL asks for that: nothing of
-// what f did has taken effect then. Where it had no connection for f, the next
-// try waits for one of the pool. again ends when ctx does, with f's error.
+// again runs f, and runs it again after an error that leaves nothing of what f
+// did: a serialization failure, a deadlock, or no free connection, for which
+// the next try waits. When ctx ends, again returns f's error.
 func again(ctx context.Context, f func() error) error {
 	for pause := shortestPause; ; pause = min(2*pause, longestPause) {
 		err := f()
@@ -34,7 +34,7 @@ func again(ctx context.Context, f func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(rand.N(pause)): // those that met must not meet again
+		case <-time.After(rand.N(pause)): // or transactions that collided would collide again
 		}
 	}
 }

@@ -14,9 +14,9 @@ import (
 var ErrNoBackup = errors.New("the database is PostgreSQL: use pg_dump")
 
 // Backup returns a copy of the SQLite database as it is now, and its size.
-// Requests go on meanwhile. The copy is a file beside the database until the
-// caller closes it, so that there is a disk for it. The keys are not in it.
-// [ErrNoBackup] with PostgreSQL.
+// Requests go on meanwhile. Until the caller closes it, the copy is a file in
+// the directory of the database: a temporary directory may have no disk behind
+// it. The keys are not in it. [ErrNoBackup] with PostgreSQL.
 func (d *DB) Backup(ctx context.Context) (copy io.ReadCloser, size int64, err error) {
 	if d.conn.dialect != dialectSQLite {
 		return nil, 0, ErrNoBackup
@@ -49,12 +49,12 @@ func (d *DB) Backup(ctx context.Context) (copy io.ReadCloser, size int64, err er
 	return &backupFile{f, dir}, info.Size(), nil
 }
 
-// backupPrefix is how the names of the directories begin that hold a copy of the
-// database at path.
+// backupPrefix is the beginning of the names of directories that hold a copy of
+// the database at path.
 func backupPrefix(path string) string { return "." + filepath.Base(path) + "-backup-" }
 
-// dropBackups removes the copies of the database at path that a process has left
-// behind which was killed.
+// dropBackups removes copies of the database at path that a killed process left
+// behind.
 func dropBackups(path string) {
 	entries, _ := os.ReadDir(filepath.Dir(path)) // a directory that can't be read fails elsewhere
 	for _, e := range entries {

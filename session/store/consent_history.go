@@ -24,8 +24,8 @@ const queryConsentList = `SELECT ` + consentColumns + ` FROM consents
 	WHERE ($1 = '' OR id < $1) AND ($2 = '' OR app_id = $2) AND ($3 = '' OR open_id = $3) AND ($4 = '' OR state = $4)
 	ORDER BY id DESC LIMIT $5`
 
-// List returns up to limit consents without their secrets, the newest first, older than the one with
-// id before. An empty before means from the newest.
+// List returns up to limit consents without their secrets, the newest first, older
+// than the one with id before. An empty before means from the newest.
 func (h *ConsentHistory) List(ctx context.Context, before string, f ConsentFilter, limit int) ([]session.Consent, error) {
 	return h.sealer.consents(ctx, "listing consents", queryConsentList, before, f.AppID, f.OpenID, f.State, limit)
 }

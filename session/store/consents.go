@@ -253,8 +253,8 @@ func sealPlace(c *session.Consent) seal.Place {
 // mostLeft is longer than any consent lasts.
 const mostLeft = 7 * 24 * time.Hour
 
-// view returns the consent of a row without its secrets. What may be one of a
-// few words, or a time span, is so, whatever the row says.
+// view returns the consent of a row without its secrets. Words and time spans
+// are limited to possible ones, whatever the row says.
 func (r *consentRow) view() *session.Consent {
 	return &session.Consent{
 		ID: r.ID, Key: session.Key{AppID: r.AppID, OpenID: r.OpenID}, Flow: session.Flow(r.Flow),
@@ -298,8 +298,8 @@ func (r *consentRow) open(ring *seal.Keyring) (*session.Consent, error) {
 	return c, nil
 }
 
-// reasonChanged is why a consent is closed whose row somebody without a key has
-// changed.
+// reasonChanged is the reason of a consent that was closed because somebody
+// without a key has changed its row.
 const reasonChanged = "changed_in_database"
 
 // consent runs a query for one consent. [session.ErrNotFound] if it finds none.

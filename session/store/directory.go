@@ -103,9 +103,9 @@ const querySearchExact = `WITH RECURSIVE apps(id) AS (
 // text in the logs. An empty text finds all.
 //
 // Those that have text as an id come first, however many sessions there are, and
-// are all if text is an open_id or a union_id of somebody's. The rest comes in
-// key order. Names are sealed, so no index helps: one call looks for most of a
-// second, and may return fewer than limit although there are more.
+// are the whole result if text is somebody's open_id or union_id. The rest comes
+// in key order. Names are sealed, so no index helps: one call looks for most of
+// a second, and may return fewer than limit although there are more.
 func (d *Directory) Search(ctx context.Context, after session.Key, f SessionFilter, text string, limit int) (*Page, error) {
 	return d.search(ctx, after, f, text, limit, strings.Contains)
 }

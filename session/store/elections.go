@@ -13,8 +13,8 @@ type Elections struct {
 	owner string // this process, random
 }
 
-// Who leads is read first: many replicas ask all the time, and the statement that
-// takes the lead would lock the row, and write, for each of them. A lease that
+// The leader is read first: many replicas ask all the time, and for each of them
+// the statement that takes the lead would lock the row and write. A lease that
 // ends after longestLead counts as free: its database's clock was wrong, and the
 // job would be done by nobody.
 const queryLeader = `SELECT owner FROM leases

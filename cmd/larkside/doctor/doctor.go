@@ -118,8 +118,8 @@ func (r *Report) SettingsInvalid(problems ...string) {
 	}
 }
 
-// SettingsValid says that the settings can be used, with what is likely not
-// meant.
+// SettingsValid says that the settings can be used, and warns of those that
+// are probably a mistake.
 func (r *Report) SettingsValid(warnings []string) {
 	for _, warning := range warnings {
 		r.warn("settings", warning, "")

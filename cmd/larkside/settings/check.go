@@ -122,9 +122,9 @@ func (p *parser) defaultUserContradictions(s *Settings) {
 	}
 }
 
-// userJWTContradictions: tokens of an issuer are for many audiences, and an audience
-// or a claim without an issuer would leave users unproven that somebody meant to be
-// proven.
+// userJWTContradictions checks the settings about users' JWTs. An issuer needs an
+// audience, since its tokens are for many. An audience or a claim without an issuer
+// would have no effect, although the operator meant users to prove themselves.
 func (p *parser) userJWTContradictions(s *Settings) {
 	if p.bad("USER_JWT_ISSUER") {
 		return
@@ -184,7 +184,7 @@ func (p *parser) consentContradictions(s *Settings) {
 	}
 }
 
-// warnings are what is allowed but likely not meant.
+// warnings names settings that are allowed but probably a mistake.
 func warnings(s *Settings) []string {
 	var w []string
 	for _, path := range s.InjectPaths {
@@ -228,9 +228,9 @@ const (
 	minAdminKey  = 16
 )
 
-// checkCallerKeys refuses keys that can be guessed, and a key under two names:
-// which of the callers has sent it, and whose limits hold, nobody could tell.
-// Its errors are reasons.
+// checkCallerKeys refuses keys that can be guessed, and one key under two
+// names: it would not tell which caller sent a request, and so whose limits
+// hold. Its errors are reasons.
 func checkCallerKeys(keys NamedSecrets) error {
 	for i, k := range keys {
 		if utf8.RuneCountInString(k.Secret.Expose()) < minCallerKey {

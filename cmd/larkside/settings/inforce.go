@@ -26,7 +26,7 @@ const (
 // masked stands for a secret that is there.
 const masked = "***"
 
-// Value is what is in force of one setting.
+// Value is the value of one setting that is in force, and where it comes from.
 type Value struct {
 	Name string `json:"name"` // with LARKSIDE_
 	// Value never has a secret: *** stands for it.

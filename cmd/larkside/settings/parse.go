@@ -94,7 +94,8 @@ func newParser(environ []string) *parser {
 }
 
 // serviceLink matches the variables that Kubernetes sets in every pod beside a
-// Service that is called larkside or larkside-…. They are nobody's mistake.
+// Service that is called larkside or larkside-…. The operator did not set
+// them.
 var serviceLink = regexp.MustCompile(`^([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 func (p *parser) parse() *Settings {
