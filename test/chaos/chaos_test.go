@@ -120,8 +120,8 @@ type experiment struct {
 	// calls is what the emulator saw of them, by their id; seen the ledger's
 	// number of the last one taken, harvested the length of asked then.
 	calls map[string][]arrival
-	// redeemers are the replicas that sent a refresh token, by the log id.
-	redeemers       map[string]int
+	// redeemers are those who sent a refresh token, by the log id.
+	redeemers       map[string]redeemer
 	seen, harvested int
 	// consented is how many of asked were looked through for users who need to
 	// consent, consents how many did.
@@ -130,6 +130,13 @@ type experiment struct {
 	// stored has for each user what became of the grants, in the order in which
 	// the emulator issued them.
 	stored map[string][]stored
+}
+
+// redeemer is who sent a refresh token: the process of the replica that connected
+// to Lark at that time.
+type redeemer struct {
+	replica   int
+	connected time.Time
 }
 
 // event is a fault while it was in force.
@@ -179,7 +186,7 @@ func (r *replica) life() life {
 }
 
 func newExperiment(t *testing.T) *experiment {
-	x := &experiment{t: t, database: startDatabase(t), calls: map[string][]arrival{}, redeemers: map[string]int{}, stored: map[string][]stored{}}
+	x := &experiment{t: t, database: startDatabase(t), calls: map[string][]arrival{}, redeemers: map[string]redeemer{}, stored: map[string][]stored{}}
 	x.lark = larktest.New(larktest.Config{
 		URL: "http://lark.test", AdHocUsers: true, AccessLife: accessLife(), RandomLives: true, KeepCalls: 50_000, TokenPerMinute: -1,
 	})
@@ -197,7 +204,8 @@ func newExperiment(t *testing.T) *experiment {
 		program = clockProgram(t)
 	}
 	for i := range replicaCount {
-		r := &replica{database: x.database.link(), listen: x.database.link(), lark: newCutter(t, x.serveLark(i))}
+		r := &replica{database: x.database.link(), listen: x.database.link()}
+		r.lark = newCutter(t, x.serveLark(i, func(address string) time.Time { return r.lark.beganAt(address) }))
 		options := x.options(r)
 		if *clock != 0 && i == wrongClock {
 			options.Program = program
@@ -214,15 +222,20 @@ func newExperiment(t *testing.T) *experiment {
 	return x
 }
 
-// replicaHeader says in the ledger which replica a request came from.
-const replicaHeader = "X-Chaos-Replica"
+// replicaHeader and connectedHeader say in the ledger which replica a request
+// came from, and when its connection was made.
+const (
+	replicaHeader   = "X-Chaos-Replica"
+	connectedHeader = "X-Chaos-Connected"
+)
 
 // serveLark serves the emulator to one replica, which takes it for its outbound
 // proxy: that way all its requests come in here, whatever URL a session's
 // TokenURL has, and the ledger can tell who spent a refresh token.
-func (x *experiment) serveLark(replica int) (address string) {
+func (x *experiment) serveLark(replica int, connected func(address string) time.Time) (address string) {
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		r.Header.Set(replicaHeader, strconv.Itoa(replica))
+		r.Header.Set(connectedHeader, connected(r.RemoteAddr).Format(time.RFC3339Nano))
 		x.lark.ServeHTTP(rw, r)
 	}))
 	x.t.Cleanup(func() {

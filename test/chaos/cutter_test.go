@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // cutter is a TCP proxy whose connections can be cut, held up or silenced.
@@ -20,6 +21,8 @@ type cutter struct {
 	// flowing is closed while bytes pass.
 	flowing chan struct{}
 	open    map[net.Conn]struct{}
+	// began is when each connection was accepted, by its address at the target.
+	began map[string]time.Time
 }
 
 func newCutter(t *testing.T, target string) *cutter {
@@ -28,7 +31,7 @@ func newCutter(t *testing.T, target string) *cutter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cutter{listener: l, target: target, silent: new(atomic.Bool), flowing: make(chan struct{}), open: map[net.Conn]struct{}{}}
+	c := &cutter{listener: l, target: target, silent: new(atomic.Bool), flowing: make(chan struct{}), open: map[net.Conn]struct{}{}, began: map[string]time.Time{}}
 	close(c.flowing)
 	go c.accept()
 	t.Cleanup(func() {
@@ -47,11 +50,11 @@ func (c *cutter) accept() {
 		if err != nil {
 			return
 		}
-		go c.join(near)
+		go c.join(near, time.Now())
 	}
 }
 
-func (c *cutter) join(near net.Conn) {
+func (c *cutter) join(near net.Conn, began time.Time) {
 	defer near.Close()
 	c.mu.Lock()
 	target, silent := c.target, c.silent
@@ -61,6 +64,9 @@ func (c *cutter) join(near net.Conn) {
 		return
 	}
 	defer far.Close()
+	c.mu.Lock()
+	c.began[far.LocalAddr().String()] = began
+	c.mu.Unlock()
 	if !c.enter(near, far) {
 		return
 	}
@@ -75,6 +81,14 @@ func (c *cutter) join(near net.Conn) {
 		}
 	}()
 	<-done
+}
+
+// beganAt returns when the connection was accepted that has an address at the
+// target.
+func (c *cutter) beganAt(address string) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.began[address]
 }
 
 func (c *cutter) enter(conns ...net.Conn) bool {

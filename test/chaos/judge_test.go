@@ -208,7 +208,7 @@ func (j *judge) renewed(d delivered) bool {
 
 // whyReplayed is the fault after which a refresh token may be sent again.
 func (j *judge) whyReplayed(t larktest.Issued, v larktest.Violation) kind {
-	if sender, ok := j.x.redeemers[v.LogID]; ok && j.during(v.At.Add(-around), v.At, sender, longPause) {
+	if sender, ok := j.x.redeemers[v.LogID]; ok && j.during(v.At.Add(-around), v.At, sender.replica, longPause) {
 		return longPause // between the claim and the request
 	}
 	for _, r := range t.Redemptions {
@@ -222,13 +222,14 @@ func (j *judge) whyReplayed(t larktest.Issued, v larktest.Violation) kind {
 // whyLost is the fault by which the answer of a rotation may have got lost, or
 // lies in the hands of a stopped process at the given time.
 func (j *judge) whyLost(r larktest.Redemption, at time.Time) kind {
-	replica, ok := j.x.redeemers[r.LogID]
+	by, ok := j.x.redeemers[r.LogID]
+	replica := by.replica
 	if !ok {
 		replica = -1 // the ledger has not seen it end
 	}
 	unsafe := j.storedBy(r.At, replica)
 	switch {
-	case j.during(r.At, unsafe, replica, kill):
+	case !ok && j.during(r.At, unsafe, replica, kill), ok && j.killed(by, unsafe):
 		return kill
 	case j.during(r.At, unsafe, replica, larkCut):
 		return larkCut
@@ -236,6 +237,19 @@ func (j *judge) whyLost(r larktest.Redemption, at time.Time) kind {
 		return longPause
 	}
 	return ""
+}
+
+// accepting is how long a connection waits to be accepted, at most. A process
+// that has been killed takes longer to be back.
+const accepting = 200 * time.Millisecond
+
+// killed is whether the process that sent a refresh token was killed before a
+// time. It may be long dead, and its replica back, when the request comes to
+// Lark: what hangs on the way goes on without it.
+func (j *judge) killed(by redeemer, before time.Time) bool {
+	return slices.ContainsFunc(j.events, func(e event) bool {
+		return e.kind == kill && e.replica == by.replica && e.from.After(by.connected.Add(-accepting)) && !e.from.After(before)
+	})
 }
 
 // storedBy is when the pair of a rotation is in the database at the latest, if
@@ -479,8 +493,8 @@ func (j *judge) story(user string) string {
 			left = left[1:]
 		}
 		for _, r := range t.Redemptions {
-			replica, ok := j.x.redeemers[r.LogID]
-			fmt.Fprintf(&b, "\n\tgrant %d, token of %s: %s at %s by %d (%v)", t.Grant, j.clock(t.Issued), r.Outcome, j.clock(r.At), replica, ok)
+			by, ok := j.x.redeemers[r.LogID]
+			fmt.Fprintf(&b, "\n\tgrant %d, token of %s: %s at %s by %d (%v), connected at %s", t.Grant, j.clock(t.Issued), r.Outcome, j.clock(r.At), by.replica, ok, j.clock(by.connected))
 		}
 	}
 	return b.String()

@@ -133,7 +133,11 @@ func (x *experiment) harvest(all bool) {
 	for _, c := range x.lark.Calls(func(c larktest.Call) bool { return c.Seq > seen }) {
 		x.seen = max(x.seen, c.Seq)
 		if replica, err := strconv.Atoi(c.Header.Get(replicaHeader)); err == nil && c.Endpoint == larktest.TokenEndpoint {
-			x.redeemers[c.LogID] = replica
+			connected, err := time.Parse(time.RFC3339Nano, c.Header.Get(connectedHeader))
+			if err != nil {
+				x.t.Errorf("when did replica %d connect: %v", replica, err)
+			}
+			x.redeemers[c.LogID] = redeemer{replica, connected}
 		}
 		if id := c.Header.Get(callHeader); id != "" {
 			// A call may come twice: a GET is sent again when its connection was cut.

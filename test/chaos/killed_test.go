@@ -1,0 +1,40 @@
+package chaos
+
+import (
+	"testing"
+	"time"
+
+	"larkside/test/larktest"
+)
+
+// A process asks, hangs on the way, and is killed. What became of its answer is
+// not larkside's fault, even if the replica is back before Lark gets the request.
+// A kill of an earlier process excuses nothing.
+func TestJudgeOfTheKilled(t *testing.T) {
+	start := time.Now()
+	at := func(seconds float64) time.Time { return start.Add(time.Duration(seconds * float64(time.Second))) }
+	for name, c := range map[string]struct {
+		connected, killed, back, answered float64
+		cause                             kind
+	}{
+		"before the answer":                         {connected: 1, killed: 5, back: 7, answered: 6, cause: kill},
+		"before the answer, and back before it":     {connected: 1, killed: 5, back: 5.5, answered: 6, cause: kill},
+		"after the answer, before the pair is safe": {connected: 1, killed: 6.5, back: 7, answered: 6, cause: kill},
+		"in the moment of connecting":               {connected: 5.1, killed: 5, back: 5.5, answered: 6, cause: kill},
+		"when the pair was safe":                    {connected: 1, killed: 12, back: 13, answered: 6},
+		"another process before":                    {connected: 5.4, killed: 5, back: 5.3, answered: 6},
+		"another process a moment before":           {connected: 5.4, killed: 5, back: 6.1, answered: 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := &judge{x: &experiment{redeemers: map[string]redeemer{"log": {0, at(c.connected)}}}, events: []event{
+				{larkStall, 0, at(4), at(5.9)},
+				{kill, 0, at(c.killed), at(c.back)},
+				{kill, 1, at(0), at(20)}, // another replica
+			}}
+			r := larktest.Redemption{At: at(c.answered), Outcome: larktest.Answered, LogID: "log"}
+			if got := j.whyLost(r, at(15)); got != c.cause {
+				t.Errorf("lost by %q, want %q", got, c.cause)
+			}
+		})
+	}
+}
