@@ -639,11 +639,14 @@ func TestRefusedJoinsAFailingRenewal(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		k := w.consented(larktest.Alice)
 		time.Sleep(2*time.Hour - 5*time.Minute)
-		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, HangAnswer: true, Code: 20072})
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true, Code: 20072})
 		if a, _, err := w.token(k); err != nil || a.Version != 1 {
 			t.Fatalf("behind a request: %v", err)
 		}
 		synctest.Wait()
+		if slow.Hits() != 1 {
+			t.Fatal("no renewal is under way")
+		}
 		refused := make(chan error, 1)
 		go func() {
 			_, err := w.source.ReplaceRefused(t.Context(), k, 1)

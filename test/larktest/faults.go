@@ -242,7 +242,7 @@ func (i *Injection) hold(p *Platform, x *exchange) bool {
 
 // replaces says whether the fault answers by itself, with nothing done.
 func (i *Injection) replaces() bool {
-	return i != nil && !i.Processed && (i.Code != 0 || i.Status != 0 || i.Body != "")
+	return i != nil && !i.Processed && !i.HangAnswer && (i.Code != 0 || i.Status != 0 || i.Body != "")
 }
 
 // spoils says whether a processed answer is changed.
