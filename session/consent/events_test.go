@@ -103,6 +103,13 @@ func TestEventsRefused(t *testing.T) {
 		"too large":             {func(e *larktest.Event) { e.Body = strings.Repeat("x", maxEvent) }, 413},
 		"no operator":           {func(e *larktest.Event) { e.Body = map[string]any{} }, 400},
 		"an id without end":     {func(e *larktest.Event) { e.ID = strings.Repeat("x", 1000) }, 400},
+		"an id with a NUL":      {func(e *larktest.Event) { e.ID = "x\x00" }, 400},
+		"an operator with a NUL": {func(e *larktest.Event) {
+			e.Body = map[string]any{"operator": map[string]string{"open_id": larktest.Alice + "\x00"}}
+		}, 400},
+		"a revocation of no id": {func(e *larktest.Event) {
+			e.Type, e.Body = "auth.user_access_token.revoked_v4", map[string]any{"open_id": "a b"}
+		}, 400},
 		"verification, unsigned": {func(e *larktest.Event) {
 			e.Type, e.Body, e.Unsigned, e.WrongToken = "url_verification", "c", true, true
 		}, 401},

@@ -59,7 +59,7 @@ func contactUsers(items json.RawMessage) []ContactUser {
 	var users []ContactUser
 	for _, item := range list {
 		f, _ := parseFields(item)
-		u := ContactUser{OpenID: f.text("open_id"), UnionID: f.text("union_id"), UserID: f.text("user_id"), Profile: profile(f)}
+		u := ContactUser{OpenID: f.userID("open_id"), UnionID: f.userID("union_id"), UserID: f.userID("user_id"), Profile: profile(f)}
 		u.Profile.Status = status(f.object("status"))
 		if u.OpenID != "" {
 			users = append(users, u)

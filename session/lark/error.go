@@ -345,7 +345,7 @@ func onApp(code int) (codeMeaning, bool) {
 // looks at the status first, then at code and error in the body. The caller
 // checks whether the result is in it.
 func (x *call) result(judge codeTable) (fields, error) {
-	code, name := x.fields.code(), x.fields.text("error")
+	code, name := x.fields.code(), x.fields.anyText("error")
 	switch {
 	case !x.answered():
 		return nil, x.failed()
@@ -437,7 +437,7 @@ func (e *Error) classify(judge codeTable) {
 
 func (x *call) description() string {
 	for _, name := range []string{"error_description", "msg", "message"} {
-		if s := x.fields.text(name); s != "" {
+		if s := x.fields.anyText(name); s != "" {
 			return s
 		}
 	}

@@ -243,6 +243,25 @@ func TestUserInfo(t *testing.T) {
 	if err != nil || u != want {
 		t.Errorf("%+v, %v", u, err)
 	}
+	for body, want := range map[string]lark.UserInfo{
+		`"union_id":"on_\u0000"`:                       {OpenID: "ou_1"},
+		`"user_id":"a b"`:                              {OpenID: "ou_1"},
+		`"user_id":"` + strings.Repeat("a", 129) + `"`: {OpenID: "ou_1"},
+		`"user_id":"` + strings.Repeat("a", 128) + `"`: {OpenID: "ou_1", UserID: strings.Repeat("a", 128)},
+		`"user_id":"a.b-c_d@E9","name":"x\u0000"`:      {OpenID: "ou_1", UserID: "a.b-c_d@E9"},
+		`"name":"` + strings.Repeat("张", 1000) + `"`:   {OpenID: "ou_1", Profile: session.Profile{Name: strings.Repeat("张", 1000)}},
+	} {
+		u, err := serve(t, says(200, `{"code":0,"data":{"open_id":"ou_1",`+body+`}}`)).client(t).UserInfo(t.Context(), session.NewSecret(accessToken))
+		if err != nil || u != want {
+			t.Errorf("%.50s: %+v, %v", body, u, err)
+		}
+	}
+	for _, id := range []string{"", "ou_\u0000", strings.Repeat("o", 129), "ou 1"} {
+		f := serve(t, says(200, `{"code":0,"data":{"open_id":"`+id+`"}}`))
+		if e := asError(t, operations["UserInfo"](t.Context(), f.client(t))); e.Outcome == "" {
+			t.Errorf("open_id %.20q: %v", id, e)
+		}
+	}
 	if r := f.requests("/open-apis/authen/v1/user_info")[0]; r.Method != "GET" || r.Header.Get("Authorization") != "Bearer "+accessToken {
 		t.Errorf("%s %v", r.Method, r.Header)
 	}

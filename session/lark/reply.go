@@ -31,13 +31,45 @@ func parseFields(body []byte) (fields, error) {
 	return f, nil
 }
 
-// text returns a string member, or "" if there is none.
+// text returns a string member, or "" if there is none. A string with a NUL
+// counts as none: PostgreSQL does not take it, and what came with it, such as a
+// pair of tokens, could not be stored.
 func (f fields) text(name string) string {
+	s := f.anyText(name)
+	if strings.ContainsRune(s, 0) {
+		return ""
+	}
+	return s
+}
+
+// anyText is text for what is sealed before it is stored, and for what is logged.
+func (f fields) anyText(name string) string {
 	var s string
 	if json.Unmarshal(f[name], &s) != nil {
 		return ""
 	}
 	return s
+}
+
+// maxUserID is the most bytes of a user's id. Lark's own ids have 35, and an
+// administrator may choose a user_id of 64.
+const maxUserID = 128
+
+// userID returns a member that is the id of a user, or "" if there is none. What
+// X-Lark-User-Id could not name counts as none: an index of the database takes no
+// text of any length.
+func (f fields) userID(name string) string {
+	if id := f.text(name); isUserID(id) {
+		return id
+	}
+	return ""
+}
+
+func isUserID(id string) bool {
+	odd := func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_.@-", r))
+	}
+	return id != "" && len(id) <= maxUserID && !strings.ContainsFunc(id, odd)
 }
 
 // object returns an object member, or nil if there is none.

@@ -128,7 +128,7 @@ func (c *Client) postToken(ctx context.Context, x *call, to string, form url.Val
 // newToken reads a successful answer. Odd lifetimes do not make it fail.
 func newToken(f fields, secrets []session.Secret) Token {
 	t := Token{
-		RefreshToken: session.NewSecret(f.text("refresh_token")),
+		RefreshToken: session.NewSecret(f.anyText("refresh_token")),
 		TokenType:    f.text("token_type"),
 		Scope:        strings.Join(strings.Fields(f.text("scope")), " "),
 	}
@@ -155,7 +155,7 @@ func newToken(f fields, secrets []session.Secret) Token {
 	default:
 		t.TokenType = cut(scrub(t.TokenType, secrets), 32)
 	}
-	if s := f.text("status_message"); s != "" {
+	if s := f.anyText("status_message"); s != "" {
 		t.warn("Lark says: %s", scrub(s, append(secrets, t.AccessToken, t.RefreshToken)))
 	}
 	return t

@@ -141,6 +141,9 @@ func TestTolerantAnswers(t *testing.T) {
 		"DPoP":                   {`{"access_token":"a","token_type":"DPoP"}`, func(k lark.Token) bool { return k.TokenType == "DPoP" }},
 		"scope of a wrong type":  {`{"access_token":"a","scope":["x"]}`, func(k lark.Token) bool { return k.Scope == "" }},
 		"blanks in scope":        {`{"access_token":"a","scope":"  x\n y "}`, func(k lark.Token) bool { return k.Scope == "x y" }},
+		"NUL in scope":           {`{"access_token":"a","scope":"x\u0000 y"}`, func(k lark.Token) bool { return k.Scope == "" }},
+		"NUL in token type":      {`{"access_token":"a","token_type":"Bearer\u0000"}`, func(k lark.Token) bool { return k.TokenType == "Bearer" }},
+		"NUL in refresh token":   {`{"access_token":"a","refresh_token":"r\u0000"}`, func(k lark.Token) bool { return k.RefreshToken.Expose() == "r\x00" }},
 		"error is null":          {`{"access_token":"a","error":null}`, func(k lark.Token) bool { return k.AccessToken.Expose() == "a" }},
 		"only a new refresh token": {`{"refresh_token":"r"}`, func(k lark.Token) bool {
 			return k.RefreshToken.Expose() == "r" && k.AccessToken.Empty() && k.ExpiresIn == 0

@@ -44,9 +44,9 @@ func (c *Client) userInfo(ctx context.Context, accessToken session.Secret) (User
 	}
 	data := f.object("data")
 	u := UserInfo{
-		OpenID:  data.text("open_id"),
-		UnionID: data.text("union_id"),
-		UserID:  data.text("user_id"),
+		OpenID:  data.userID("open_id"),
+		UnionID: data.userID("union_id"),
+		UserID:  data.userID("user_id"),
 		Profile: profile(data),
 	}
 	if u.OpenID == "" {
