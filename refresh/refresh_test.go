@@ -801,6 +801,42 @@ func TestCircuitOpens(t *testing.T) {
 	})
 }
 
+// After its rest an open circuit lets one call through, however many wait for one.
+// While Lark has not answered it, and when it fails, the others are not sent.
+func TestCircuitIsProbedByOne(t *testing.T) {
+	inWorld(t, nil, nil, func(t *testing.T, w *world) {
+		keys := users(w, 100)
+		time.Sleep(3 * time.Hour)
+		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503, Body: "down", Times: breakAfter})
+		for _, k := range keys[:breakAfter] {
+			if _, _, err := w.token(k); !errors.Is(err, session.ErrRefreshUnavailable) {
+				t.Fatal(err)
+			}
+		}
+		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true, Status: 503, Body: "down", Times: -1})
+		time.Sleep(breakFor + time.Second)
+		crowd := keys[breakAfter:]
+		done := make(chan error)
+		go func() {
+			together(len(crowd), func(i int) {
+				if _, _, err := w.token(crowd[i]); !errors.Is(err, session.ErrRefreshUnavailable) {
+					t.Errorf("user %d: %v", i, err)
+				}
+			})
+			close(done)
+		}()
+		time.Sleep(5 * time.Second) // the rate lets all of them through
+		if n := slow.Hits(); n != 1 {
+			t.Errorf("%d calls while the first is not answered, want 1", n)
+		}
+		slow.Release()
+		<-done
+		if n := slow.Hits(); n != 1 {
+			t.Errorf("%d calls, want 1", n)
+		}
+	})
+}
+
 // Everything expires at once on three replicas: Lark never answers 429, all are
 // served, in the time that the rate allows and a tenth more.
 func TestMassExpiry(t *testing.T) {
