@@ -78,6 +78,13 @@ func TestUnitStart(t *testing.T) {
 	}
 }
 
+// A core dump would have every token in it.
+func TestUnitDumpsNoCore(t *testing.T) {
+	if core := unit(t)["LimitCORE"]; !slices.Equal(core, []string{"0"}) {
+		t.Errorf("LimitCORE=%q", core)
+	}
+}
+
 // systemd takes the unit without a warning, and finds it hardened.
 func TestUnitHardened(t *testing.T) {
 	t.Parallel()
