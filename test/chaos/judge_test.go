@@ -307,7 +307,6 @@ func (j *judge) call(c call) {
 	if c.reason != "" {
 		outcome += " " + c.reason
 	}
-	lived := j.lived(c)
 	if c.status == http.StatusOK {
 		j.slow = append(j.slow, c.to.Sub(c.from))
 		if seen := j.x.calls[c.id]; len(seen) == 0 || seen[len(seen)-1].owner != c.user {
@@ -316,6 +315,7 @@ func (j *judge) call(c call) {
 		j.counts["calls: 200"]++
 		return
 	}
+	lived := j.lived(c)
 	excuse := j.excuse(c, lived)
 	switch {
 	case excuse == "" && c.status == http.StatusUnauthorized:
@@ -345,14 +345,14 @@ func (j *judge) lived(c call) string {
 	uses := j.served[c.user]
 	for i := len(uses) - 1; i >= 0; i-- {
 		u := uses[i]
-		if *clock != 0 && j.replaced(u, c.to) {
-			continue
-		}
-		if u.to.Before(c.from) && j.tokens[u.token].Expiry.Add(-j.margin(u.token)).After(c.to) {
-			return u.token
-		}
 		if u.to.Before(c.from.Add(-2 * accessLife())) {
 			break
+		}
+		if !u.to.Before(c.from) || !j.tokens[u.token].Expiry.Add(-early).After(c.to) {
+			continue // what follows takes long
+		}
+		if j.tokens[u.token].Expiry.Add(-j.margin(u.token)).After(c.to) && (*clock == 0 || !j.replaced(u, c.to)) {
+			return u.token
 		}
 	}
 	return ""
