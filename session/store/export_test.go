@@ -106,3 +106,6 @@ func (d *DB) Census(ctx context.Context) map[session.State]int64 {
 	c := &census{db: d.db, elections: d.Elections}
 	return c.read(ctx)
 }
+
+// NewsAfter is newsAfter.
+const NewsAfter = newsAfter
