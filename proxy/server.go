@@ -22,7 +22,9 @@ import (
 // A connection ends with the answer to a request whose body came in chunks. Such a
 // request may have declared a length, too, and what stands in front of this server
 // may have gone by that: the next request would be one that it never saw (RFC 9112
-// section 6.1). net/http goes by the chunks and doesn't tell.
+// section 6.1). net/http goes by the chunks and doesn't tell. A connection
+// ends with the answer to a request of HTTP/1.0, too. HTTP/1.0 has no chunks, so
+// net/http goes by the length, and what stands in front may not.
 func NewServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      serverHandler{h},
@@ -67,7 +69,7 @@ func (h serverHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c := serverConnOf(r); c != nil {
 		c.answering.Store(true)
 	}
-	if len(r.TransferEncoding) > 0 { // HTTP/1.1 in chunks
+	if len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1) {
 		w.Header().Set("Connection", "close")
 		w = closingWriter{w}
 	}

@@ -85,6 +85,18 @@ func TestLengthBesideChunks(t *testing.T) {
 		io.WriteString(w, "{}")
 	})
 	next := "GET " + table + "/smuggled HTTP/1.1\r\nHost: " + b.addr + "\r\nX-Lark-User-Id: ou_1\r\n\r\n"
+	// In HTTP/1.0 there are no chunks, so that the length alone counts here, and
+	// perhaps not in front of here.
+	old := fmt.Sprintf("POST %s HTTP/1.0\r\nHost: %s\r\nX-Lark-User-Id: ou_1\r\nConnection: keep-alive\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n%s", table, b.addr, next)
+	conn := b.dial()
+	io.WriteString(conn, old)
+	r := bufio.NewReader(conn)
+	if a := b.read(r, "POST"); a.StatusCode != 200 {
+		t.Errorf("HTTP/1.0: %d %v", a.StatusCode, a.Header)
+	}
+	if rest, _ := io.ReadAll(r); len(rest) > 0 {
+		t.Errorf("HTTP/1.0: the next request was answered: %.100q", rest)
+	}
 	for name, header := range map[string]string{
 		"both": fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n", len("1\r\nx\r\n0\r\n\r\n"+next)), "chunks alone": "Transfer-Encoding: chunked\r\n",
 	} {

@@ -126,7 +126,8 @@ func send(t *testing.T, url, text string) string {
 
 // status is that of an answer as it came, 0 for none.
 func status(answer string) (n int) {
-	fmt.Sscanf(answer, "HTTP/1.1 %d ", &n)
+	var minor int
+	fmt.Sscanf(answer, "HTTP/1.%d %d ", &minor, &n)
 	return n
 }
 

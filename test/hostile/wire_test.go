@@ -77,6 +77,11 @@ func TestSpellings(t *testing.T) {
 		{post("1;a=b;c=\"d\"\r\nx\r\n0\r\n\r\n", user, closing, "Transfer-Encoding: chunked"), 200, 1},
 		{post("1\r\nx\r\n0\r\nAuthorization: Bearer u-evil\r\nX-Lark-User-Id: "+bob+"\r\n\r\n", user, closing, "Transfer-Encoding: chunked", "Trailer: Authorization, X-Lark-User-Id"), 200, 1},
 		// HTTP of other times.
+		{"GET " + echo + " HTTP/1.0\r\nHost: {host}\r\n" + user + "\r\n\r\n", 200, 1},
+		{"GET " + echo + " HTTP/1.0\r\n" + user + "\r\n\r\n", 403, 0},
+		{"GET " + echo + " HTTP/1.0\r\nHost: {host}\r\n" + user + "\r\nConnection: keep-alive\r\n\r\nGET " + echo + " HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: " + bob + "\r\n\r\n", 200, 1},
+		{"POST " + echo + " HTTP/1.0\r\nHost: {host}\r\n" + user + "\r\nConnection: keep-alive\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET " + echo + " HTTP/1.1\r\nHost: {host}\r\nX-Lark-User-Id: " + bob + "\r\n\r\n", 200, 1},
+		{"POST " + echo + " HTTP/1.0\r\nHost: {host}\r\n" + user + "\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, 1},
 		{"GET " + echo + "\r\n", 0, 0},
 		{"GET " + echo + " HTTP/0.9\r\n\r\n", 0, 0},
 		{"GET " + echo + " HTTP/3.0\r\nHost: {host}\r\n" + user + "\r\n\r\n", 0, 0},
@@ -112,7 +117,7 @@ func TestSpellings(t *testing.T) {
 		if c.status != 0 && got != c.status || c.status == 0 && got != 0 && got/100 != 4 && got != 501 && got != 505 {
 			t.Errorf("%.200q: answer %.200q", c.text, answer)
 		}
-		if n := strings.Count(answer, "HTTP/1.1 "); n > 1 {
+		if n := strings.Count(answer, "HTTP/1.1 ") + strings.Count(answer, "HTTP/1.0 "); n > 1 {
 			t.Errorf("%.200q: %d answers", c.text, n)
 		}
 		calls := front.taken()
