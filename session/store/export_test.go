@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"reflect"
 	"time"
 
 	"larkside/session"
@@ -109,3 +110,12 @@ func (d *DB) Census(ctx context.Context) map[session.State]int64 {
 
 // NewsAfter is newsAfter.
 const NewsAfter = newsAfter
+
+// Lifetime is how long a connection of the pool is used. database/sql does not
+// say it.
+func (d *DB) Lifetime() time.Duration {
+	return time.Duration(reflect.ValueOf(d.db.DB.DB).Elem().FieldByName("maxLifetime").Int())
+}
+
+// OpenConns is how many connections the pool has.
+func (d *DB) OpenConns() int { return d.db.Stats().OpenConnections }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
@@ -13,12 +14,33 @@ import (
 // silentAddress is that of a host that takes connections and says nothing, as
 // one that was cut off.
 func silentAddress(t *testing.T) string {
+	address, _ := countingAddress(t)
+	return address
+}
+
+// countingAddress is a silent one that counts the connections that it takes.
+func countingAddress(t *testing.T) (address string, taken *atomic.Int64) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return l.Addr().String()
+	taken = new(atomic.Int64)
+	go func() {
+		var open []net.Conn // or they would be closed when they are forgotten
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				for _, c := range open {
+					c.Close()
+				}
+				return
+			}
+			open = append(open, c)
+			taken.Add(1)
+		}
+	}()
+	return l.Addr().String(), taken
 }
 
 // hostOf is host:port of a URL.
@@ -42,6 +64,8 @@ type pooler struct {
 	refusing atomic.Bool
 	// full: new connections are refused as by a server that has no more.
 	full atomic.Bool
+	// refusal is what the next statement that it is about is answered with.
+	refusal atomic.Pointer[refusal]
 	// connections counts those that were forwarded.
 	connections atomic.Int64
 
@@ -50,6 +74,9 @@ type pooler struct {
 	silent chan struct{}
 	open   map[net.Conn]struct{}
 }
+
+// refusal is an error for the statement that has part in its text.
+type refusal struct{ part, severity, state string }
 
 func startPooler(t *testing.T, target string) *pooler {
 	t.Helper()
@@ -153,7 +180,22 @@ func (p *pooler) serve(client net.Conn, done chan struct{}) {
 	if _, err := server.Write(start); err != nil {
 		return
 	}
+	refused := false
 	p.forward(server, client, done, func(m []byte) []byte {
+		if r := p.refusal.Load(); m[0] == 'P' && r != nil && bytes.Contains(m, []byte(r.part)) && p.refusal.CompareAndSwap(r, nil) {
+			client.Write(errorResponse(r.severity, r.state, "no"))
+			refused = true
+			if r.severity == "FATAL" {
+				client.Close()
+			}
+		}
+		if refused { // the rest of what belongs to the statement
+			if m[0] == 'S' {
+				refused = false
+				client.Write([]byte{'Z', 0, 0, 0, 5, 'I'})
+			}
+			return nil
+		}
 		if m[0] == 'Q' && len(m) == 6 && p.refusing.Load() {
 			client.Write(append(errorResponse("ERROR", "08P01", "the pooler does not like this"), 'Z', 0, 0, 0, 5, 'I'))
 			return nil
