@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"larkside/proxy/edge"
+	"larkside/session"
 )
 
 // The headers by which an app tells Larkside what it wants, in the one spelling
@@ -17,9 +18,6 @@ const (
 	callerHeader = "X-Larkside-Key"
 	proofHeader  = "X-Larkside-User-Token"
 )
-
-// maxUserID is in bytes. Lark's own ids have 35.
-const maxUserID = 128
 
 // one returns the value of a header that may stand once, or several times with the
 // same value. The Go SDK sends a header twice that is set on the client and on the
@@ -54,25 +52,18 @@ func userID(h http.Header) (string, error) {
 
 // faultOfID says why a user's id can't be one, or returns "".
 func faultOfID(id string) string {
-	if id == "" || len(id) > maxUserID {
+	switch {
+	case session.IsUserID(id):
+		return ""
+	case id == "" || len(id) > session.MaxUserID:
 		return "is empty or longer than 128 bytes"
 	}
-	for i := range len(id) {
-		if !idByte(id[i]) {
-			return "has a character outside [A-Za-z0-9_.@-]"
-		}
-	}
-	return ""
+	return "has a character outside [A-Za-z0-9_.@-]"
 }
 
 // badUserID returns an invalid_user_id that names its cause.
 func badUserID(cause string) error {
 	return &edge.Answer{Failure: edge.InvalidUserID, Detail: "X-Lark-User-Id is not usable: " + cause + "."}
-}
-
-func idByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-		c == '_' || c == '.' || c == '@' || c == '-'
 }
 
 // appID returns the app that h names, or the first one.

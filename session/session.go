@@ -30,6 +30,22 @@ type Key struct {
 	OpenID string `json:"open_id"`
 }
 
+// MaxUserID is in bytes. Lark's own ids have 35, and an administrator may choose a
+// user_id of 64.
+const MaxUserID = 128
+
+// IsUserID reports whether id can be a user's open_id, union_id or user_id, and
+// so whether an app can name somebody by it: 1 to 128 of [A-Za-z0-9_.@-].
+func IsUserID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '@' || c == '-') {
+			return false
+		}
+	}
+	return 0 < len(id) && len(id) <= MaxUserID
+}
+
 // State says whether a session can still be used.
 type State string
 

@@ -118,7 +118,7 @@ func TestSessionPages(t *testing.T) {
 			t.Errorf("?%s: %+v", query, got)
 		}
 	}
-	for _, query := range []string{"search=a&user=b", "limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=b25l", "state=dead", "app_id=%00", "app_id=%ff"} {
+	for _, query := range []string{"search=a&user=b", "limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=b25l", "cursor=AApv", "cursor=_wpv", "state=dead", "app_id=%00", "app_id=%ff"} {
 		if got := ask("GET", "/api/v1/sessions?"+query, ""); got.status != 400 || got.name(t) != "invalid_request" {
 			t.Errorf("?%s: %+v", query, got)
 		}
@@ -273,6 +273,10 @@ func TestConsentBadInput(t *testing.T) {
 		"too large":          {`{"open_id":"` + strings.Repeat("x", 1<<17) + `"}`, "invalid_request"},
 		"an unknown app":     {`{"app_id":"cli_x","open_id":"ou_1"}`, "unknown_app"},
 		"an unknown user id": {`{"open_id":"on_nobody"}`, "not_found"},
+		"NUL in the user":    {`{"open_id":"ou_\u0000"}`, "invalid_user_id"},
+		"NUL in a scope":     {`{"open_id":"ou_1","scopes":["a:b","\u0000"]}`, "invalid_request"},
+		"a user without end": {`{"open_id":"ou_` + strings.Repeat("x", 126) + `"}`, "invalid_user_id"},
+		"a user's name":      {`{"open_id":"Li Lei"}`, "invalid_user_id"},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			if got := ask("POST", "/api/v1/consents", tc.body); got.name(t) != tc.name {

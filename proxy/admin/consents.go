@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"larkside/proxy/edge"
 	"larkside/session"
 	"larkside/session/store"
 )
@@ -106,8 +107,13 @@ func (a *admin) startConsent(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &want); err != nil {
 		return err
 	}
-	if want.OpenID == "" || !storable(want.OpenID+want.AppID) {
-		return invalid("open_id is required, and has to be text without NUL.")
+	switch {
+	case want.OpenID == "":
+		return invalid("open_id is required.")
+	case !session.IsUserID(want.OpenID):
+		return &edge.Answer{Failure: edge.InvalidUserID, Detail: "open_id takes 1 to 128 characters of A-Z a-z 0-9 _ . @ -"}
+	case !storable(strings.Join(want.Scopes, " ")):
+		return invalid("scopes have to be text without NUL.")
 	}
 	key, err := a.key(r.Context(), want.AppID, want.OpenID)
 	if err != nil {

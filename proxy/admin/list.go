@@ -3,6 +3,7 @@ package admin
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -68,6 +69,9 @@ func encodeCursor(position []string) string {
 
 func decodeCursor(cursor string) ([]string, error) {
 	raw, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err == nil && !storable(string(raw)) {
+		err = errors.New("a cursor that no answer gave")
+	}
 	return strings.Split(string(raw), "\n"), err
 }
 

@@ -243,7 +243,7 @@ func (m *eventMessage) click() (*CardClick, error) {
 			Value json.RawMessage `json:"value"`
 		} `json:"action"`
 	}
-	if json.Unmarshal(m.Event, &in) != nil || !isUserID(in.Operator.OpenID) {
+	if json.Unmarshal(m.Event, &in) != nil || !session.IsUserID(in.Operator.OpenID) {
 		return nil, fmt.Errorf("no operator: %w", ErrEventMalformed)
 	}
 	c := &CardClick{OpenID: in.Operator.OpenID}
@@ -258,7 +258,7 @@ func (m *eventMessage) revocation() (*Revocation, error) {
 		OpenID string `json:"open_id"`
 		Kinds  string `json:"revoke_token_type"` // a list with blanks, one of them trailing
 	}
-	if json.Unmarshal(m.Event, &in) != nil || !isUserID(in.OpenID) {
+	if json.Unmarshal(m.Event, &in) != nil || !session.IsUserID(in.OpenID) {
 		return nil, fmt.Errorf("no user: %w", ErrEventMalformed)
 	}
 	r := &Revocation{OpenID: in.OpenID}

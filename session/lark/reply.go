@@ -51,25 +51,14 @@ func (f fields) anyText(name string) string {
 	return s
 }
 
-// maxUserID is the most bytes of a user's id. Lark's own ids have 35, and an
-// administrator may choose a user_id of 64.
-const maxUserID = 128
-
 // userID returns a member that is the id of a user, or "" if there is none. What
-// X-Lark-User-Id could not name counts as none: an index of the database takes no
-// text of any length.
+// no app can name counts as none: an index of the database takes no text of any
+// length.
 func (f fields) userID(name string) string {
-	if id := f.text(name); isUserID(id) {
+	if id := f.text(name); session.IsUserID(id) {
 		return id
 	}
 	return ""
-}
-
-func isUserID(id string) bool {
-	odd := func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_.@-", r))
-	}
-	return id != "" && len(id) <= maxUserID && !strings.ContainsFunc(id, odd)
 }
 
 // object returns an object member, or nil if there is none.

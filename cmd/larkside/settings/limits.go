@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"larkside/session"
 )
 
 // CallerLimits are what callers may do, by name.
@@ -91,19 +93,11 @@ func parseLimitUsers(v string) ([]string, error) {
 		return nil, reason("users= names nobody")
 	}
 	for _, id := range users {
-		if !validUser(id) {
+		if !session.IsUserID(id) {
 			return nil, reason(fmt.Sprintf("%q is no user's id", id))
 		}
 	}
 	return users, nil
-}
-
-// validUser reports whether id is one that X-Lark-User-Id takes.
-func validUser(id string) bool {
-	odd := func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_.@-", r))
-	}
-	return id != "" && len(id) <= 128 && !strings.ContainsFunc(id, odd)
 }
 
 func parseLimitPaths(v string) ([]string, error) {
