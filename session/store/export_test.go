@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/jmoiron/sqlx"
+
 	"larkside/session"
 )
 
@@ -119,3 +121,8 @@ func (d *DB) Lifetime() time.Duration {
 
 // OpenConns is how many connections the pool has.
 func (d *DB) OpenConns() int { return d.db.Stats().OpenConnections }
+
+// Transact runs f in a transaction, as all transactions are run.
+func (d *DB) Transact(ctx context.Context, f func(context.Context, *sqlx.Tx) error) error {
+	return d.db.transact(ctx, "testing", queryTimeout, f)
+}

@@ -1,12 +1,16 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"golang.org/x/sync/errgroup"
 
 	"larkside/session"
@@ -54,7 +58,62 @@ func TestIsolation(t *testing.T) {
 			if err := g.Wait(); err != nil {
 				t.Error(err)
 			}
+			// The statements are written for this level: what is given up, they try
+			// again, and what they would misread, they would not notice.
+			err := s.Transact(t.Context(), func(ctx context.Context, tx *sqlx.Tx) error {
+				var has string
+				err := tx.GetContext(ctx, &has, "SHOW transaction_isolation")
+				if has != "read committed" {
+					t.Errorf("a transaction is %s", has)
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
 		})
+	}
+}
+
+// Of transactions that wait for each other PostgreSQL gives one up. It is run
+// again.
+func TestDeadlock(t *testing.T) {
+	db := dbtest.Postgres(t)
+	s := db.Open(t, nil)
+	other := session.Key{AppID: "cli_a", OpenID: "ou_other"}
+	put(t, s, grant(alice, "1"))
+	put(t, s, grant(other, "1"))
+	both := make(chan struct{})
+	var ready sync.WaitGroup
+	ready.Add(2)
+	go func() { ready.Wait(); close(both) }()
+	var g errgroup.Group
+	runs := new(atomic.Int64)
+	for _, order := range [][]session.Key{{alice, other}, {other, alice}} {
+		once := sync.OnceFunc(func() { ready.Done(); <-both }) // in the first run only
+		g.Go(func() error {
+			return s.Transact(t.Context(), func(ctx context.Context, tx *sqlx.Tx) error {
+				runs.Add(1)
+				for _, key := range order {
+					if _, err := tx.ExecContext(ctx, "UPDATE sessions SET failures = failures + 1 WHERE open_id = $1", key.OpenID); err != nil {
+						return err
+					}
+					once()
+				}
+				return nil
+			})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if n := runs.Load(); n < 3 {
+		t.Errorf("%d runs: nothing was given up", n)
+	}
+	for _, key := range []session.Key{alice, other} {
+		if row, err := s.Sessions.Load(t.Context(), key); err != nil || row.Failures != 2 {
+			t.Errorf("%s: %+v, %v", key.OpenID, row, err)
+		}
 	}
 }
 
