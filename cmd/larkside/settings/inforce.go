@@ -97,7 +97,7 @@ func (v Variable) show(raw string, parsed any) string {
 	case "all":
 		return raw
 	case "url":
-		if shown, ok := withoutLogin(strings.TrimSpace(raw)); ok {
+		if shown, ok := v.withoutLogin(strings.TrimSpace(raw)); ok {
 			return shown
 		}
 	}

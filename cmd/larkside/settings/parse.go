@@ -234,11 +234,21 @@ func (p *parser) got(v Variable) string {
 	case "all":
 		return strconv.Quote(value)
 	case "url":
-		if shown, ok := withoutLogin(value); ok {
+		if shown, ok := v.withoutLogin(value); ok {
 			return strconv.Quote(shown)
 		}
 	}
 	return "a value that is not shown"
+}
+
+// withoutLogin returns the URL that a variable got without its secrets. A word
+// where a URL may have a password may be that password.
+func (v Variable) withoutLogin(raw string) (string, bool) {
+	word := raw != "off" && !strings.ContainsAny(raw, ":@?=#/")
+	if word && v.field.Type == reflect.TypeFor[session.Secret]() {
+		return "", false
+	}
+	return withoutLogin(raw)
 }
 
 // withoutLogin returns a URL without password and query. It returns false when

@@ -104,7 +104,7 @@ func showsByType(t reflect.Type) string {
 	switch t {
 	case reflect.TypeFor[session.Secret](), reflect.TypeFor[NamedSecrets]():
 		return "nothing"
-	case reflect.TypeFor[BaseURL](), reflect.TypeFor[Issuer]():
+	case reflect.TypeFor[BaseURL](), reflect.TypeFor[MCPURL](), reflect.TypeFor[Issuer]():
 		return "url"
 	}
 	return "all"
