@@ -237,10 +237,12 @@ type Count struct {
 	Sessions int           `db:"sessions"`
 }
 
+// The index sessions_state is read from end to end, which is a fiftieth of the
+// table.
 const queryCounts = `SELECT app_id, state, count(*) AS sessions FROM sessions GROUP BY app_id, state ORDER BY app_id, state`
 
-// Counts counts all sessions, by app and state. It reads every row, so call it
-// every few seconds at most.
+// Counts counts all sessions, by app and state. It reads a whole
+// index, so call it every few seconds at most.
 func (d *Directory) Counts(ctx context.Context) ([]Count, error) {
 	var counts []Count
 	if err := d.db.SelectContext(ctx, &counts, queryCounts); err != nil {

@@ -196,10 +196,6 @@ const (
 	censusLead = 5 * time.Minute
 )
 
-// The index sessions_state is read from end to end, which is a hundredth of the
-// table.
-const querySessionsByState = `SELECT state, count(*) AS sessions FROM sessions GROUP BY state`
-
 // read returns how many sessions are in each state. It returns nil on a replica
 // that does not count, and while the database is down.
 func (c *census) read(ctx context.Context) map[session.State]int64 {
@@ -215,16 +211,13 @@ func (c *census) read(ctx context.Context) map[session.State]int64 {
 		c.last = nil
 		return nil
 	}
-	var rows []struct {
-		State    string `db:"state"`
-		Sessions int64  `db:"sessions"`
-	}
-	err := c.db.DB.SelectContext(bounded, &rows, querySessionsByState)
+	var rows []Count
+	err := c.db.DB.SelectContext(bounded, &rows, queryCounts)
 	switch {
 	case err == nil:
 		c.last = map[session.State]int64{session.Active: 0, session.ConsentRequired: 0, session.Disabled: 0}
 		for _, r := range rows {
-			c.last[stateOf(r.State)] += r.Sessions
+			c.last[stateOf(string(r.State))] += int64(r.Sessions)
 		}
 	case bounded.Err() != nil: // it takes long, which is no failure of the database
 	default:
