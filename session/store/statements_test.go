@@ -22,7 +22,7 @@ import (
 )
 
 // statementRows is how many sessions TestStatements fills in, beside as many
-// audit entries and event ids and twice as many consents.
+// event ids and twice as many consents and audit entries.
 var statementRows = flag.Int("statement-rows", 50_000, "sessions that TestStatements fills in; with -v it prints what each statement costs")
 
 // Who runs a statement.
@@ -487,18 +487,18 @@ func sourceStatements(t *testing.T) map[string]string {
 // consentID is the id of a filled consent. It sorts like those of a year ago.
 func consentID(i int) string { return fmt.Sprintf("%032d", i) }
 
-// fill makes n sessions, n audit entries, n event ids and 2n consents, as years
+// fill makes n sessions, n event ids, 2n consents and 2n audit entries, as years
 // of use would leave them: 19 of 20 sessions are active, one of a hundred is due
 // for something, one of two thousand consents is open, and few cards are behind.
 func fill(t *testing.T, db *dbtest.DB, to *sql.DB, n int) {
 	t.Helper()
 	began := time.Now()
 	replace := strings.NewReplacer("{app}", bigApp, "{now}", fmt.Sprint(began.UnixMilli()), "{day}", "86400000", "{n}", fmt.Sprint(n), "{2n}", fmt.Sprint(2*n),
-		"{blob}", "randomblob(160)", "{id}", "printf('%032d', i)", "{hex}", "printf('%016x', ({now} - i * 7000) * 1000000)",
+		"{blob}", "randomblob(160)", "{id}", "printf('%032d', i)", "{hex}", "printf('%016x', ({now} - i * 3500) * 1000000)",
 		"{upto}", "(WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < {2n}) SELECT i FROM s) AS series")
 	if db.Postgres {
 		replace = strings.NewReplacer("{app}", bigApp, "{now}", fmt.Sprint(began.UnixMilli()), "{day}", "86400000", "{n}", fmt.Sprint(n), "{2n}", fmt.Sprint(2*n),
-			"{blob}", "decode(repeat(md5(i::text), 10), 'hex')", "{id}", "lpad(i::text, 32, '0')", "{hex}", "lpad(to_hex(({now} - i * 7000) * 1000000), 16, '0')",
+			"{blob}", "decode(repeat(md5(i::text), 10), 'hex')", "{id}", "lpad(i::text, 32, '0')", "{hex}", "lpad(to_hex(({now} - i * 3500) * 1000000), 16, '0')",
 			"{upto}", "generate_series(1::bigint, {2n}::bigint) AS series(i)")
 	}
 	tx, err := to.Begin()
@@ -536,7 +536,7 @@ func fill(t *testing.T, db *dbtest.DB, to *sql.DB, n int) {
 				CASE WHEN i > {2n} - {2n} / 2000 THEN 'pending' WHEN i % 10 < 7 THEN 'done' WHEN i % 10 = 7 THEN 'declined' ELSE 'expired' END AS state
 				FROM {upto}) AS x`,
 		`INSERT INTO audit (id, at, actor, action, app_id, open_id, result, detail)
-			SELECT {hex} || 'f' || i, {now} - i * 7000, 'user', 'consent', '{app}', 'ou_' || i, 'done', 'scopes: offline_access' FROM {upto} WHERE i <= {n}`,
+			SELECT {hex} || 'f' || i, {now} - i * 3500, 'user', 'consent', '{app}', 'ou_' || i % {n}, 'done', 'scopes: offline_access' FROM {upto}`,
 		`INSERT INTO events (id, expires_at) SELECT '{app} ' || i, {now} + (i - 500) * 1000 FROM {upto} WHERE i <= {n}`,
 	} {
 		s = replace.Replace(replace.Replace(s)) // the values have placeholders, too
