@@ -3,6 +3,7 @@ package test
 import (
 	"go/ast"
 	"go/token"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -84,6 +85,38 @@ func TestOperatingCodes(t *testing.T) {
 	for _, code := range codes {
 		if !regexp.MustCompile(`(?m)^\| [^|]*\b` + code[1] + `\b`).MatchString(text) {
 			t.Errorf("%s: code %s has no row", operating, code[1])
+		}
+	}
+}
+
+// drillTest is a test as the table of drills names it: refresh.TestCircuitOpens.
+var drillTest = regexp.MustCompile("`([a-z0-9/]+)\\.(Test\\w+)`")
+
+// Each drill names the test that does it again, or says that there is none. A test
+// that was renamed would be looked for in vain.
+func TestDrills(t *testing.T) {
+	_, section, ok := strings.Cut(read(t, operating), "\n## Drills\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows := regexp.MustCompile(`(?m)^\| ([^*|]+) \|.*\|([^|]*)\|$`).FindAllStringSubmatch(section, -1)
+	if !ok || len(rows) < 20 {
+		t.Fatalf("%s has %d drills: does this test still understand it?", operating, len(rows))
+	}
+	for _, row := range rows[1:] { // the first is the heading
+		if !drillTest.MatchString(row[2]) && !strings.HasPrefix(row[2], " not tested") {
+			t.Errorf("%s: no test shows what happens when %s", operating, row[1])
+		}
+	}
+	for _, page := range []string{operating, "deploy/docs/operating.zh-CN.md"} {
+		for _, name := range drillTest.FindAllStringSubmatch(read(t, page), -1) {
+			files, err := filepath.Glob(filepath.Join("..", name[1], "*_test.go"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(files, func(file string) bool {
+				return strings.Contains(read(t, strings.TrimPrefix(file, "../")), "\nfunc "+name[2]+"(t *testing.T) {")
+			}) {
+				t.Errorf("%s names %s, and %s has no such test", page, name[2], name[1])
+			}
 		}
 	}
 }

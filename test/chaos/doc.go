@@ -31,7 +31,7 @@
 //
 // What the judge does not see: the standby is synchronous. With an asynchronous
 // one a failover is a restore of a backup some seconds old, and costs grants
-// (deploy/OPERATING.md). A silent LISTEN connection seldom stays silent for long
+// (deploy/docs/operating.md). A silent LISTEN connection seldom stays silent for long
 // enough to be noticed by its ping, since the process is killed before; the
 // store's TestListening waits for that.
 //

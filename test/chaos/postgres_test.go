@@ -16,7 +16,7 @@ import (
 // database is what the replicas store in: a primary and a standby in two places,
 // which change roles at each failover. Commits wait for the standby: with an
 // asynchronous one a failover loses the last rotations, and the grants with them
-// (deploy/OPERATING.md), which no judge could tell from a mistake of larkside's.
+// (deploy/docs/operating.md), which no judge could tell from a mistake of larkside's.
 type database struct {
 	t *testing.T
 	// places are where the servers are now; the primary's is the first at the
