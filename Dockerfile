@@ -11,6 +11,10 @@
 #
 #   SOURCE_DATE_EPOCH=0 docker buildx build --output type=oci,dest=larkside.tar,rewrite-timestamp=true \
 #     --build-arg GO_IMAGE=golang:1.26.8-bookworm@sha256:… .
+#
+# Docker itself has not built it yet, since no daemon was there. test/deploy runs
+# rootfs.sh on the files that .dockerignore lets in, and starts the program in the
+# root file system that it makes, with the image's user and read-only.
 
 ARG GO_IMAGE=golang:1.26.8-bookworm
 FROM --platform=$BUILDPLATFORM $GO_IMAGE AS build

@@ -192,7 +192,11 @@ func canonical(t *testing.T, documents [][]byte) map[string]values {
 			data["LARKSIDE_APP_ID"] = ""
 		}
 		if spec, ok := o["spec"].(values); ok && o["kind"] == "Deployment" {
-			delete(spec["template"].(values)["metadata"].(values), "annotations")
+			pod := spec["template"].(values)["metadata"].(values)
+			delete(pod, "annotations")
+			for _, l := range []string{"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/version"} {
+				delete(pod["labels"].(values), l)
+			}
 		}
 		objects[fmt.Sprint(o["kind"], " ", metadata["name"])] = o
 	}
@@ -232,6 +236,11 @@ func TestChartRefuses(t *testing.T) {
 		"two authorities":              {func(v values) { v["databaseCA"] = values{"configMapName": "a", "secretName": "b"} }, "databaseCA"},
 		"a peer that is no object":     {func(v values) { v["networkPolicy"] = values{"postgres": []any{"10.0.0.0/8"}} }, "postgres"},
 		"a variable of something else": {func(v values) { v["otel"] = values{"PATH": "/"} }, "PATH"},
+		"another label that selects":   {func(v values) { v["podLabels"] = values{"app": "mine"} }, "'app'"},
+		"a secret that it has already": {func(v values) { v["extraSecretFiles"] = values{"CALLER_KEYS": "keys"} }, "CALLER_KEYS"},
+		"fewer at the most than at least": {func(v values) {
+			v["autoscaling"] = values{"enabled": true, "minReplicas": 5, "maxReplicas": 4}
+		}, "autoscaling.maxReplicas"},
 	} {
 		v := chartValues()
 		c.change(v)
@@ -288,6 +297,23 @@ func TestChartSettings(t *testing.T) {
 	}
 	if key, _ := secretKey(one, volumes, env["LARKSIDE_APPS_FILE"]); key != "apps" {
 		t.Errorf("apps come from key %q", key)
+	}
+}
+
+// Pods have the labels that people and tools group by, and theirs; and no hook that
+// Kubernetes before 1.33 refuses.
+func TestChartPods(t *testing.T) {
+	t.Parallel()
+	v := chartValues()
+	v["podLabels"], v["preStopSeconds"] = values{"team": "crm"}, 0.0
+	pod := render(t, rendering{chart: v}).pods[0].template
+	for name, want := range map[string]string{"app.kubernetes.io/name": "larkside", "app.kubernetes.io/instance": "larkside", "team": "crm"} {
+		if got := pod.Labels[name]; got != want {
+			t.Errorf("label %s is %q, not %q", name, got, want)
+		}
+	}
+	if l := larkside(t, render(t, rendering{chart: v}).pods[0]).Lifecycle; l != nil {
+		t.Errorf("preStop sleeps for %+v", l.PreStop.Sleep)
 	}
 }
 
