@@ -27,7 +27,8 @@ import (
 // metrics of a process that is starting.
 func (s *server) newAdmin(p *parts) http.Handler {
 	c := admin.Config{
-		Ready: s.readiness, Metrics: s.metrics, Quit: s.quit, Key: s.adminKey,
+		Waiting: p == nil,
+		Ready:   s.readiness, Metrics: s.metrics, Quit: s.quit, Key: s.adminKey,
 		AllowHosts: s.cfg.AllowHosts, Apps: s.cfg.AppIDs(), Console: s.console, Log: s.log,
 		UserAttr: func(k session.Key) string { return s.users.Show(k.OpenID) },
 	}

@@ -2,7 +2,7 @@
 // Prometheus, and the API by which operators see and change sessions.
 //
 // [New] makes the handler from a [Config]. Parts of the Config may be missing; their
-// paths answer 404. No answer holds a token, or a link that is meant for a user
+// paths answer 404, or 503 while the database is awaited. No answer holds a token, or a link that is meant for a user
 // other than the one at the terminal ("larkside login").
 // /healthz, /readyz and /metrics are open to everybody. All other paths refuse web
 // pages and unknown Host values, and take the key if there is one. If the database is
@@ -44,6 +44,10 @@ type Config struct {
 	// may have any Host.
 	AllowHosts []string
 
+	// Waiting: the database is awaited, and with it the parts below. The API answers
+	// 503 with what Ready says, instead of 404, which would mean that there is no
+	// such session.
+	Waiting bool
 	// Apps are the ids of the configured apps. The first is the default.
 	Apps []string
 	// Sessions reads one session, and Directory lists them.
@@ -118,7 +122,11 @@ func New(c Config) http.Handler {
 		mux.Handle(path, h)
 	}
 	nothing := a.locked(a.dispatch(methods{http.MethodGet: func(http.ResponseWriter, *http.Request) error { return edge.NotFound }}))
-	mux.Handle("/api/", nothing)
+	if a.Waiting {
+		mux.Handle("/api/", a.locked(http.HandlerFunc(a.wait)))
+	} else {
+		mux.Handle("/api/", nothing)
+	}
 	if a.Console != nil {
 		mux.Handle("/", a.Console)
 	} else {

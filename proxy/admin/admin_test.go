@@ -146,6 +146,24 @@ func TestMetricsAndQuit(t *testing.T) {
 	}
 }
 
+// While the database is awaited there is no session to show, which is something else
+// than a user without one.
+func TestWaiting(t *testing.T) {
+	ask := serve(t, admin.Config{Waiting: true, Ready: func(context.Context) []admin.Check {
+		return []admin.Check{{Name: "serving", OK: true}, {Name: "started", Detail: "no database yet"}}
+	}})
+	for _, request := range []string{"GET /api/v1/sessions", "GET /api/v1/sessions/cli_a1/ou_1", "POST /api/v1/backup", "POST /api/v1/sessions/purge", "DELETE /api/v1/sessions/cli_a1/ou_1"} {
+		method, path, _ := strings.Cut(request, " ")
+		got := ask(method, path, "")
+		if got.status != 503 || got.name(t) != "store_unavailable" || !strings.Contains(got.body, "no database yet") || got.header.Get("Retry-After") != "1" {
+			t.Errorf("%s: %+v", request, got)
+		}
+	}
+	if got := ask("GET", "/api/v1/openapi.json", ""); got.status != 200 {
+		t.Errorf("the description: %d", got.status)
+	}
+}
+
 func TestUnknownPathsAndMethods(t *testing.T) {
 	ask := serve(t, admin.Config{})
 	for _, path := range []string{"/", "/nope", "/metrics", "/api/v1/sessions", "/api/v1/audit", "/quitquitquit"} {

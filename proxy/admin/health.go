@@ -3,6 +3,8 @@ package admin
 import (
 	"context"
 	"net/http"
+
+	"larkside/proxy/edge"
 )
 
 // Check is one condition of readiness.
@@ -41,6 +43,19 @@ func (a *admin) ready(ctx context.Context) (ready bool, checks []Check) {
 		checks = append(checks, c)
 	}
 	return ready, checks
+}
+
+// wait answers the API's requests while the database is awaited.
+func (a *admin) wait(w http.ResponseWriter, r *http.Request) {
+	answer := edge.New(edge.StoreUnavailable, nil)
+	_, checks := a.ready(r.Context())
+	for _, c := range checks {
+		if !c.OK && !c.Advisory {
+			answer.Detail = "This instance waits for its database (" + c.Detail + "): try again after Retry-After."
+			break
+		}
+	}
+	a.fail(w, r, answer)
 }
 
 func (a *admin) metrics(w http.ResponseWriter, r *http.Request) error {

@@ -129,6 +129,10 @@ func TestEmptyDatabaseAsksNobody(t *testing.T) {
 		if r := p.Command(t, []string{"doctor"}); r.Status != 1 || db.Postgres && !strings.Contains(r.Stdout, "LARKSIDE_EXPECT_SESSIONS") {
 			t.Errorf("doctor: %d %s", r.Status, r.Stdout)
 		}
+		// Nobody is told that a user has no session by who can't know.
+		if r := p.Command(t, []string{"sessions", "show", alice, "--admin", p.AdminURL}); r.Status != 1 || !strings.Contains(r.Stderr, "waits for its database (the database has no session") {
+			t.Errorf("sessions show: %d %s", r.Status, r.Stderr)
+		}
 		p.Stop()
 		process.Seed(t, db, lark, time.Minute, alice)
 		p.Restart()

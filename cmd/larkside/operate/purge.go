@@ -106,7 +106,10 @@ func (o *operation) purge(w admin.PurgeWish) error {
 }
 
 func purgeDone(p admin.Purge) string {
-	if p.DryRun {
+	switch {
+	case p.DryRun && p.Sessions == 0:
+		return "no session would be deleted; nothing was changed"
+	case p.DryRun:
 		return fmt.Sprintf("%d sessions would be revoked at Lark and deleted; nothing was changed. To do it, say --yes instead of --dry-run", p.Sessions)
 	}
 	parts := []string{fmt.Sprintf("deleted %d sessions and %d consents; the audit trail has an entry for each session", p.Deleted, p.Consents)}
