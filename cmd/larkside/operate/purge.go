@@ -112,6 +112,9 @@ func purgeDone(p admin.Purge) string {
 	case p.DryRun:
 		return fmt.Sprintf("%d sessions would be revoked at Lark and deleted; nothing was changed. To do it, say --yes instead of --dry-run", p.Sessions)
 	}
+	if p.Deleted+p.Kept == 0 {
+		return "there is no such session; nothing was deleted"
+	}
 	parts := []string{fmt.Sprintf("deleted %d sessions and %d consents; the audit trail has an entry for each session", p.Deleted, p.Consents)}
 	if p.Kept > 0 {
 		parts = append(parts, fmt.Sprintf("%d users consented anew meanwhile and were kept", p.Kept))
