@@ -60,6 +60,7 @@ func TestDocumentedVariablesExist(t *testing.T) {
 	known := []string{
 		"LARKSIDE_TEST_POSTGRES", // of test/dbtest
 		"LARKSIDE_TEST_PGBIN",    // of test/chaos
+		"LARKSIDE_TEST_TRAEFIK",  // of test/forwardauth
 		"LARKSIDE_APPID",         // the example of a wrong one
 	}
 	for _, row := range settingRow.FindAllStringSubmatch(read(t, "deploy/docs/settings.md"), -1) {

@@ -34,18 +34,28 @@ const (
 )
 
 // meshes are what stands between the app and Lark. Each start returns its
-// address; it asks larkside at the one and sends to lark. Those that can keep
-// larkside's names out of Lark's answers.
+// address; it asks larkside at the one and sends to lark.
 var meshes = []struct {
 	name  string
 	start func(t *testing.T, larkside string, lark *front) (addr string)
-	names bool
+	ways
 }{
-	{"nginx", startNginx, true},
-	{"Caddy", startCaddy, true},
-	{"ext_authz over HTTP", startExtAuthz, false},
-	{"ext_authz over gRPC", startExtAuthzGRPC, false},
-	{"ext_authz over gRPC, headers joined", startExtAuthzJoined, false},
+	{"nginx", startNginx, ways{names: true}},
+	{"Caddy", startCaddy, ways{names: true}},
+	{"Traefik", startTraefik, ways{names: true, traefik: true}},
+	{"ext_authz over HTTP", startExtAuthz, ways{}},
+	{"ext_authz over gRPC", startExtAuthzGRPC, ways{}},
+	{"ext_authz over gRPC, headers joined", startExtAuthzJoined, ways{}},
+}
+
+// ways are what meshes do differently.
+type ways struct {
+	// names: it keeps larkside's names out of Lark's answers.
+	names bool
+	// traefik: before it asks, it writes %41 as A and ; in a query as %3B, and removes
+	// the headers that Connection names. A host that it does not know is 404, and a server that it
+	// does not trust is 500.
+	traefik bool
 }
 
 // mesh is one of them, started, with larkside beside it and Lark behind it.
@@ -54,7 +64,7 @@ type mesh struct {
 	front    *front
 	larkside *process.Process
 	addr     string
-	names    bool
+	ways
 }
 
 // newMesh has no mesh yet between its larkside, to which Alice and Bob have
@@ -130,7 +140,7 @@ func TestForwardAuth(t *testing.T) {
 	for _, kind := range meshes {
 		t.Run(kind.name, func(t *testing.T) {
 			m := newMesh(t)
-			m.addr, m.names = kind.start(t, process.Host(m.larkside.AuthzURL), m.front), kind.names
+			m.addr, m.ways = kind.start(t, process.Host(m.larkside.AuthzURL), m.front), kind.ways
 			for _, test := range []struct {
 				name string
 				run  func(*mesh)
@@ -172,9 +182,13 @@ func (m *mesh) mainJob() {
 // The bytes that were judged are the bytes that are sent.
 func (m *mesh) targets() {
 	for _, target := range []string{
-		echo + "/a%2Fb", echo + "?a=b%20c&d=//e/../f&g=%2e%2e", echo + "/%E4%BD%A0?%zz", echo + "/a+b;c=d,e", echo + "/%41%7e",
+		echo + "/a%2Fb", echo + "?a=b%20c&d=//e/../f&g=%2e%2e", echo + "/%E4%BD%A0?%zz", echo + "/a+b;c=d,e", echo + "/%41%7e", echo + "?a=b;c=d",
 	} {
-		if r := m.served(alice, "GET "+target, ""); r.target != target {
+		want := target
+		if m.traefik {
+			want = strings.NewReplacer("%41%7e", "A~", "?a=b;c", "?a=b%3Bc").Replace(target)
+		}
+		if r := m.served(alice, "GET "+target, ""); r.target != want {
 			m.t.Errorf("%s became %s", target, r.target)
 		}
 	}
@@ -256,6 +270,10 @@ func plain(t *testing.T, body string) string {
 
 // What larkside refuses does not reach Lark, and the app is told why.
 func (m *mesh) refusals() {
+	evilHost := 403
+	if m.traefik {
+		evilHost = 404
+	}
 	for _, c := range []struct {
 		line, user string
 		header     []string
@@ -280,7 +298,7 @@ func (m *mesh) refusals() {
 		{"GET " + echo + "#/../../im", alice, nil, 400, ""},
 		{"TRACE " + echo, alice, nil, 405, ""},
 		{"CONNECT open.feishu.cn:443", alice, nil, 0, ""},
-		{"GET " + echo, alice, []string{"Host: evil.example"}, 403, ""},
+		{"GET " + echo, alice, []string{"Host: evil.example"}, evilHost, ""},
 		{"GET http://evil.example" + echo, alice, []string{"Host: evil.example"}, 0, ""},
 		{"GET " + echo, alice, []string{"Origin: https://evil.example"}, 403, "host_not_allowed"},
 		{"GET " + echo, alice, []string{"Sec-Fetch-Site: cross-site"}, 403, "host_not_allowed"},
@@ -315,17 +333,27 @@ func (m *mesh) attacks() {
 	}
 	m.refused("TRACE "+echo, alice, "X-Forwarded-Method: GET", "X-Original-Method: GET")
 
-	for _, header := range [][]string{
+	connection := [][]string{
+		{"Connection: Authorization, X-Lark-User-Id"}, {"Connection: authorization", "Connection: x-lark-user-id, keep-alive"},
+	}
+	if m.traefik {
+		for _, header := range connection {
+			if a := m.refused("GET "+echo, alice, header...); a.Name() != "user_id_required" {
+				m.t.Errorf("%q: %d %s", header, a.Status, a.Body)
+			}
+		}
+		connection = nil
+	}
+	for _, header := range append(connection, [][]string{
 		{forwardedURI + outside}, {originalURI + outside}, {"X-Forwarded-Method: TRACE", "X-Original-Method: TRACE"},
 		{"Authorization: Bearer another"},
 		{"X-Lark-User-Id: " + alice},
-		{"Connection: Authorization, X-Lark-User-Id"}, {"Connection: authorization", "Connection: x-lark-user-id, keep-alive"},
 		{"Cookie: session=1", "Cookie: a=b", "Baggage: user=1", "Prefer: wait=1"},
 		{"X-Lark-App-Id: " + larktest.AppID},
 		{"X-Forwarded-For: 10.0.0.1", "X-Forwarded-Host: evil.example", "X-Forwarded-Proto: http", "Forwarded: for=1", "X-Real-IP: 10.0.0.1"},
 		{"Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"},
 		{"Proxy-Authorization: Basic eDp5"},
-	} {
+	}...) {
 		r := m.served(alice, "GET "+echo, "", header...)
 		if r.target != echo || r.method != "GET" {
 			m.t.Errorf("%q: Lark got %s %s", header, r.method, r.target)
