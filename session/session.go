@@ -125,6 +125,9 @@ type Session struct {
 	// ChangedAt is when the tokens or the state last changed, by the database's
 	// clock. It is set in lists only.
 	ChangedAt time.Time
+	// UsableUntil is when the last token of an active session ends, and when
+	// another one ended. It is set in lists only.
+	UsableUntil time.Time
 	// SyncedAt is when Profile was last read from Lark.
 	SyncedAt time.Time
 }

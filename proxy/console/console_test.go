@@ -806,7 +806,7 @@ func TestSessionsInOrder(t *testing.T) {
 	v := s.visitor()
 	rows := regexp.MustCompile(`href="/sessions/cli_a1/(ou_\w+)"`)
 	for path, first := range map[string]string{
-		"/sessions": "ou_zz_over", "/sessions?sort=need": "ou_zz_over", "/sessions?sort=user": "ou_works0", "/sessions?sort=changed": "ou_zz_over",
+		"/sessions": "ou_zz_over", "/sessions?sort=need": "ou_zz_over", "/sessions?sort=user": "ou_works0", "/sessions?sort=changed": "ou_zz_over", "/sessions?sort=ends": "ou_works0",
 		"/sessions?state=active": "ou_works0",
 	} {
 		if found := rows.FindStringSubmatch(v.get(path).body); found == nil || found[1] != first {
@@ -821,6 +821,9 @@ func TestSessionsInOrder(t *testing.T) {
 		if !strings.Contains(body, want) {
 			t.Errorf("%q is not on the page\n%s", want, body)
 		}
+	}
+	if body := v.get("/sessions?sort=ends").body; !strings.Contains(body, `class="k-ends" aria-sort="ascending"`) {
+		t.Errorf("the heading does not say that the list is sorted by the end\n%s", body)
 	}
 	for _, path := range []string{"/sessions?sort=name", "/sessions?after=x", "/sessions?after=1/2", "/sessions?after=9999999999999999999999.1/a/b"} {
 		if a := v.get(path); a.status != 400 {

@@ -37,7 +37,8 @@ type sessionView struct {
 	// Why says in a sentence why State is what it is. Brief is the same for
 	// lists.
 	Why, Brief string
-	// Ends is when the session ends unless something is done before.
+	// Ends is when the session ends unless something is done before, or when it
+	// ended. Lists only.
 	Ends, Changed moment
 	Status        string
 	// Access and Refresh are when the tokens end, and Retry is when the next
@@ -55,7 +56,7 @@ func (k *Console) viewSession(l lang, now time.Time, s *session.Session) session
 		person: k.person(s.Key, s.Profile.Name), UnionID: visible(s.UnionID), UserID: visible(s.UserID),
 		State: s.State, Why: l.why(s, now, k.refusalOf(s.AppID) != nil), Status: l.word("account", s.Profile.Status),
 		Granted: l.moment(s.GrantedAt, now), Refreshed: l.moment(s.RefreshedAt, now), Synced: l.moment(s.SyncedAt, now),
-		Failures: s.Failures, Endpoint: visible(s.TokenURL), Version: s.Version, Changed: l.moment(s.ChangedAt, now),
+		Failures: s.Failures, Endpoint: visible(s.TokenURL), Version: s.Version, Changed: l.moment(s.ChangedAt, now), Ends: l.moment(s.UsableUntil, now),
 	}
 	v.Brief = brief(v.Why)
 	if s.State != session.Disabled { // nothing of a disabled session is used
@@ -66,9 +67,6 @@ func (k *Console) viewSession(l lang, now time.Time, s *session.Session) session
 		if s.Failures > 0 && now.Before(s.RetryAt) {
 			v.Retry = l.moment(s.RetryAt, now)
 		}
-	}
-	if v.Ends = v.Access; v.Refresh.ISO != "" {
-		v.Ends = v.Refresh
 	}
 	for _, scope := range strings.Fields(s.Scope) {
 		v.Scopes = append(v.Scopes, visible(scope))
@@ -101,7 +99,7 @@ type order struct {
 
 var (
 	states = []session.State{session.ConsentRequired, session.Disabled, session.Active}
-	orders = []store.Order{store.OrderNeed, store.OrderUser, store.OrderChange}
+	orders = []store.Order{store.OrderNeed, store.OrderUser, store.OrderChange, store.OrderEnd}
 )
 
 func (k *Console) sessions(w http.ResponseWriter, r *http.Request) error {
@@ -174,15 +172,15 @@ func ordersOf(q url.Values, by store.Order) map[string]order {
 		all[string(o)] = order{URL: with(q, "sort", string(o)), On: o == by,
 			Sort: map[bool]string{true: "descending", false: "none"}[o == by]}
 	}
-	if by == store.OrderUser {
-		all["user"] = order{URL: all["user"].URL, On: true, Sort: "ascending"}
+	if by == store.OrderUser || by == store.OrderEnd {
+		all[string(by)] = order{URL: all[string(by)].URL, On: true, Sort: "ascending"}
 	}
 	return all
 }
 
 // formatPlace returns a place as an address has it, and parsePlace reads it.
 func formatPlace(p store.Place) string {
-	return fmt.Sprintf("%d.%d/%s/%s", p.Tier, p.Changed, p.Key.AppID, p.Key.OpenID)
+	return fmt.Sprintf("%d.%d/%s/%s", p.Tier, p.At, p.Key.AppID, p.Key.OpenID)
 }
 
 func parsePlace(s string) (p store.Place, err error) {
@@ -190,10 +188,10 @@ func parsePlace(s string) (p store.Place, err error) {
 		return p, nil
 	}
 	numbers, key, ok := strings.Cut(s, "/")
-	tier, changed, ok2 := strings.Cut(numbers, ".")
+	tier, at, ok2 := strings.Cut(numbers, ".")
 	p.Tier, err = strconv.Atoi(tier)
 	if err == nil {
-		p.Changed, err = strconv.ParseInt(changed, 10, 64)
+		p.At, err = strconv.ParseInt(at, 10, 64)
 	}
 	p.Key.AppID, p.Key.OpenID, _ = strings.Cut(key, "/")
 	if err != nil || !ok || !ok2 {

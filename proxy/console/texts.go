@@ -123,7 +123,7 @@ var texts = map[string]struct{ zh, en string }{
 	"col.state":                   {"状态", "State"},
 	"col.why":                     {"原因", "Why"},
 	"col.ends":                    {"到期", "Ends"},
-	"col.ends.about":              {"在此之前不续期，会话就会结束", "When the session ends if it is not renewed before"},
+	"col.ends.about":              {"若不续期，会话于此时结束；已结束的会话为其结束时间", "When the session ends if it is not renewed before, or when it ended"},
 	"col.changed":                 {"变更", "Changed"},
 	"sort.need":                   {"需要处理的排在前面", "What needs somebody first"},
 	"detail.scopes":               {"权限：%s", "scopes: %s"},

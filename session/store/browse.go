@@ -21,16 +21,19 @@ const (
 	OrderUser Order = "user"
 	// OrderChange begins with the latest change of tokens or state.
 	OrderChange Order = "changed"
+	// OrderEnd begins with the session that ends next if nothing is renewed. After
+	// those that will end come those that have ended, the latest first.
+	OrderEnd Order = "ends"
 )
 
 // Place is where in an order a page begins. The zero Place is the beginning.
 type Place struct {
-	// Tier is a part of [OrderNeed].
+	// Tier is a part of [OrderNeed] or [OrderEnd].
 	Tier int
-	// Changed is milliseconds since 1970 UTC. It is zero where an order, or a part
-	// of one, goes by the key.
-	Changed int64
-	Key     session.Key
+	// At is milliseconds since 1970 UTC: of the latest change, or of the end. It is
+	// zero where an order, or a part of one, goes by the key.
+	At  int64
+	Key session.Key
 }
 
 // Listing is a page of [Directory.Browse].
@@ -50,6 +53,13 @@ const (
 	tiers
 )
 
+// The tiers of [OrderEnd], in their order.
+const (
+	tierToCome = iota
+	tierOver
+	endTiers
+)
+
 const (
 	queryFailing = `SELECT ` + searchColumns + ` FROM sessions
 	WHERE state = 'active' AND failures > 0 AND (app_id, open_id) > ($1, $2) AND ($3 = '' OR app_id = $3)
@@ -67,26 +77,47 @@ const (
 	queryLatest = `SELECT ` + searchColumns + ` FROM sessions
 	WHERE (changed_at, app_id, open_id) < ($1, $2, $3) AND ($4 = '' OR app_id = $4) AND ($5 = '' OR state = $5)
 	ORDER BY changed_at DESC, app_id DESC, open_id DESC LIMIT $6`
+
+	queryEndsNext = `SELECT ` + searchColumns + ` FROM sessions
+	WHERE (usable_until, app_id, open_id) > ($1, $2, $3) AND ($4 = '' OR app_id = $4) AND ($5 = '' OR state = $5)
+	ORDER BY usable_until, app_id, open_id LIMIT $6`
+	queryEndedLast = `SELECT ` + searchColumns + ` FROM sessions
+	WHERE (usable_until, app_id, open_id) < ($1, $2, $3) AND ($4 = '' OR app_id = $4) AND ($5 = '' OR state = $5)
+	ORDER BY usable_until DESC, app_id DESC, open_id DESC LIMIT $6`
 )
 
 // Browse returns up to limit sessions from a place in an order, without their tokens.
 func (d *Directory) Browse(ctx context.Context, o Order, from Place, f SessionFilter, limit int) (*Listing, error) {
 	p := &Listing{}
-	last := tiers
-	if o != OrderNeed {
-		from.Tier, last = 0, 1
+	last, now := 1, int64(0)
+	switch o {
+	case OrderNeed:
+		last = tiers
+	case OrderEnd:
+		last = endTiers
+		var err error
+		if now, err = d.db.now(ctx); err != nil {
+			return nil, unavailable(err, "listing sessions")
+		}
+	default:
+		from.Tier = 0
 	}
 	for tier := max(0, from.Tier); tier < last; tier++ {
 		if tier > from.Tier {
 			from = Place{Tier: tier}
 		}
 		var rows []sessionRow
-		query, args := tierQuery(tier, from, f)
+		var query string
+		var args []any
 		switch o {
 		case OrderUser:
 			query, args = querySearch, []any{from.Key.AppID, from.Key.OpenID, f.AppID, f.State}
 		case OrderChange:
 			query, args = queryLatest, append(before(from), f.AppID, f.State)
+		case OrderEnd:
+			query, args = endQuery(tier, from, f, now)
+		default:
+			query, args = needQuery(tier, from, f)
 		}
 		if query == "" {
 			continue
@@ -100,15 +131,18 @@ func (d *Directory) Browse(ctx context.Context, o Order, from Place, f SessionFi
 				return p, nil
 			}
 			p.Sessions = append(p.Sessions, *d.see(&rows[i]))
-			from = Place{Tier: tier, Changed: rows[i].ChangedAt, Key: session.Key{AppID: rows[i].AppID, OpenID: rows[i].OpenID}}
+			from = Place{Tier: tier, At: rows[i].ChangedAt, Key: session.Key{AppID: rows[i].AppID, OpenID: rows[i].OpenID}}
+			if o == OrderEnd {
+				from.At = rows[i].UsableUntil
+			}
 		}
 	}
 	return p, nil
 }
 
-// tierQuery returns what reads a tier from a place on, without the limit; "" where f
+// needQuery returns what reads a tier of [OrderNeed] from a place on, without the limit; "" where f
 // leaves the tier out.
-func tierQuery(tier int, from Place, f SessionFilter) (query string, args []any) {
+func needQuery(tier int, from Place, f SessionFilter) (query string, args []any) {
 	states := []session.State{tierFailing: session.Active, tierAsking: session.ConsentRequired, tierDisabled: session.Disabled,
 		tierWorking: session.Active, tierRevoked: session.ConsentRequired}
 	if tier >= len(states) || f.State != "" && f.State != states[tier] {
@@ -125,12 +159,27 @@ func tierQuery(tier int, from Place, f SessionFilter) (query string, args []any)
 	return queryEnded, slices.Concat([]any{states[tier]}, before(from), []any{f.AppID})
 }
 
+// endQuery is needQuery for [OrderEnd]. What will end is active.
+func endQuery(tier int, from Place, f SessionFilter, now int64) (query string, args []any) {
+	if tier == tierToCome && f.State != "" && f.State != session.Active {
+		return "", nil
+	}
+	if from.At == 0 && from.Key == (session.Key{}) {
+		from.At = now
+	}
+	query = queryEndsNext
+	if tier == tierOver {
+		query = queryEndedLast
+	}
+	return query, []any{from.At, from.Key.AppID, from.Key.OpenID, f.AppID, f.State}
+}
+
 // before returns the arguments of a comparison with a place in the order of changes,
 // the latest first.
 func before(from Place) []any {
-	changed := from.Changed
-	if changed == 0 {
-		changed = math.MaxInt64
+	at := from.At
+	if at == 0 {
+		at = math.MaxInt64
 	}
-	return []any{changed, from.Key.AppID, from.Key.OpenID}
+	return []any{at, from.Key.AppID, from.Key.OpenID}
 }

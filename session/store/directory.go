@@ -75,7 +75,7 @@ const (
 const searchColumns = `app_id, open_id, union_id, user_id, profile, state, reason,
 		NULL AS access_token, NULL AS refresh_token, token_type, token_url, scope, issued_at,
 		CASE WHEN access_token IS NULL THEN 0 ELSE expires_at END AS expires_at,
-		CASE WHEN refresh_token IS NULL THEN 0 ELSE refresh_expires_at END AS refresh_expires_at, granted_at, refreshed_at, changed_at, version, attempts,
+		CASE WHEN refresh_token IS NULL THEN 0 ELSE refresh_expires_at END AS refresh_expires_at, granted_at, refreshed_at, changed_at, usable_until, version, attempts,
 		failures, retry_at, synced_at`
 
 // The row value comparison uses the index of the primary key, which a chain of

@@ -333,6 +333,14 @@ func TestBrowseInOrder(t *testing.T) {
 		if _, err := s.Sessions.Revoke(t.Context(), key(6), session.Revoked); err != nil {
 			t.Fatal(err)
 		}
+		// When they end, or have ended, in hours from now. ou_0 is over, although
+		// nobody has noticed.
+		raw, now, hour := db.SQL(t), time.Now().UnixMilli(), time.Hour.Milliseconds()
+		for i, at := range []int64{-3, 2, 3, 4, 4, 6, -1, -4, -2, 1} {
+			if _, err := raw.Exec(`UPDATE sessions SET usable_until = $1 WHERE open_id = $2`, now+at*hour, fmt.Sprint("ou_", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for _, tc := range []struct {
 			order store.Order
 			f     store.SessionFilter
@@ -345,6 +353,11 @@ func TestBrowseInOrder(t *testing.T) {
 			{store.OrderUser, store.SessionFilter{}, []string{"ou_0", "ou_2", "ou_4", "ou_6", "ou_8", "ou_1", "ou_3", "ou_5", "ou_7", "ou_9"}},
 			{store.OrderUser, store.SessionFilter{State: session.Disabled}, []string{"ou_7"}},
 			{store.OrderChange, store.SessionFilter{State: session.Disabled}, []string{"ou_7"}},
+			{store.OrderEnd, store.SessionFilter{}, []string{"ou_9", "ou_1", "ou_2", "ou_4", "ou_3", "ou_5", "ou_6", "ou_8", "ou_0", "ou_7"}},
+			{store.OrderEnd, store.SessionFilter{AppID: "cli_a"}, []string{"ou_2", "ou_4", "ou_6", "ou_8", "ou_0"}},
+			{store.OrderEnd, store.SessionFilter{State: session.Active}, []string{"ou_9", "ou_1", "ou_2", "ou_4", "ou_3", "ou_5", "ou_0"}},
+			{store.OrderEnd, store.SessionFilter{State: session.ConsentRequired}, []string{"ou_6", "ou_8"}},
+			{store.OrderEnd, store.SessionFilter{State: session.Disabled}, []string{"ou_7"}},
 		} {
 			for _, limit := range []int{1, 3, 10} {
 				var got []string
@@ -385,6 +398,10 @@ func TestBrowseInOrder(t *testing.T) {
 		}
 		if p, err := s.Directory.Browse(t.Context(), store.OrderNeed, store.Place{Tier: 99}, store.SessionFilter{}, 3); err != nil || len(p.Sessions) != 0 {
 			t.Errorf("behind the end: %+v, %v", p, err)
+		}
+		p, err := s.Directory.Browse(t.Context(), store.OrderEnd, store.Place{}, store.SessionFilter{}, 1)
+		if err != nil || p.Sessions[0].UsableUntil.Before(time.Now()) {
+			t.Errorf("%+v, %v", p, err)
 		}
 	})
 }

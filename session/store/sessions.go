@@ -508,8 +508,9 @@ type sessionRow struct {
 	DoubtedAt    int64 `db:"doubted_at"`
 	SyncedAt     int64 `db:"synced_at"`
 	AfterRefusal int64 `db:"after_refusal"`
-	// ChangedAt is read for lists only.
-	ChangedAt int64 `db:"changed_at"`
+	// ChangedAt and UsableUntil are read for lists only.
+	ChangedAt   int64 `db:"changed_at"`
+	UsableUntil int64 `db:"usable_until"`
 }
 
 // stateOf returns the state of a row. The user has to be asked about a session
@@ -536,7 +537,7 @@ func (r *sessionRow) view() *session.Session {
 		IssuedAt: fromMillis(r.IssuedAt), ExpiresAt: fromMillis(r.ExpiresAt),
 		RefreshExpiresAt: fromMillis(r.RefreshExpiresAt),
 		GrantedAt:        fromMillis(r.GrantedAt), RefreshedAt: fromMillis(r.RefreshedAt),
-		AfterRefusal: r.AfterRefusal != 0, ChangedAt: fromMillis(r.ChangedAt),
+		AfterRefusal: r.AfterRefusal != 0, ChangedAt: fromMillis(r.ChangedAt), UsableUntil: fromMillis(r.UsableUntil),
 		Version: r.Version, Attempts: int(r.Attempts),
 		Failures: r.Failures, RetryAt: fromMillis(r.RetryAt), DoubtedAt: fromMillis(r.DoubtedAt), SyncedAt: fromMillis(r.SyncedAt),
 	}

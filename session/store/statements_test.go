@@ -118,6 +118,8 @@ func statements() map[string]statement {
 		"queryWorking":      {request, "sessions_pkey", []any{"", "", "", 41}},
 		"queryRevoked":      {request, "sessions_revoked", []any{int64(1 << 62), "", "", "", 41}},
 		"queryLatest":       {request, "sessions_changed", []any{int64(1 << 62), "", "", "", "", 41}},
+		"queryEndsNext":     {request, "sessions_usable_until", []any{now, "", "", "", "", 41}},
+		"queryEndedLast":    {request, "sessions_usable_until", []any{now, "", "", "", "", 41}},
 		"queryNames":        {request, "sessions_pkey", namesArgs},
 		"queryCounts":       {leader, "sessions_state", nil},
 		"queryFingerprint":  {request, "sessions_changed consents_pkey consents_poll|consents_pending audit_pkey", nil},

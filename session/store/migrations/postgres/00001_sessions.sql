@@ -52,7 +52,7 @@ CREATE INDEX sessions_changed ON sessions (changed_at);
 -- To count sessions. It begins with the app since SQLite, which has no statistics,
 -- would take an index on the state alone for the best way to the active ones.
 CREATE INDEX sessions_state ON sessions (app_id, state);
-CREATE INDEX sessions_usable_until ON sessions (usable_until);
+CREATE INDEX sessions_usable_until ON sessions (usable_until, app_id, open_id);
 CREATE INDEX sessions_left ON sessions (app_id, usable_until)
     WHERE state = 'disabled' AND (access_token IS NOT NULL OR refresh_token IS NOT NULL);
 CREATE INDEX sessions_synced ON sessions (app_id, synced_at) WHERE reason <> 'revoked';
