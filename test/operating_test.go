@@ -2,6 +2,7 @@ package test
 
 import (
 	"go/ast"
+	"go/parser"
 	"go/token"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"larkside/proxy"
 	"larkside/proxy/admin"
@@ -67,6 +69,34 @@ func TestOperatingNamesNothingElse(t *testing.T) {
 			if !slices.Contains(known, name[1]) && !strings.Contains(row[1], "/readyz") {
 				t.Errorf("%s has a row for %q, which the code does not have", operating, name[1])
 			}
+		}
+	}
+}
+
+// The console's page of errors says each of them in Chinese, and its table has no
+// others.
+func TestConsoleKnowsEveryLogLine(t *testing.T) {
+	const table = "proxy/console/messages.go"
+	file, err := parser.ParseFile(token.NewFileSet(), "../"+table, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chinese := map[string]string{}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if pair, ok := n.(*ast.KeyValueExpr); ok {
+			chinese[literal(t, pair.Key)] = literal(t, pair.Value)
+		}
+		return true
+	})
+	lines := complaints(t)
+	for _, line := range lines {
+		if !strings.ContainsFunc(chinese[line], func(r rune) bool { return unicode.Is(unicode.Han, r) }) {
+			t.Errorf("%s has no Chinese for %q", table, line)
+		}
+	}
+	for line := range chinese {
+		if !slices.Contains(lines, line) {
+			t.Errorf("%s has %q, which the code does not log", table, line)
 		}
 	}
 }
@@ -165,14 +195,24 @@ func complaints(t *testing.T) (lines []string) {
 		if !ok || at >= len(args) {
 			return
 		}
-		if lit, ok := args[at].(*ast.BasicLit); ok && lit.Kind == token.STRING {
-			line, err := strconv.Unquote(lit.Value)
-			if err != nil {
-				t.Fatal(err)
-			}
+		if line := literal(t, args[at]); line != "" {
 			lines = append(lines, line)
 		}
 	})
 	slices.Sort(lines)
 	return slices.Compact(lines)
+}
+
+// literal is the value of a string in the source; "" for anything else.
+func literal(t *testing.T, e ast.Expr) string {
+	t.Helper()
+	lit, ok := e.(*ast.BasicLit)
+	if !ok || lit.Kind != token.STRING {
+		return ""
+	}
+	value, err := strconv.Unquote(lit.Value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
