@@ -84,7 +84,7 @@ func TestConsoleKnowsEveryLogLine(t *testing.T) {
 	chinese := map[string]string{}
 	ast.Inspect(file, func(n ast.Node) bool {
 		if pair, ok := n.(*ast.KeyValueExpr); ok {
-			chinese[literal(t, pair.Key)] = literal(t, pair.Value)
+			chinese[stringOf(t, pair.Key)] = stringOf(t, pair.Value)
 		}
 		return true
 	})
@@ -195,7 +195,7 @@ func complaints(t *testing.T) (lines []string) {
 		if !ok || at >= len(args) {
 			return
 		}
-		if line := literal(t, args[at]); line != "" {
+		if line := stringOf(t, args[at]); line != "" {
 			lines = append(lines, line)
 		}
 	})
@@ -203,8 +203,8 @@ func complaints(t *testing.T) (lines []string) {
 	return slices.Compact(lines)
 }
 
-// literal is the value of a string in the source; "" for anything else.
-func literal(t *testing.T, e ast.Expr) string {
+// stringOf is the value of a string in the source; "" for anything else.
+func stringOf(t *testing.T, e ast.Expr) string {
 	t.Helper()
 	lit, ok := e.(*ast.BasicLit)
 	if !ok || lit.Kind != token.STRING {
