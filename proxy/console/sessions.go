@@ -47,8 +47,10 @@ type sessionView struct {
 	Refreshed, Synced, Retry moment
 	Scopes                   []string
 	Failures                 int
-	Endpoint                 string
-	Version                  int64
+	// Failing reports whether it is active and its refreshes fail.
+	Failing  bool
+	Endpoint string
+	Version  int64
 }
 
 func (k *Console) viewSession(l lang, now time.Time, s *session.Session) sessionView {
@@ -63,6 +65,7 @@ func (k *Console) viewSession(l lang, now time.Time, s *session.Session) session
 		v.Access = l.moment(s.ExpiresAt, now)
 	}
 	if s.State == session.Active {
+		v.Failing = s.Failures > 0
 		v.Refresh = l.moment(s.RefreshExpiresAt, now)
 		if s.Failures > 0 && now.Before(s.RetryAt) {
 			v.Retry = l.moment(s.RetryAt, now)
@@ -210,6 +213,8 @@ type sessionBody struct {
 	// Did and Trouble are keys of texts about what has just been done.
 	Did, Trouble string
 	CanRefresh   bool
+	// CanRevoke is whether anything is left to revoke.
+	CanRevoke bool
 }
 
 // doings are the actions on a session. did are the notices of success that a
@@ -275,6 +280,7 @@ func (k *Console) showSession(w http.ResponseWriter, r *http.Request, status int
 		}
 		v := k.viewSession(l, now, s)
 		b.Session, b.CanRefresh = &v, s.State != session.ConsentRequired
+		b.CanRevoke = s.State != session.ConsentRequired || s.Reason != session.Revoked
 		if v.Name != "" {
 			args = []any{v.Name}
 		}

@@ -117,7 +117,7 @@ var texts = struct {
 			"请回到聊天，重复刚才的操作。", "Go back to the chat and repeat what you were doing.", "チャットに戻り、先ほどの操作をもう一度行ってください。",
 		}},
 		note: translated{
-			"想撤销授权？请联系应用的负责人或企业管理员，撤销后立即失效。", "To undo it, ask the people who run the app, or your Lark administrator, to revoke it. It ends at once.", "取り消すには、アプリの担当者または Lark の管理者に許可の取り消しを依頼してください。すぐに無効になります。",
+			"想撤销授权？请联系应用的负责人或企业管理员，撤销后立即失效。", "To undo it, ask the people who run the app, or your Lark administrator, to revoke it. That takes effect at once.", "取り消すには、アプリの担当者または Lark の管理者に許可の取り消しを依頼してください。すぐに無効になります。",
 		},
 	},
 	declined: message{
@@ -126,7 +126,7 @@ var texts = struct {
 			"**{app}** 没有获得任何权限。", "**{app}** was given no access.", "**{app}** には何も許可されていません。",
 		},
 		page: translated{
-			"没有授予任何权限，你不需要再做什么。", "Nothing was granted, and there is nothing more to do.", "何も許可されていません。これ以上の操作は必要ありません。",
+			"没有授予任何权限。", "Nothing was granted.", "何も許可されていません。",
 		},
 		next: []translated{{
 			"改变主意了？{link}", "Changed your mind? {link}", "気が変わったら: {link}",
@@ -152,7 +152,7 @@ var texts = struct {
 			"**{app}** から新しいリクエストがあります。最新のカードを使ってください。",
 		},
 		page: translated{
-			"该应用发来了更新的请求，此链接不再有效。", "The app has asked anew since, so this link works no more.", "アプリから新しいリクエストが届いたため、このリンクは使えません。",
+			"该应用发来了更新的请求，此链接不再有效。", "The app has sent a newer request, so this link no longer works.", "アプリから新しいリクエストが届いたため、このリンクは使えません。",
 		},
 		next: []translated{{
 			"请在聊天中打开最新的卡片。", "Open the latest card in the chat.", "チャットで最新のカードを開いてください。",
@@ -178,14 +178,14 @@ var texts = struct {
 			"別のアカウントでリンクが使われました。何も保存されず、許可は取り消されました。もう一度 **{app}** を使うと新しいリンクが届きます。",
 		},
 		page: translated{
-			"此链接属于另一个飞书账号，而你在此浏览器中登录的不是它。没有保存任何内容，刚才的授权已撤销。", "You are signed in to Lark as another account than the one that was asked. Nothing was stored, and what you just granted is revoked.", "許可を求められたアカウントとは別のアカウントで Lark にログインしています。何も保存されず、今回の許可は取り消されました。",
+			"这个请求是发给另一个飞书账号的，不是你现在登录的账号。没有保存任何内容，刚才的授权已撤销。", "This request is for another Lark account than the one you are signed in with. Nothing was stored, and what you just granted was revoked.", "このリクエストは、ログイン中のアカウントとは別の Lark アカウント宛てです。何も保存されず、今回の許可は取り消されました。",
 		},
 		next: []translated{{
-			"切换到收到卡片的那个飞书账号（或在此浏览器中退出登录）。", "Switch to the Lark account that got the card, or sign out of Lark in this browser.", "カードを受け取った Lark アカウントに切り替えるか、このブラウザで Lark からログアウトしてください。",
+			"切换到收到卡片的飞书账号，或在此浏览器中退出登录。", "Switch to the Lark account that got the card, or sign out of Lark in this browser.", "カードを受け取った Lark アカウントに切り替えるか、このブラウザで Lark からログアウトしてください。",
 		}, {
-			"再次打开卡片。{link}", "Open the card again. {link}", "もう一度カードを開いてください。{link}",
+			"{link}", "{link}", "{link}",
 		}},
-		note: translated{"卡片是别人转给你的？那么它不是发给你的，无需处理。", "Did somebody else give you the link? Then it was not meant for you; leave it.", "リンクを他の人から受け取った場合は、あなた宛てではありません。何もしないでください。"},
+		note: translated{"链接是别人给你的？那就与你无关，无需处理。", "Did somebody else give you the link? Then it was not meant for you, and you can ignore it.", "リンクを他の人から受け取った場合は、あなた宛てではありません。何もしないでください。"},
 	},
 	revoked: message{
 		title: translated{"授权已撤销", "Authorization revoked", "許可は取り消されました"},
@@ -205,7 +205,7 @@ var texts = struct {
 		note: translated{"{link}", "{link}", "{link}"},
 	},
 	otherBrowser: message{
-		title: translated{"请在同一个浏览器中继续", "Go on in the browser you started in", "開始したブラウザで続けてください"},
+		title: translated{"请在同一个浏览器中继续", "Continue in the browser you started in", "開始したブラウザで続けてください"},
 		page: translated{
 			"授权是在另一个浏览器中开始的，因此不能在这里完成。", "This authorization was started in another browser, so it can't be completed here.", "この手続きは別のブラウザで始められたため、ここでは完了できません。",
 		},
@@ -214,7 +214,7 @@ var texts = struct {
 		}},
 	},
 	larkFailed: message{
-		title: translated{"飞书暂时没有响应", "Lark did not answer as it should", "Lark から応答がありません"},
+		title: translated{"飞书暂时没有响应", "Lark did not respond properly", "Lark から応答がありません"},
 		page: translated{
 			"没有保存任何内容，链接仍然有效。", "Nothing was stored, and your link still works.", "何も保存されていません。リンクは引き続き有効です。",
 		},
@@ -234,7 +234,7 @@ var texts = struct {
 	notFound: message{
 		title: translated{"页面不存在", "There is no such page", "ページが見つかりません"},
 		page: translated{
-			"此地址上没有内容。", "There is nothing at this address.", "このアドレスには何もありません。",
+			"此地址上没有内容。", "This address leads nowhere.", "このアドレスには何もありません。",
 		},
 		next: []translated{{
 			"请从聊天中的卡片打开链接。", "Open the link from the card in the chat.", "チャットのカードからリンクを開いてください。",
