@@ -1072,7 +1072,7 @@ func TestVisible(t *testing.T) {
 
 func TestDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "just now", -90 * time.Second: "90 seconds ago", time.Hour + time.Minute: "in 61 minutes", -3 * time.Hour: "3 hours ago",
+		0: "just now", -4 * time.Second: "just now", time.Second: "in a moment", -90 * time.Second: "90 seconds ago", time.Hour + time.Minute: "in 61 minutes", -3 * time.Hour: "3 hours ago",
 		50 * time.Hour: "in 2 days", 2 * time.Minute: "in 2 minutes",
 	} {
 		if got := english.relative(d); got != want {

@@ -70,6 +70,7 @@ var texts = map[string]struct{ zh, en string }{
 	"live.on":                     {"实时更新", "Live"},
 	"live.off":                    {"连接已断开，正在重试；页面内容可能已过时", "Connection lost, trying again; what you see may be old"},
 	"time.now":                    {"刚刚", "just now"},
+	"time.soon":                   {"几秒后", "in a moment"},
 	"time.in":                     {"%s后", "in %s"},
 	"time.ago":                    {"%s前", "%s ago"},
 	"one.second":                  {"1 秒", "1 second"},

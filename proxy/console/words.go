@@ -27,7 +27,10 @@ func (l lang) moment(t, now time.Time) moment {
 // relative says how far away something is; negative is in the past.
 func (l lang) relative(d time.Duration) string {
 	away := d.Abs()
-	if away < 5*time.Second {
+	switch {
+	case away < 5*time.Second && d > 0:
+		return l.text("time.soon")
+	case away < 5*time.Second:
 		return l.text("time.now")
 	}
 	which := "time.in"

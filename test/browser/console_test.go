@@ -187,6 +187,36 @@ func TestConsoleDense(t *testing.T) {
 	b.quiet("the pages")
 }
 
+// On a phone the list is sorted like on a desk, and says what it is sorted by. What
+// works is not shown like what fails.
+func TestConsoleSortedOnPhone(t *testing.T) {
+	p, b := startConsole(t, nil), start(t)
+	p.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 503, Times: 1})
+	path := p.AdminURL + "/api/v1/sessions/" + larktest.AppID + "/" + larktest.Alice + "/refresh"
+	process.Do(t, process.NewRequest(t, "POST", path, "", "", "Authorization", "Bearer "+consoleKey))
+	b.as("en-US", "light", 390, 844)
+	b.signIn(p)
+	b.open(p.AdminURL + "/sessions")
+	if got := b.text("#list tbody tr .warn"); !strings.HasPrefix(got, "Refreshing failed") {
+		t.Errorf("what fails is shown as %q", got)
+	}
+	if n := get(b, chromedp.Evaluate[int](`document.querySelectorAll("#list tbody .warn").length`)); n != 1 {
+		t.Errorf("%d sessions seem to fail", n)
+	}
+	b.click("#list thead .k-ends a")
+	b.says("the list to be sorted by the end", `document.querySelector('#list thead .k-ends[aria-sort="ascending"]')`)
+	if got := b.text("#list tbody tr"); !strings.Contains(got, "End: in 6 days") || strings.Contains(got, "Changed") {
+		t.Errorf("sorted by the end: %q", got)
+	}
+	b.shoot("console-sorted-phone")
+	b.click("#list thead .k-time a")
+	b.says("the list to be sorted by the change", `document.querySelector('#list thead .k-time[aria-sort="descending"]')`)
+	if got := b.text("#list tbody tr"); !strings.Contains(got, "Changed: ") || strings.Contains(got, "End: ") {
+		t.Errorf("sorted by the change: %q", got)
+	}
+	b.quiet("the pages")
+}
+
 // The key is asked for nowhere when there is none.
 func TestConsoleOpen(t *testing.T) {
 	p, b := startConsole(t, map[string]string{"ADMIN_KEY": ""}), start(t)
@@ -212,6 +242,9 @@ const accessibilityScript = `(() => {
 	for (const h of document.querySelectorAll("h1, h2, h3, h4")) { const n = +h.tagName[1]; if (n > level + 1) problems.push("skips to " + h.tagName); level = n; }
 	for (const e of document.querySelectorAll("[aria-labelledby]")) if (!document.getElementById(e.getAttribute("aria-labelledby"))) problems.push("labelled by nothing");
 	for (const e of document.querySelectorAll("main *")) { const r = e.getBoundingClientRect(); if (shown(e) && !e.closest("svg") && r.right > innerWidth + 1) problems.push("sticks out: " + e.outerHTML.slice(0, 120)); }
+	// A phone has no pointer to rest on what is cut, so only names are.
+	if (innerWidth < 768) for (const e of document.querySelectorAll("main *"))
+		if (shown(e) && getComputedStyle(e).overflowX === "hidden" && e.scrollWidth > e.clientWidth + 1 && !e.closest(".who > a, thead, svg")) problems.push("cut: " + e.outerHTML.slice(0, 120));
 	document.querySelector(".skip").focus();
 	if (getComputedStyle(document.querySelector(".skip")).outlineStyle === "none" && document.querySelector(".skip").matches(":focus-visible")) problems.push("the focus is not seen");
 	document.activeElement.blur();
