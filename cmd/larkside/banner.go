@@ -159,7 +159,15 @@ func (b *banner) ready() {
 	if b.cfg.UserJWTIssuer != "" {
 		user = "a JWT\nof the user in X-Larkside-User-Token"
 	}
-	fmt.Fprintf(b.out, "Ready. Send what you would send to %s to the proxy, with %s. Ctrl-C stops.\n\n", b.cfg.OpenURL, user)
+	fmt.Fprintf(b.out, "Ready. Send what you would send to %s to the proxy, with %s. Ctrl-C stops.\n", b.cfg.OpenURL, user)
+	switch b.cfg.DefaultUser {
+	case "":
+	case settings.SignedIn:
+		fmt.Fprintf(b.out, "Requests that name no user are yours once you have signed in: run \"larkside login\"\nin another terminal.\n")
+	default:
+		fmt.Fprintf(b.out, "Requests that name no user are those of %s.\n", b.cfg.DefaultUser)
+	}
+	fmt.Fprintln(b.out)
 }
 
 // announce says that a listener is open.

@@ -76,6 +76,16 @@ func TestBanner(t *testing.T) {
 	if strings.Contains(first, "level=") || strings.Contains(first, larktest.AppSecret) {
 		t.Errorf("log lines, or the secret, in\n%s", first)
 	}
+	if strings.Contains(first, "name no user") {
+		t.Errorf("there is no default user, and\n%s", first)
+	}
+	for user, want := range map[string]string{
+		"login": "Requests that name no user are yours once you have signed in: run \"larkside login\"", larktest.Alice: `Requests that name no user are those of ` + larktest.Alice + `\.\n`,
+	} {
+		if got := onTerminal(t, dir, "Requests that name no user", "OPEN_URL="+lark.URL, "ACCOUNTS_URL="+lark.URL, "DEFAULT_USER="+user); !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
 	again := onTerminal(t, dir, "Ready.", "OPEN_URL="+lark.URL, "ACCOUNTS_URL="+lark.URL, "ADMIN_KEY=a-key-of-16-characters", "EVENTS=websocket")
 	if strings.Contains(again, "made just now") || strings.Contains(again, "No LARKSIDE_ADMIN_KEY") || strings.Contains(again, "a-key-of") {
 		t.Errorf("the second time:\n%s", again)

@@ -45,7 +45,7 @@ and a SQLite database takes one process.`,
 			case o.ctx.Err() != nil:
 				return errors.New("stopped before anybody had signed in")
 			case err != nil:
-				return loginError(err)
+				return loginError(o.client.base, err)
 			}
 			return o.print(who, func() error {
 				_, err := fmt.Fprintf(in.Out, "Signed in as %s (%s). Requests that name no user are yours now.\n", visible(who.Name), visible(who.OpenID))
@@ -58,8 +58,8 @@ and a SQLite database takes one process.`,
 	return c
 }
 
-// loginError says what to do about err.
-func loginError(err error) error {
+// loginError says what to do about err, which came from the instance at base.
+func loginError(base string, err error) error {
 	var e *apiError
 	errors.As(err, &e)
 	switch {
@@ -68,7 +68,7 @@ func loginError(err error) error {
 	case e == nil:
 		return err
 	case e.name == "not_found", e.name == "method_not_allowed":
-		return fmt.Errorf("the running instance takes no login: start it with %sDEFAULT_USER=%s", settings.Prefix, settings.SignedIn)
+		return fmt.Errorf("the instance at %s takes no login: start it with %[2]sDEFAULT_USER=%[3]s, or name another by %[2]sADMIN_LISTEN or --admin", base, settings.Prefix, settings.SignedIn)
 	case e.name == "not_signed_in" && e.reason == "declined":
 		return errors.New("the request was declined; run this again to be asked again")
 	case e.name == "not_signed_in" && e.reason == "expired":

@@ -81,7 +81,7 @@ func TestLogin(t *testing.T) {
 // it; so does one that isn't there.
 func TestLoginNotTaken(t *testing.T) {
 	instance := httptest.NewServer(admin.New(admin.Config{Apps: []string{"cli_a1"}}))
-	if got := larkside(t, nil, "login", "--admin", instance.URL); got.status != ExitFailed || !strings.Contains(got.err, "start it with LARKSIDE_DEFAULT_USER=login") {
+	if got := larkside(t, nil, "login", "--admin", instance.URL); got.status != ExitFailed || !strings.Contains(got.err, "the instance at "+instance.URL+" takes no login: start it with LARKSIDE_DEFAULT_USER=login") {
 		t.Errorf("%+v", got)
 	}
 	instance.Close()
