@@ -4,8 +4,9 @@
 // Start with [Source.Token]. It promises four things:
 //
 //   - One refresh of a session is under way at a time, over all replicas.
-//   - A refresh token is not sent again once Lark has answered it. The only
-//     exception is a process that dies before it has stored the answer.
+//   - A refresh token is not sent again once Lark has answered it. There are two
+//     exceptions: the process that got the answer dies before it has stored it, or
+//     has not stored it yet when its lease ends.
 //   - Only an answer of Lark's ends a session. No other failure does.
 //   - A valid access token is served, whatever else fails.
 //

@@ -90,7 +90,7 @@ func TestKindsHaveTheirShare(t *testing.T) {
 	})
 }
 
-func TestAdmitUnknownApp(t *testing.T) {
+func TestAwaitTurnUnknownApp(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) {
 		if err := w.source.AwaitTurn(t.Context(), "cli_other", session.DevicePoll); err == nil {
 			t.Error("no error")

@@ -102,7 +102,7 @@ func TestNewSecretIsTriedAtOnce(t *testing.T) {
 
 // Nobody is asked to authorize an app that Lark refuses, also not at the moment
 // when the next probe is due.
-func TestRefusedAppIsNotAdmitted(t *testing.T) {
+func TestCheckApp(t *testing.T) {
 	inWorld(t, nil, nil, func(t *testing.T, w *world) { // nothing runs that would probe
 		w.source.Report(larktest.AppID, w.wrongSecret())
 		for range 40 {

@@ -5,9 +5,9 @@
 // is sent with requests for about two hours, and a refresh token, which works
 // once and brings the next pair. [Access] is the part that may be kept in
 // memory: the access token, never the refresh token. A [Secret] is a string
-// that nothing prints. A [Consent] is a request to the user to authorize the
-// app. A [Challenge] is what a caller is told when only the user can help, and
-// a [Reason] says why.
+// that nothing prints. A [ConsentRequest] says what a user is to be asked for,
+// and a [Consent] is one user being asked, up to the answer. A [Challenge] is
+// what a caller is told when only the user can help, and a [Reason] says why.
 //
 // Errors have few meanings, one for each decision of a caller. The most
 // important distinction is between [ErrNotFound], the database's answer that

@@ -171,7 +171,7 @@ func (s *server) login(ctx context.Context, appID string, progress func(admin.Lo
 		case <-ctx.Done():
 		}
 	}()
-	who, err := p.flow.SignIn(ctx, appID, func(link string, life time.Duration) {
+	who, err := p.consents.SignIn(ctx, appID, func(link string, life time.Duration) {
 		progress(admin.Login{AppID: appID, AuthorizeURL: link, ExpiresIn: int64(life.Seconds())})
 	})
 	var refused *consent.SignInError
@@ -193,7 +193,7 @@ func (p *parts) refreshByHand(ctx context.Context, key session.Key, by admin.Act
 
 // revokeByHand ends a session because an operator wants it.
 func (p *parts) revokeByHand(ctx context.Context, key session.Key, by admin.Actor) error {
-	err := p.flow.Revoke(ctx, key, session.Revoked)
+	err := p.consents.Revoke(ctx, key, session.Revoked)
 	p.audit(ctx, by, store.AuditRevoke, key, err)
 	return err
 }
@@ -204,7 +204,7 @@ func (p *parts) startConsentByHand(ctx context.Context, key session.Key, scopes 
 	if err := p.source.CheckApp(key.AppID); err != nil {
 		return nil, "", err
 	}
-	started, challenge, err := p.flow.Start(ctx, key, scopes)
+	started, challenge, err := p.consents.Start(ctx, key, scopes)
 	if err == nil && challenge.AuthorizeURL == "" {
 		err = &session.RetryError{Err: fmt.Errorf("%w: card %s", session.ErrNotAsked, challenge.Card), After: challenge.RetryAfter}
 	}

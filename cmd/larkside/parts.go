@@ -20,9 +20,9 @@ import (
 
 // parts are what needs the database.
 type parts struct {
-	db     *store.DB
-	source *refresh.Source
-	flow   *consent.Flow
+	db       *store.DB
+	source   *refresh.Source
+	consents *consent.Manager
 }
 
 // openParts opens the store, waiting for a database that is not there yet, and
@@ -111,23 +111,24 @@ func (s *server) followDatabase(db *store.DB) {
 }
 
 func (s *server) newParts(db *store.DB) (*parts, error) {
-	// Each uses the other: the source tells the flow of sessions that ended, so
+	// Each uses the other: the source tells the manager of sessions that ended, so
 	// that their users are asked.
-	var asking atomic.Pointer[consent.Flow]
+	var asking atomic.Pointer[consent.Manager]
 	source, err := s.newSource(db, &asking)
 	if err != nil {
 		return nil, err
 	}
-	flow, err := s.newFlow(db, source)
+	consents, err := s.newConsents(db, source)
 	if err != nil {
 		return nil, err
 	}
-	asking.Store(flow)
-	return &parts{db, source, flow}, nil
+	asking.Store(consents)
+	return &parts{db, source, consents}, nil
 }
 
-// newSource makes what finds and renews tokens. It uses the flow once that is set.
-func (s *server) newSource(db *store.DB, asking *atomic.Pointer[consent.Flow]) (*refresh.Source, error) {
+// newSource makes what finds and renews tokens. It uses the manager of consents
+// once that is set.
+func (s *server) newSource(db *store.DB, asking *atomic.Pointer[consent.Manager]) (*refresh.Source, error) {
 	apps := make(map[string]refresh.Lark)
 	for id, client := range s.clients {
 		apps[id] = client
@@ -140,21 +141,21 @@ func (s *server) newSource(db *store.DB, asking *atomic.Pointer[consent.Flow]) (
 		Ended: func(ctx context.Context, over *session.Session) {
 			db.Audit.Write(ctx, store.AuditEntry{Actor: store.ByLark, Action: store.AuditLost, Key: over.Key,
 				Result: string(over.State), Detail: string(over.Reason)})
-			if flow := asking.Load(); flow != nil {
-				flow.Ended(ctx, over)
+			if consents := asking.Load(); consents != nil {
+				consents.Ended(ctx, over)
 			}
 		},
 		Discard: func(ctx context.Context, key session.Key, access, refresh session.Secret) {
-			if flow := asking.Load(); flow != nil {
-				flow.Discard(ctx, key, access, refresh)
+			if consents := asking.Load(); consents != nil {
+				consents.Discard(ctx, key, access, refresh)
 			}
 		},
 		Users: s.users,
 	})
 }
 
-// newFlow makes what asks users for consent.
-func (s *server) newFlow(db *store.DB, source *refresh.Source) (*consent.Flow, error) {
+// newConsents makes what asks users for consent.
+func (s *server) newConsents(db *store.DB, source *refresh.Source) (*consent.Manager, error) {
 	apps := make(map[string]consent.Lark)
 	for id, client := range s.clients {
 		apps[id] = &reportingClient{client, func(err error) { source.Report(id, err) }}
@@ -217,11 +218,11 @@ func (s *server) eventKeys() *lark.EventKeys {
 }
 
 // listenForEvents keeps one long connection for each app.
-func (s *server) listenForEvents(ctx context.Context, work *errgroup.Group, flow *consent.Flow) {
+func (s *server) listenForEvents(ctx context.Context, work *errgroup.Group, consents *consent.Manager) {
 	for _, client := range s.clients {
 		work.Go(func() error {
 			return ignoreCanceled(client.Listen(ctx, func(ctx context.Context, e *lark.Event) (any, error) {
-				return flow.HandleEvent(ctx, e)
+				return consents.HandleEvent(ctx, e)
 			}))
 		})
 	}
@@ -243,5 +244,5 @@ func (p *parts) stop(grace context.Context) error {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(grace), until)
 	defer cancel()
 	// The last renewal may end a session and so begin a consent.
-	return errors.Join(p.source.Shutdown(ctx), p.flow.Shutdown(ctx), p.db.Close())
+	return errors.Join(p.source.Shutdown(ctx), p.consents.Shutdown(ctx), p.db.Close())
 }

@@ -99,7 +99,7 @@ func (t userTokens) Token(ctx context.Context, key session.Key) (*session.Access
 	}
 	a, lookup, err := p.source.Token(ctx, key)
 	if why, ok := errors.AsType[*session.ConsentRequiredError](err); ok {
-		err = &session.ConsentRequiredError{Reason: p.flow.Reason(ctx, key, why.Reason)}
+		err = &session.ConsentRequiredError{Reason: p.consents.Reason(ctx, key, why.Reason)}
 	}
 	return a, lookup, err
 }
@@ -129,7 +129,7 @@ func (a asker) Ask(ctx context.Context, key session.Key, want session.ConsentReq
 			return session.Challenge{}, &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrUnavailable, err), After: 5 * time.Second}
 		}
 	}
-	return p.flow.Ask(ctx, key, want)
+	return p.consents.Ask(ctx, key, want)
 }
 
 // userNames is a [proxy.Resolver].

@@ -63,7 +63,7 @@ func (p *parts) purgeSome(ctx context.Context, found []session.Session, total *a
 		}
 		return nil
 	}
-	return p.flow.Purge(ctx, keys, func(one consent.Purged) {
+	return p.consents.Purge(ctx, keys, func(one consent.Purged) {
 		e := store.AuditEntry{Actor: by.Name, Action: store.AuditPurge, Key: one.Key, Result: "done", Detail: origin(by)}
 		if one.Deleted {
 			total.Deleted++

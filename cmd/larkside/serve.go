@@ -139,7 +139,7 @@ func (s *server) serve(ctx context.Context) error {
 	p, err := s.openParts(serving)
 	if err == nil && p != nil {
 		s.begin(background, work, p)
-		pages.set(p.flow.Handler())
+		pages.set(p.consents.Handler())
 		operators.set(s.newAdmin(p))
 		s.banner.opened()
 		go s.becomeReady(serving, p, verdicts)
@@ -159,9 +159,9 @@ func (s *server) begin(ctx context.Context, work *errgroup.Group, p *parts) {
 	s.secrets.Apps.OnChange(func(settings.NamedSecrets) { p.source.Reconsider() })
 	work.Go(func() error { return p.source.Run(ctx) })
 	work.Go(func() error { return p.forgetAudit(ctx, s.cfg.AuditRetention, s.log) })
-	work.Go(func() error { return ignoreCanceled(p.flow.Run(ctx)) })
+	work.Go(func() error { return ignoreCanceled(p.consents.Run(ctx)) })
 	if s.cfg.Events == "websocket" {
-		s.listenForEvents(ctx, work, p.flow)
+		s.listenForEvents(ctx, work, p.consents)
 	}
 	work.Go(func() error { limitHeap(ctx); return nil })
 }

@@ -113,7 +113,7 @@ type Sessions interface {
 // Directory searches and counts sessions. [store.Directory] is one.
 type Directory interface {
 	Search(ctx context.Context, after session.Key, f store.SessionFilter, text string, limit int) (*store.Page, error)
-	Browse(ctx context.Context, o store.Order, from store.Place, f store.SessionFilter, limit int) (*store.Listing, error)
+	Browse(ctx context.Context, o store.Order, from store.Cursor, f store.SessionFilter, limit int) (*store.Listing, error)
 	Find(ctx context.Context, after session.Key, f store.SessionFilter, user string, limit int) (*store.Page, error)
 	Names(ctx context.Context, keys []session.Key) (map[session.Key]string, error)
 	Counts(ctx context.Context) ([]store.Count, error)

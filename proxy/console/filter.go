@@ -31,8 +31,8 @@ func (k *Console) appChips(l lang, q url.Values) []chip {
 	return chips(l, q, "app", visible, k.Apps)
 }
 
-// places are the parameters that say which page of a list is shown.
-var places = []string{"after", "before", "n", "did"}
+// pageParams are the parameters that say which page of a list is shown.
+var pageParams = []string{"after", "before", "n", "did"}
 
 // with returns a link to the first page of the same list with one parameter
 // changed. An empty value removes the parameter.
@@ -41,7 +41,7 @@ func with(q url.Values, name, value string) string {
 	for n, v := range q {
 		next[n] = v
 	}
-	for _, n := range places {
+	for _, n := range pageParams {
 		next.Del(n)
 	}
 	next.Set(name, value)
@@ -72,7 +72,7 @@ func firstPage[T any](rows []T, id func(T) string) (page []T, next string) {
 	return rows[:perPage], id(rows[perPage-1])
 }
 
-// pageOf returns where a page of rows is. at is the parameter that places a page, and
+// pageOf returns where a page of rows is. at is the parameter that says where a page begins, and
 // next its value for the following one; empty: this is the last one.
 func pageOf(q url.Values, at, next string, rows int) paging {
 	before, err := strconv.Atoi(q.Get("n"))

@@ -126,7 +126,7 @@ func (k *Console) sessions(w http.ResponseWriter, r *http.Request) error {
 	next, examined := "", 0
 	if strings.TrimSpace(text) == "" {
 		b.Orders = ordersOf(q, by)
-		from, err := parsePlace(q.Get("after"))
+		from, err := parseCursor(q.Get("after"))
 		if err != nil {
 			return err
 		}
@@ -135,7 +135,7 @@ func (k *Console) sessions(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		if found = p.Sessions; p.Next != nil {
-			next = formatPlace(*p.Next)
+			next = formatCursor(*p.Next)
 		}
 	} else {
 		var after session.Key
@@ -181,12 +181,12 @@ func ordersOf(q url.Values, by store.Order) map[string]order {
 	return all
 }
 
-// formatPlace returns a place as an address has it, and parsePlace reads it.
-func formatPlace(p store.Place) string {
+// formatCursor writes a cursor into an address, and parseCursor reads it.
+func formatCursor(p store.Cursor) string {
 	return fmt.Sprintf("%d.%d/%s/%s", p.Tier, p.At, p.Key.AppID, p.Key.OpenID)
 }
 
-func parsePlace(s string) (p store.Place, err error) {
+func parseCursor(s string) (p store.Cursor, err error) {
 	if s == "" {
 		return p, nil
 	}

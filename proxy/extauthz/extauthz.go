@@ -37,8 +37,8 @@ const maxQuestion = 256 << 10
 const path = "/-/larkside/authz"
 
 // NewHandler returns a handler that answers gRPC by authz, the handler of the authz
-// listener, and leaves any other request to it. log gets what must not happen. The
-// server has to speak HTTP/2.
+// listener, and leaves any other request to it. log gets panics. The server has to
+// speak HTTP/2.
 func NewHandler(authz http.Handler, log *slog.Logger) http.Handler {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxQuestion))
 	authv3.RegisterAuthorizationServer(server, &service{authz: authz, log: log})
@@ -57,8 +57,7 @@ type service struct {
 	log   *slog.Logger
 }
 
-// Check answers one question. Its error is for a question that can't be answered;
-// Envoy forwards nothing then.
+// Check answers one question of Envoy's. After an error Envoy forwards nothing.
 func (s *service) Check(ctx context.Context, question *authv3.CheckRequest) (answer *authv3.CheckResponse, err error) {
 	asked := question.GetAttributes().GetRequest().GetHttp()
 	if asked == nil {
@@ -141,9 +140,9 @@ func request(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, he
 	return r.WithContext(ctx)
 }
 
-// allow is the answer to forward the request, with these changes to its header: the
-// one Authorization is the one that authz has said, or none, and what Lark must not
-// get is removed.
+// allow returns the answer that Envoy may forward the request. Its changes to the
+// header leave the Authorization that authz returned, or none, and remove what Lark
+// must not get.
 func allow(said, header http.Header) *authv3.CheckResponse {
 	ok := &authv3.OkHttpResponse{}
 	forwarded := header.Clone()
@@ -168,8 +167,8 @@ func allow(said, header http.Header) *authv3.CheckResponse {
 	}
 }
 
-// deny is the answer to send the app what authz has said. Envoy says itself how
-// long the body is.
+// deny returns the answer that makes Envoy send the app what authz returned.
+// Envoy sets Content-Length itself.
 func deny(said *recorder) *authv3.CheckResponse {
 	denied := &authv3.DeniedHttpResponse{
 		Status: &typev3.HttpStatus{Code: typev3.StatusCode(said.status)}, Body: said.body.String(),
@@ -189,9 +188,9 @@ func deny(said *recorder) *authv3.CheckResponse {
 	}
 }
 
-// set is a header in place of whatever is there under its name. The action is never
-// left to its default: newer versions of Envoy take that for "append", older ones for
-// "overwrite".
+// set returns an option that sets a header in place of whatever is there under its
+// name. The action is never left to its default: newer versions of Envoy take that
+// for "append", older ones for "overwrite".
 func set(name, value string) *corev3.HeaderValueOption {
 	return &corev3.HeaderValueOption{
 		Header:       &corev3.HeaderValue{Key: strings.ToLower(name), Value: value},

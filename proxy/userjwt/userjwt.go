@@ -77,8 +77,8 @@ type Verifier struct {
 	issuer, claim string
 	oidc          oidc.Config
 	keys          keys
-	// memory has the tokens that were verified last, each in the place that its hash
-	// says. Only a valid token gets in, and it replaces the one that was there.
+	// memory has the tokens that were verified last, each at the index that its
+	// hash gives. Only valid tokens are stored, in place of the one that was there.
 	memory [remembered]atomic.Pointer[verified]
 }
 

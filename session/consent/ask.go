@@ -15,7 +15,7 @@ import (
 	"larkside/telemetry"
 )
 
-// askKey says which calls of [Flow.Ask] share one look into the database. Callers
+// askKey says which calls of [Manager.Ask] share one look into the database. Callers
 // don't share them, since each has limits of its own.
 type askKey struct {
 	session.Key
@@ -102,14 +102,14 @@ var (
 // ends earlier. If Lark fails there is no error, and the Challenge has no link.
 // Errors: [session.ErrUnavailable] (database), [session.ErrAppMisconfigured]
 // (Lark refuses the app), an unknown app id, and ctx's.
-func (f *Flow) Ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
-	ctx, span := f.tracer.Start(ctx, "consent.start", trace.WithAttributes(
-		telemetry.AppID.String(key.AppID), telemetry.Flow.String(string(f.flow))))
+func (m *Manager) Ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
+	ctx, span := m.tracer.Start(ctx, "consent.start", trace.WithAttributes(
+		telemetry.AppID.String(key.AppID), telemetry.Flow.String(string(m.flow))))
 	defer span.End()
 	if span.IsRecording() {
-		span.SetAttributes(f.users.Attr(key.OpenID))
+		span.SetAttributes(m.users.Attr(key.OpenID))
 	}
-	c, err := f.ask(ctx, key, want)
+	c, err := m.ask(ctx, key, want)
 	if err != nil {
 		span.SetAttributes(telemetry.ErrorType.String(askError(err)))
 		span.SetStatus(codes.Error, "")
@@ -119,7 +119,7 @@ func (f *Flow) Ask(ctx context.Context, key session.Key, want session.ConsentReq
 		return c, nil // there was nothing to ask for
 	}
 	span.SetAttributes(telemetry.Card.String(string(c.Card)))
-	f.cardCount.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(string(c.Card))))
+	m.cardCount.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(string(c.Card))))
 	return c, nil
 }
 
@@ -136,19 +136,19 @@ func askError(err error) string {
 	return "_OTHER"
 }
 
-func (f *Flow) ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
-	if _, ok := f.apps[key.AppID]; !ok {
+func (m *Manager) ask(ctx context.Context, key session.Key, want session.ConsentRequest) (session.Challenge, error) {
+	if _, ok := m.apps[key.AppID]; !ok {
 		return session.Challenge{}, fmt.Errorf("asking for consent: no app %q is configured", key.AppID)
 	}
 	waiting, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	w := wish{reason: want.Reason, scopes: f.wanted(want.Scopes), anyOf: want.AnyOf, caller: want.Caller, life: f.ttl}
+	w := wish{reason: want.Reason, scopes: m.wanted(want.Scopes), anyOf: want.AnyOf, caller: want.Caller, life: m.ttl}
 	if len(w.anyOf) > 0 {
 		w.reason = lacking
 	}
 	for range askTries {
-		o, joined, err := f.asks.Do(waiting, askKey{key, want.Caller}, func(ctx context.Context) (outcome, error) {
-			return f.open(ctx, key, w)
+		o, joined, err := m.asks.Do(waiting, askKey{key, want.Caller}, func(ctx context.Context) (outcome, error) {
+			return m.open(ctx, key, w)
 		})
 		switch {
 		case err != nil && ctx.Err() != nil:
@@ -161,7 +161,7 @@ func (f *Flow) ask(ctx context.Context, key session.Key, want session.ConsentReq
 			continue // it was shared with callers who wanted less
 		}
 		if o.polled != "" && (want.Wait > 0 || !joined && !o.began && !o.pollSoon) {
-			f.touch(ctx, o.polled, want.Wait)
+			m.touch(ctx, o.polled, want.Wait)
 		}
 		if joined && o.challenge.Card == session.CardSent {
 			o.challenge.Card = session.CardAlreadySent
@@ -179,8 +179,8 @@ const declinedFor = time.Hour
 // user's last answer was no, else reason, which is the session's. If there is a
 // session, nobody knows what the "no" was about, so it counts for an hour only.
 // If the database does not answer, Reason returns reason.
-func (f *Flow) Reason(ctx context.Context, key session.Key, reason session.Reason) session.Reason {
-	p, err := f.consents.Latest(ctx, key)
+func (m *Manager) Reason(ctx context.Context, key session.Key, reason session.Reason) session.Reason {
+	p, err := m.consents.Latest(ctx, key)
 	if err != nil || p.State != session.ConsentDeclined {
 		return reason
 	}
@@ -194,23 +194,23 @@ func (f *Flow) Reason(ctx context.Context, key session.Key, reason session.Reaso
 func age(p *session.Consent) time.Duration { return p.ExpiresAt.Add(-p.Left).Sub(p.CreatedAt) }
 
 // wanted returns the scopes to ask the user for.
-func (f *Flow) wanted(exactly []string) scopes {
+func (m *Manager) wanted(exactly []string) scopes {
 	if s := newScopes(exactly...); len(s) > 0 {
 		return s.with(offlineAccess)
 	}
-	return f.scopes
+	return m.scopes
 }
 
-// Start opens a consent for an operator. It is [Flow.Ask], and also returns the
+// Start opens a consent for an operator. It is [Manager.Ask], and also returns the
 // consent, which is zero without a link.
-func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (session.Consent, session.Challenge, error) {
-	c, err := f.Ask(ctx, key, session.ConsentRequest{Scopes: scopes, Caller: ownCaller})
+func (m *Manager) Start(ctx context.Context, key session.Key, scopes []string) (session.Consent, session.Challenge, error) {
+	c, err := m.Ask(ctx, key, session.ConsentRequest{Scopes: scopes, Caller: ownCaller})
 	if err != nil || c.AuthorizeURL == "" {
 		return session.Consent{}, c, err
 	}
-	p, err := f.consents.Open(ctx, key)
+	p, err := m.consents.Open(ctx, key)
 	if errors.Is(err, session.ErrNotFound) {
-		p, err = f.consents.Latest(ctx, key)
+		p, err = m.consents.Latest(ctx, key)
 	}
 	if err != nil {
 		return session.Consent{}, c, err
@@ -219,43 +219,43 @@ func (f *Flow) Start(ctx context.Context, key session.Key, scopes []string) (ses
 }
 
 // open finds or starts the open consent of key. No caller's context ends it.
-func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, error) {
-	if !f.enter() {
+func (m *Manager) open(ctx context.Context, key session.Key, w wish) (outcome, error) {
+	if !m.enter() {
 		return outcome{}, errClosing
 	}
-	defer f.tasks.Done()
-	ctx, cancel := f.detach(ctx)
+	defer m.tasks.Done()
+	ctx, cancel := m.detach(ctx)
 	defer cancel()
 	if len(w.anyOf) > 0 {
 		var err error
-		if w.scopes, err = f.choose(ctx, key, w.anyOf); err != nil || len(w.scopes) == 0 {
+		if w.scopes, err = m.choose(ctx, key, w.anyOf); err != nil || len(w.scopes) == 0 {
 			return outcome{}, err
 		}
 	}
 	for range askTries {
-		p, err := f.consents.Open(ctx, key)
+		p, err := m.consents.Open(ctx, key)
 		var o outcome
 		switch {
 		case errors.Is(err, session.ErrNotFound):
-			o, err = f.begin(ctx, key, w)
+			o, err = m.begin(ctx, key, w)
 		case err != nil:
 			return outcome{}, err
 		case p.Left <= 0:
-			o, err = stillStarting(), f.expire(ctx, p.ID)
+			o, err = stillStarting(), m.expire(ctx, p.ID)
 		case p.Link.Empty():
-			o, err = f.awaitLink(ctx, p, w.reason)
+			o, err = m.awaitLink(ctx, p, w.reason)
 		case w.coveredBy(parseScopes(p.Scopes)):
-			return f.report(ctx, p, w.reason), nil
+			return m.report(ctx, p, w.reason), nil
 		default:
 			w.scopes = w.scopes.with(parseScopes(p.Scopes)...)
-			o, err = f.supersede(ctx, p, w.reason)
+			o, err = m.supersede(ctx, p, w.reason)
 		}
 		switch {
 		case errors.Is(err, errScopes):
-			if w.scopes.String() == f.scopes.String() {
+			if w.scopes.String() == m.scopes.String() {
 				return withoutLink(session.CardFailed, retryFailed), nil
 			}
-			w.scopes, w.anyOf = f.scopes, nil
+			w.scopes, w.anyOf = m.scopes, nil
 		case !errors.Is(err, errAgain):
 			return o, err
 		}
@@ -264,27 +264,27 @@ func (f *Flow) open(ctx context.Context, key session.Key, w wish) (outcome, erro
 }
 
 // begin starts a consent for a user who has none.
-func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, error) {
-	if r, ok := f.refusedCard(key); ok && r.unknown {
+func (m *Manager) begin(ctx context.Context, key session.Key, w wish) (outcome, error) {
+	if r, ok := m.refusedCard(key); ok && r.unknown {
 		return withoutLink(session.CardFailed, retryNobody), nil
 	}
-	if err := f.checkNotAuthorized(ctx, key, w); err != nil {
+	if err := m.checkNotAuthorized(ctx, key, w); err != nil {
 		return outcome{}, err
 	}
-	if limited, err := f.rateReached(ctx, key); limited || err != nil {
-		return withoutLink(session.CardRateLimited, f.rate.Period), err
+	if limited, err := m.rateReached(ctx, key); limited || err != nil {
+		return withoutLink(session.CardRateLimited, m.rate.Period), err
 	}
-	giveBack := f.slots.take(ctx, w.caller, f.callers())
+	giveBack := m.slots.take(ctx, w.caller, m.callers())
 	if giveBack == nil {
 		return withoutLink(session.CardRateLimited, retrySoon), nil
 	}
 	defer giveBack()
-	admitted, err := f.admitStart(ctx, key.AppID, w.caller)
+	admitted, err := m.admitStart(ctx, key.AppID, w.caller)
 	if err != nil || !admitted.granted {
 		return withoutLink(session.CardRateLimited, admitted.wait), err
 	}
-	p, began, err := f.consents.Begin(ctx, session.Consent{
-		Key: key, Flow: f.flow, Scopes: w.scopes.String(), Caller: w.caller,
+	p, began, err := m.consents.Begin(ctx, session.Consent{
+		Key: key, Flow: m.flow, Scopes: w.scopes.String(), Caller: w.caller,
 	}, startLease, w.life)
 	switch {
 	case errors.Is(err, session.ErrNotFound), err == nil && !began:
@@ -294,12 +294,12 @@ func (f *Flow) begin(ctx context.Context, key session.Key, w wish) (outcome, err
 	}
 	// The user may have authorized just before Begin. An earlier consent is
 	// stored and closed in one step, so from here on the answer is certain.
-	if err := f.checkNotAuthorized(ctx, key, w); err != nil {
-		f.consents.Close(ctx, p.ID, session.ConsentSuperseded, "authorized_meanwhile")
+	if err := m.checkNotAuthorized(ctx, key, w); err != nil {
+		m.consents.Close(ctx, p.ID, session.ConsentSuperseded, "authorized_meanwhile")
 		return outcome{}, err
 	}
-	f.count(p, session.ConsentPending)
-	return f.start(ctx, p, w.reason, admitted.card)
+	m.count(p, session.ConsentPending)
+	return m.start(ctx, p, w.reason, admitted.card)
 }
 
 // justGranted is the age up to which a grant may have been stored after a
@@ -309,33 +309,33 @@ const justGranted = 10 * time.Second
 // checkNotAuthorized returns [session.ErrConflict] if key's user has authorized
 // between the caller's look-up and now. A caller who needs more than that
 // authorization gets no error.
-func (f *Flow) checkNotAuthorized(ctx context.Context, key session.Key, w wish) error {
-	if w.scopes.String() != f.scopes.String() || w.reason == session.TokenRefused {
+func (m *Manager) checkNotAuthorized(ctx context.Context, key session.Key, w wish) error {
+	if w.scopes.String() != m.scopes.String() || w.reason == session.TokenRefused {
 		return nil
 	}
-	row, err := f.sessions.Load(ctx, key)
+	row, err := m.sessions.Load(ctx, key)
 	switch {
 	case errors.Is(err, session.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
 	}
-	now := f.now()
+	now := m.now()
 	if now.Sub(row.GrantedAt).Abs() < justGranted && session.NewAccess(row).Usable(now) {
 		return fmt.Errorf("the user has authorized meanwhile: %w", session.ErrConflict)
 	}
 	return nil
 }
 
-func (f *Flow) rateReached(ctx context.Context, key session.Key) (bool, error) {
-	n, err := f.consents.History.Started(ctx, key, f.rate.Period)
-	return n >= f.rate.N, err
+func (m *Manager) rateReached(ctx context.Context, key session.Key) (bool, error) {
+	n, err := m.consents.History.Started(ctx, key, m.rate.Period)
+	return n >= m.rate.N, err
 }
 
 // awaitLink waits until the replica that is starting p has stored the link. It
 // takes over if that replica's lease runs out.
-func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
-	changed, stop := f.changes.Watch(p.Key)
+func (m *Manager) awaitLink(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
+	changed, stop := m.changes.Watch(p.Key)
 	defer stop()
 	poll := time.NewTicker(linkPoll)
 	defer poll.Stop()
@@ -350,7 +350,7 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session
 		case <-ctx.Done():
 			return outcome{}, context.Cause(ctx)
 		}
-		now, err := f.consents.Get(ctx, p.ID)
+		now, err := m.consents.Get(ctx, p.ID)
 		switch {
 		case errors.Is(err, session.ErrNotFound):
 			return outcome{}, errAgain
@@ -359,15 +359,15 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session
 		case now.State != session.ConsentPending, !now.Link.Empty(), now.Left <= 0:
 			return outcome{}, errAgain
 		}
-		claimed, err := f.consents.Leases.Claim(ctx, p.ID, startLease)
+		claimed, err := m.consents.Leases.Claim(ctx, p.ID, startLease)
 		switch {
 		case errors.Is(err, session.ErrLeased):
 		case err != nil:
 			return outcome{}, err
 		case claimed.Link.Empty():
-			return f.start(ctx, claimed, reason, true)
+			return m.start(ctx, claimed, reason, true)
 		default: // the starter has stored the link just now
-			return outcome{}, errors.Join(errAgain, f.consents.Leases.Return(ctx, p.ID))
+			return outcome{}, errors.Join(errAgain, m.consents.Leases.Return(ctx, p.ID))
 		}
 	}
 }
@@ -375,27 +375,27 @@ func (f *Flow) awaitLink(ctx context.Context, p *session.Consent, reason session
 // supersede closes a consent that asks for too little. The caller begins
 // another one for both. If the user's rate does not allow another one, the user
 // keeps the present link.
-func (f *Flow) supersede(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
-	if limited, err := f.rateReached(ctx, p.Key); err != nil {
+func (m *Manager) supersede(ctx context.Context, p *session.Consent, reason session.Reason) (outcome, error) {
+	if limited, err := m.rateReached(ctx, p.Key); err != nil {
 		return outcome{}, err
 	} else if limited {
-		return f.report(ctx, p, reason), nil
+		return m.report(ctx, p, reason), nil
 	}
-	if _, err := f.close(ctx, p, session.ConsentSuperseded, reasonScopes); err != nil && !errors.Is(err, session.ErrConflict) {
+	if _, err := m.close(ctx, p, session.ConsentSuperseded, reasonScopes); err != nil && !errors.Is(err, session.ErrConflict) {
 		return outcome{}, err
 	}
 	return outcome{}, errAgain
 }
 
 // report returns the outcome of an open consent.
-func (f *Flow) report(ctx context.Context, p *session.Consent, reason session.Reason) outcome {
+func (m *Manager) report(ctx context.Context, p *session.Consent, reason session.Reason) outcome {
 	card, send := p.Card, false
 	switch {
 	case card == session.CardSent, card == "" && age(p) < cardGrace:
 		card = session.CardAlreadySent
 	case card == session.CardRateLimited:
 		// The card had to wait. If it can't be sent now, the link is there.
-		send, _, _ = f.admitCard(ctx, p.AppID, p.Caller)
+		send, _, _ = m.admitCard(ctx, p.AppID, p.Caller)
 	case card == "":
 		// The starter died between the link and the card. If the card was sent,
 		// Lark knows its uuid and drops this one.
@@ -403,7 +403,7 @@ func (f *Flow) report(ctx context.Context, p *session.Consent, reason session.Re
 	}
 	if send {
 		var nobody bool
-		if card, nobody = f.sendCard(ctx, p, reason); nobody {
+		if card, nobody = m.sendCard(ctx, p, reason); nobody {
 			return withoutLink(session.CardFailed, retryNobody)
 		}
 	}
@@ -430,7 +430,7 @@ func withoutLink(card session.CardResult, retry time.Duration) outcome {
 func stillStarting() outcome { return withoutLink(session.CardFailed, retrySoon) }
 
 // refusedCard returns Lark's refusal to send to key, if it still counts.
-func (f *Flow) refusedCard(key session.Key) (cardRefusal, bool) {
-	r, ok := f.cardRefusals.Get(key)
-	return r, ok && f.now().Before(r.until)
+func (m *Manager) refusedCard(key session.Key) (cardRefusal, bool) {
+	r, ok := m.cardRefusals.Get(key)
+	return r, ok && m.now().Before(r.until)
 }

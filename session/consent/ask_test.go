@@ -18,7 +18,7 @@ import (
 
 // askTogether asks n times at once for one user, spread over the flows, and
 // checks that there is one consent, one card and one link.
-func (w *world) askTogether(flows []*Flow, key session.Key, n int) {
+func (w *world) askTogether(flows []*Manager, key session.Key, n int) {
 	w.T.Helper()
 	var (
 		mu    sync.Mutex
@@ -57,14 +57,14 @@ func (w *world) askTogether(flows []*Flow, key session.Key, n int) {
 func TestAskTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.askTogether([]*Flow{w.flow(nil), w.flow(nil), w.flow(nil), w.flow(nil)}, alice, 1000)
+		w.askTogether([]*Manager{w.flow(nil), w.flow(nil), w.flow(nil), w.flow(nil)}, alice, 1000)
 	})
 }
 
 func TestAskTogetherOverReplicas(t *testing.T) {
 	db := dbtest.Postgres(t)
 	w := newWorldOn(t, db, nil)
-	var flows []*Flow
+	var flows []*Manager
 	for range 4 {
 		replica := db.Open(t, nil)
 		flows = append(flows, w.flow(func(c *Config) { c.use(replica) }))

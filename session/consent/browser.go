@@ -52,28 +52,28 @@ func cookieFor(publicURL string) cookieKind {
 // /consent/events takes what Lark posts, if there are keys to verify it. Other
 // paths are 404. An ingress may leave the path of the public URL in front of them or
 // take it away. Put TLS in front of it; it needs no other protection.
-func (f *Flow) Handler() http.Handler {
+func (m *Manager) Handler() http.Handler {
 	prefix := ""
-	if public, err := url.Parse(f.publicURL); err == nil {
+	if public, err := url.Parse(m.publicURL); err == nil {
 		prefix = public.Path
 	}
 	return telemetry.WithRequestID(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.pages.secure(w.Header())
+		m.pages.secure(w.Header())
 		path := strings.TrimPrefix(r.URL.Path, prefix)
 		switch {
-		case f.eventKeys != nil && strings.TrimSuffix(path, "/") == eventsPath:
-			f.serveEvent(w, r)
+		case m.eventKeys != nil && strings.TrimSuffix(path, "/") == eventsPath:
+			m.serveEvent(w, r)
 		case path != startPath && path != callbackPath:
-			f.show(w, r, notFoundPage)
+			m.show(w, r, notFoundPage)
 		case r.Method == http.MethodHead, isPrefetch(r):
 			w.WriteHeader(http.StatusNoContent) // a link preview must change nothing
 		case r.Method != http.MethodGet:
 			w.Header().Set("Allow", "GET, HEAD")
-			f.show(w, r, methodPage)
+			m.show(w, r, methodPage)
 		case path == startPath:
-			f.serveStart(w, r)
+			m.serveStart(w, r)
 		default:
-			f.show(w, r, f.callback(r))
+			m.show(w, r, m.callback(r))
 		}
 	}))
 }
@@ -89,42 +89,42 @@ func isPrefetch(r *http.Request) bool {
 // link previews and mail scanners fetch links too, also while the user stands on
 // Lark's page. So any number of browsers may be under way for one consent. The
 // first callback that comes from one of them ends it.
-func (f *Flow) serveStart(w http.ResponseWriter, r *http.Request) {
-	p, refused := f.startable(r)
+func (m *Manager) serveStart(w http.ResponseWriter, r *http.Request) {
+	p, refused := m.startable(r)
 	if p == nil {
-		f.show(w, r, refused)
+		m.show(w, r, refused)
 		return
 	}
-	cookie := f.browserSecret(r)
+	cookie := m.browserSecret(r)
 	http.SetCookie(w, &http.Cookie{
-		Name: f.cookie.name, Value: cookie.Expose(), Path: "/", MaxAge: int(cookieLife.Seconds()),
-		Secure: f.cookie.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		Name: m.cookie.name, Value: cookie.Expose(), Path: "/", MaxAge: int(cookieLife.Seconds()),
+		Secure: m.cookie.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
-	to := f.apps[p.AppID].AuthorizeURL(f.publicURL+callbackPath, stateOf(cookie, p), challengeOf(verifierOf(cookie, p)), parseScopes(p.Scopes))
+	to := m.apps[p.AppID].AuthorizeURL(m.publicURL+callbackPath, stateOf(cookie, p), challengeOf(verifierOf(cookie, p)), parseScopes(p.Scopes))
 	w.Header().Set("Location", to)
 	w.WriteHeader(http.StatusFound)
 }
 
 // startable returns the open consent whose ticket r has, or nil and the page to
 // show instead.
-func (f *Flow) startable(r *http.Request) (*session.Consent, page) {
+func (m *Manager) startable(r *http.Request) (*session.Consent, page) {
 	ticket, ok := param(r, "t")
 	if !ok || !isSecret(ticket) {
 		return nil, malformedPage
 	}
-	p, err := f.consents.ByTicket(r.Context(), ticket)
+	p, err := m.consents.ByTicket(r.Context(), ticket)
 	switch {
 	case errors.Is(err, session.ErrNotFound):
 		return nil, malformedPage
 	case err != nil:
-		f.logThrottled(r.Context(), "can't look up a consent", session.Key{}, err)
+		m.logThrottled(r.Context(), "can't look up a consent", session.Key{}, err)
 		return nil, unavailablePage
 	case p.State != session.ConsentPending:
 		return nil, overPage(p)
 	case p.Left <= 0:
-		f.expireOrLog(r.Context(), p)
+		m.expireOrLog(r.Context(), p)
 		return nil, replayedPage.of(p)
-	case f.apps[p.AppID] == nil, p.Secret.Empty():
+	case m.apps[p.AppID] == nil, p.Secret.Empty():
 		return nil, replayedPage.of(p)
 	}
 	return p, page{}
@@ -149,8 +149,8 @@ func isOpaque(s string) bool {
 }
 
 // cookieOf returns the secret in the browser's cookie, or an empty one.
-func (f *Flow) cookieOf(r *http.Request) session.Secret {
-	if c, err := r.Cookie(f.cookie.name); err == nil && isSecret(c.Value) {
+func (m *Manager) cookieOf(r *http.Request) session.Secret {
+	if c, err := r.Cookie(m.cookie.name); err == nil && isSecret(c.Value) {
 		return session.NewSecret(c.Value)
 	}
 	return session.Secret{}
@@ -158,8 +158,8 @@ func (f *Flow) cookieOf(r *http.Request) session.Secret {
 
 // browserSecret returns the secret in the browser's cookie, or a new one. A
 // browser may have several consents under way.
-func (f *Flow) browserSecret(r *http.Request) session.Secret {
-	if cookie := f.cookieOf(r); !cookie.Empty() {
+func (m *Manager) browserSecret(r *http.Request) session.Secret {
+	if cookie := m.cookieOf(r); !cookie.Empty() {
 		return cookie
 	}
 	return newSecret()
@@ -194,8 +194,8 @@ func keyedHash(key session.Secret, text string) string {
 func isState(s string) bool { return len(s) == idLength+secretLength && isOpaque(s) }
 
 // startedHere reports whether state was made for p in the browser that sends r.
-func (f *Flow) startedHere(r *http.Request, p *session.Consent, state string) bool {
-	cookie := f.cookieOf(r)
+func (m *Manager) startedHere(r *http.Request, p *session.Consent, state string) bool {
+	cookie := m.cookieOf(r)
 	return !cookie.Empty() && subtle.ConstantTimeCompare([]byte(stateOf(cookie, p)), []byte(state)) == 1
 }
 
@@ -210,20 +210,20 @@ func challengeOf(verifier session.Secret) string {
 var errGivenUp = errors.New("another request gave the consent up")
 
 // awaitEnd waits until the owner of p's lease has closed p, or has given it up.
-func (f *Flow) awaitEnd(ctx context.Context, p *session.Consent) (*session.Consent, error) {
+func (m *Manager) awaitEnd(ctx context.Context, p *session.Consent) (*session.Consent, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageWait)
 	defer cancel()
-	changed, stop := f.changes.Watch(p.Key)
+	changed, stop := m.changes.Watch(p.Key)
 	defer stop()
 	tick := time.NewTicker(endPoll)
 	defer tick.Stop()
 	for {
-		now, err := f.consents.Get(ctx, p.ID)
+		now, err := m.consents.Get(ctx, p.ID)
 		if err != nil || now.State != session.ConsentPending {
 			return now, err
 		}
-		if _, err := f.consents.Leases.Claim(ctx, p.ID, callbackLease); err == nil {
-			f.release(ctx, p)
+		if _, err := m.consents.Leases.Claim(ctx, p.ID, callbackLease); err == nil {
+			m.release(ctx, p)
 			return nil, errGivenUp
 		}
 		select {
@@ -236,9 +236,9 @@ func (f *Flow) awaitEnd(ctx context.Context, p *session.Consent) (*session.Conse
 }
 
 // show writes g with the name of the app that it is about.
-func (f *Flow) show(w http.ResponseWriter, r *http.Request, g page) {
+func (m *Manager) show(w http.ResponseWriter, r *http.Request, g page) {
 	if g.appID != "" {
-		g.app = f.apps.name(r.Context(), g.appID)
+		g.app = m.apps.name(r.Context(), g.appID)
 	}
-	f.pages.show(w, r, g)
+	m.pages.show(w, r, g)
 }

@@ -29,17 +29,17 @@ const (
 // refuses leaves the consent as it is, so that only the browser that opened the
 // link can end it. Source: RFC 6749 section 4.1.2; Lark "obtain OAuth code",
 // 2026-03-19.
-func (f *Flow) callback(r *http.Request) page {
+func (m *Manager) callback(r *http.Request) page {
 	state, ok := param(r, "state")
 	if !ok || !isState(state) {
 		return malformedPage
 	}
-	p, err := f.consents.Get(r.Context(), state[:idLength])
-	switch same := err == nil && f.startedHere(r, p, state); {
+	p, err := m.consents.Get(r.Context(), state[:idLength])
+	switch same := err == nil && m.startedHere(r, p, state); {
 	case errors.Is(err, session.ErrNotFound):
 		return malformedPage
 	case err != nil:
-		f.logThrottled(r.Context(), "can't look up a consent", session.Key{}, err)
+		m.logThrottled(r.Context(), "can't look up a consent", session.Key{}, err)
 		return unavailablePage
 	case p.Flow != session.RedirectFlow:
 		return malformedPage
@@ -50,36 +50,36 @@ func (f *Flow) callback(r *http.Request) page {
 	case !same:
 		return otherBrowserPage
 	case p.Left <= 0:
-		f.expireOrLog(r.Context(), p)
+		m.expireOrLog(r.Context(), p)
 		return replayedPage
 	}
 	if denied, ok := param(r, "error"); ok {
-		return f.denied(r.Context(), p, denied)
+		return m.denied(r.Context(), p, denied)
 	}
 	code, ok := param(r, "code")
 	if !ok || code == "" || len(code) > maxCode || !isOpaque(code) {
 		return malformedPage
 	}
-	return f.redeem(r, p, session.NewSecret(code))
+	return m.redeem(r, p, session.NewSecret(code))
 }
 
 // denied handles a callback with an error. Lark documents only access_denied.
 // invalid_scope is RFC 6749's error for scopes that can't be granted.
-func (f *Flow) denied(ctx context.Context, p *session.Consent, what string) page {
+func (m *Manager) denied(ctx context.Context, p *session.Consent, what string) page {
 	switch what {
 	case "access_denied":
-		f.closeOrLog(ctx, p, session.ConsentDeclined, "")
+		m.closeOrLog(ctx, p, session.ConsentDeclined, "")
 	case "invalid_scope":
-		f.refuse(ctx, p, invalidScope, errors.New("the authorize page answered invalid_scope"))
+		m.refuse(ctx, p, invalidScope, errors.New("the authorize page answered invalid_scope"))
 	default:
 		return larkFailedPage
 	}
-	return f.resultOf(ctx, p)
+	return m.resultOf(ctx, p)
 }
 
 // resultOf returns the page for p as it is now.
-func (f *Flow) resultOf(ctx context.Context, p *session.Consent) page {
-	now, err := f.consents.Get(ctx, p.ID)
+func (m *Manager) resultOf(ctx context.Context, p *session.Consent) page {
+	now, err := m.consents.Get(ctx, p.ID)
 	if err != nil || now.State == session.ConsentPending {
 		return unavailablePage // p could not be closed, which is logged
 	}
@@ -88,12 +88,12 @@ func (f *Flow) resultOf(ctx context.Context, p *session.Consent) page {
 
 // redeem exchanges the code once. Of two callbacks at a time, the second waits
 // for the outcome of the first. If the browser leaves, the exchange goes on.
-func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) page {
+func (m *Manager) redeem(r *http.Request, p *session.Consent, code session.Secret) page {
 	ctx := r.Context()
-	claimed, err := f.consents.Leases.Claim(ctx, p.ID, callbackLease)
+	claimed, err := m.consents.Leases.Claim(ctx, p.ID, callbackLease)
 	switch {
 	case errors.Is(err, session.ErrLeased):
-		now, err := f.awaitEnd(ctx, p)
+		now, err := m.awaitEnd(ctx, p)
 		switch {
 		case errors.Is(err, errGivenUp):
 			return larkFailedPage
@@ -102,13 +102,13 @@ func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) 
 		}
 		return resultPage(now)
 	case err != nil:
-		f.logThrottled(ctx, "can't claim a consent", p.Key, err)
+		m.logThrottled(ctx, "can't claim a consent", p.Key, err)
 		return unavailablePage
 	}
-	verifier := verifierOf(f.cookieOf(r), claimed)
+	verifier := verifierOf(m.cookieOf(r), claimed)
 	result := make(chan page, 1)
-	if !f.task(ctx, func(ctx context.Context) { result <- f.exchange(ctx, claimed, code, verifier) }) {
-		f.release(ctx, p)
+	if !m.task(ctx, func(ctx context.Context) { result <- m.exchange(ctx, claimed, code, verifier) }) {
+		m.release(ctx, p)
 		return unavailablePage
 	}
 	timer := time.NewTimer(pageWait)
@@ -125,15 +125,15 @@ func (f *Flow) redeem(r *http.Request, p *session.Consent, code session.Secret) 
 // exchange exchanges the code for tokens and stores the session. If Lark
 // refuses the code, the consent stays open: the code may be somebody else's,
 // and the link still works.
-func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier session.Secret) page {
+func (m *Manager) exchange(ctx context.Context, p *session.Consent, code, verifier session.Secret) page {
 	var token lark.Token
 	err := retry(ctx, 250*time.Millisecond, exchangeTries, func() (again bool, err error) {
-		if err := f.awaitExchangeTurn(ctx, p); err != nil {
+		if err := m.awaitExchangeTurn(ctx, p); err != nil {
 			return true, err
 		}
 		bounded, cancel := context.WithTimeout(ctx, exchangeTimeout)
 		defer cancel()
-		token, err = f.apps[p.AppID].Exchange(bounded, code, f.publicURL+callbackPath, verifier)
+		token, err = m.apps[p.AppID].Exchange(bounded, code, m.publicURL+callbackPath, verifier)
 		var e *lark.Error
 		return errors.As(err, &e) && e.Class == lark.Retry, err
 	})
@@ -141,18 +141,18 @@ func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier 
 		var e *lark.Error
 		errors.As(err, &e)
 		if refusal, ok := refusalOf(e); ok {
-			f.refuse(ctx, p, refusal, err)
-			return f.resultOf(ctx, p)
+			m.refuse(ctx, p, refusal, err)
+			return m.resultOf(ctx, p)
 		}
-		f.release(ctx, p)
+		m.release(ctx, p)
 		if e != nil && e.Class == lark.Reauthorize {
-			f.log.InfoContext(ctx, "Lark refused an authorization code", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
+			m.log.InfoContext(ctx, "Lark refused an authorization code", "app_id", p.AppID, m.users.Log(p.OpenID), "error", err)
 			return refusedCodePage
 		}
-		f.logThrottled(ctx, "can't exchange an authorization code", p.Key, err)
+		m.logThrottled(ctx, "can't exchange an authorization code", p.Key, err)
 		return larkFailedPage
 	}
-	now, err := f.finish(ctx, p, token)
+	now, err := m.finish(ctx, p, token)
 	if err != nil {
 		return unavailablePage
 	}
@@ -162,20 +162,20 @@ func (f *Flow) exchange(ctx context.Context, p *session.Consent, code, verifier 
 // awaitExchangeTurn waits until the rate of the token endpoint allows an exchange.
 // If the database can't count it, it is made all the same: codes live for
 // minutes, and somebody has just approved.
-func (f *Flow) awaitExchangeTurn(ctx context.Context, p *session.Consent) error {
+func (m *Manager) awaitExchangeTurn(ctx context.Context, p *session.Consent) error {
 	ctx, cancel := context.WithTimeout(ctx, exchangeWait)
 	defer cancel()
-	if err := f.awaitTurn(ctx, p.AppID, session.CodeExchange); err != nil && ctx.Err() != nil {
+	if err := m.awaitTurn(ctx, p.AppID, session.CodeExchange); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("waiting for the rate of the token endpoint: %w", err)
 	}
 	return nil
 }
 
 // release gives the lease on a redirect consent back.
-func (f *Flow) release(ctx context.Context, p *session.Consent) {
+func (m *Manager) release(ctx context.Context, p *session.Consent) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	if err := f.consents.Leases.Return(ctx, p.ID); err != nil {
-		f.logThrottled(ctx, "can't release a consent", p.Key, err) // its lease runs out
+	if err := m.consents.Leases.Return(ctx, p.ID); err != nil {
+		m.logThrottled(ctx, "can't release a consent", p.Key, err) // its lease runs out
 	}
 }

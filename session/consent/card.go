@@ -30,7 +30,7 @@ func newCards(c Config) *cards {
 	return &cards{title: c.CardTitle, message: c.CardMessage, privacy: c.PrivacyURL, appLink: c.AppLink, buttons: c.Buttons}
 }
 
-// AskingCard returns the card by which a [Flow] of c asks for p: card JSON 2.0.
+// AskingCard returns the card by which a [Manager] of c asks for p: card JSON 2.0.
 // app is the name of the app. It uses only the fields of c that are about
 // cards.
 func AskingCard(c Config, app string, p *session.Consent) []byte {
@@ -224,7 +224,7 @@ func button(kind string, label translated, b cardBehavior) cardButton {
 	return cardButton{Tag: "button", Type: kind, Width: "fill", Text: text, Behaviors: []cardBehavior{b}}
 }
 
-// callback returns a button whose click comes to [Flow.HandleEvent].
+// callback returns a button whose click comes to [Manager.HandleEvent].
 func callback(kind string, label translated, action, consent string) cardButton {
 	return button(kind, label, callbackBehavior(action, consent))
 }

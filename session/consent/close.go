@@ -17,45 +17,45 @@ var errNotTheirs = errors.New("not this user's consent")
 // said so: errNotTheirs if that is not the user. [session.ErrNotFound] if
 // there is no such consent, [session.ErrConflict] if it is over already.
 // Nothing is sent to the user before Ask is called again.
-func (f *Flow) decline(ctx context.Context, id, operatorOpenID string) error {
-	p, err := f.consents.Get(ctx, id)
+func (m *Manager) decline(ctx context.Context, id, operatorOpenID string) error {
+	p, err := m.consents.Get(ctx, id)
 	if err != nil {
 		return err
 	}
 	if p.OpenID != operatorOpenID {
 		return fmt.Errorf("declining a consent: %w", errNotTheirs)
 	}
-	_, err = f.close(ctx, p, session.ConsentDeclined, "")
+	_, err = m.close(ctx, p, session.ConsentDeclined, "")
 	return err
 }
 
 // close ends an open consent and updates its card.
-func (f *Flow) close(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) (*session.Consent, error) {
-	closed, err := f.consents.Close(ctx, p.ID, state, reason)
+func (m *Manager) close(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) (*session.Consent, error) {
+	closed, err := m.consents.Close(ctx, p.ID, state, reason)
 	if err != nil {
 		return nil, err
 	}
-	f.afterClose(ctx, closed)
+	m.afterClose(ctx, closed)
 	return closed, nil
 }
 
 // afterClose counts a consent that this process has closed, and updates its
 // card.
-func (f *Flow) afterClose(ctx context.Context, p *session.Consent) {
-	f.count(p, p.State)
+func (m *Manager) afterClose(ctx context.Context, p *session.Consent) {
+	m.count(p, p.State)
 	if p.CardMessageID != "" {
-		f.task(ctx, func(ctx context.Context) { f.updateCard(ctx, p) })
+		m.task(ctx, func(ctx context.Context) { m.updateCard(ctx, p) })
 	}
 }
 
 // expire closes a consent that has expired, unless somebody has its lease: a
 // grant that came in time may be about to be stored. It returns errAgain if
 // the consent is closed now, by this process or another.
-func (f *Flow) expire(ctx context.Context, id string) error {
-	p, err := f.consents.Leases.Claim(ctx, id, startLease)
+func (m *Manager) expire(ctx context.Context, id string) error {
+	p, err := m.consents.Leases.Claim(ctx, id, startLease)
 	switch {
 	case errors.Is(err, session.ErrLeased):
-		now, err := f.consents.Get(ctx, id)
+		now, err := m.consents.Get(ctx, id)
 		if err == nil && now.State == session.ConsentPending {
 			return nil
 		}
@@ -63,16 +63,16 @@ func (f *Flow) expire(ctx context.Context, id string) error {
 	case err != nil:
 		return err
 	}
-	if _, err = f.close(ctx, p, session.ConsentExpired, ""); err != nil && !errors.Is(err, session.ErrConflict) {
+	if _, err = m.close(ctx, p, session.ConsentExpired, ""); err != nil && !errors.Is(err, session.ErrConflict) {
 		return err
 	}
 	return errAgain
 }
 
 // expireOrLog is expire for callers who don't use its outcome.
-func (f *Flow) expireOrLog(ctx context.Context, p *session.Consent) {
-	if err := f.expire(ctx, p.ID); err != nil && !errors.Is(err, errAgain) {
-		f.logThrottled(ctx, "can't close a consent", p.Key, err)
+func (m *Manager) expireOrLog(ctx context.Context, p *session.Consent) {
+	if err := m.expire(ctx, p.ID); err != nil && !errors.Is(err, errAgain) {
+		m.logThrottled(ctx, "can't close a consent", p.Key, err)
 	}
 }
 
@@ -87,71 +87,71 @@ const (
 
 // updateCard makes the card of a closed consent show what became of it. Run
 // tries again what fails, until Lark says that the card can't be updated.
-func (f *Flow) updateCard(ctx context.Context, p *session.Consent) {
-	claimed, err := f.consents.Cards.Claim(ctx, p.ID, cardLease)
+func (m *Manager) updateCard(ctx context.Context, p *session.Consent) {
+	claimed, err := m.consents.Cards.Claim(ctx, p.ID, cardLease)
 	if err != nil || !claimed {
 		return
 	}
 	bounded, cancel := context.WithTimeout(ctx, cardTimeout)
 	defer cancel()
-	app, ok := f.apps[p.AppID]
+	app, ok := m.apps[p.AppID]
 	if !ok {
 		return
 	}
-	err = app.UpdateCard(bounded, p.CardMessageID, f.cards.closed(f.apps.name(ctx, p.AppID), p))
+	err = app.UpdateCard(bounded, p.CardMessageID, m.cards.closed(m.apps.name(ctx, p.AppID), p))
 	var e *lark.Error
 	if errors.As(err, &e) && (e.Class == lark.Retry || e.Class == lark.Unknown || e.Class == lark.Misconfigured || e.Class == lark.AppRefused) {
-		f.logThrottled(ctx, "can't update a card; trying again", p.Key, err)
+		m.logThrottled(ctx, "can't update a card; trying again", p.Key, err)
 		return
 	}
 	if err != nil {
-		f.log.InfoContext(ctx, "a card can't be updated any more", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
+		m.log.InfoContext(ctx, "a card can't be updated any more", "app_id", p.AppID, m.users.Log(p.OpenID), "error", err)
 	}
-	if err := f.consents.Cards.SetShows(ctx, p.ID, p.State); err != nil {
-		f.logThrottled(ctx, "can't record a card", p.Key, err)
+	if err := m.consents.Cards.SetShows(ctx, p.ID, p.State); err != nil {
+		m.logThrottled(ctx, "can't record a card", p.Key, err)
 	}
 }
 
 // Revoke ends the session of key for reason: here at once, and at Lark as soon
 // as Lark answers. The card of the latest consent shows it.
 // [session.ErrNotFound] if there is no session.
-func (f *Flow) Revoke(ctx context.Context, key session.Key, reason session.Reason) error {
-	before, err := f.revokeHere(ctx, key, reason)
+func (m *Manager) Revoke(ctx context.Context, key session.Key, reason session.Reason) error {
+	before, err := m.revokeHere(ctx, key, reason)
 	if err != nil {
 		return err
 	}
-	f.Discard(ctx, key, before.AccessToken, before.RefreshToken)
-	f.task(ctx, func(ctx context.Context) { f.showRevoked(ctx, key) })
+	m.Discard(ctx, key, before.AccessToken, before.RefreshToken)
+	m.task(ctx, func(ctx context.Context) { m.showRevoked(ctx, key) })
 	return nil
 }
 
 // revokeHere ends the session of key in the database, and returns it as it was.
-func (f *Flow) revokeHere(ctx context.Context, key session.Key, reason session.Reason) (before *session.Session, err error) {
+func (m *Manager) revokeHere(ctx context.Context, key session.Key, reason session.Reason) (before *session.Session, err error) {
 	err = retry(ctx, 10*time.Millisecond, 5, func() (again bool, err error) {
 		// A refresh may change the row between the look and the write.
-		before, err = f.sessions.Revoke(ctx, key, reason)
+		before, err = m.sessions.Revoke(ctx, key, reason)
 		return errors.Is(err, session.ErrConflict), err
 	})
 	return before, err
 }
 
 // showRevoked makes the card of the latest consent of key show that it is over.
-func (f *Flow) showRevoked(ctx context.Context, key session.Key) {
-	if p, err := f.consents.Latest(ctx, key); err == nil {
-		f.showRevokedOn(ctx, p)
+func (m *Manager) showRevoked(ctx context.Context, key session.Key) {
+	if p, err := m.consents.Latest(ctx, key); err == nil {
+		m.showRevokedOn(ctx, p)
 	}
 }
 
-func (f *Flow) showRevokedOn(ctx context.Context, p *session.Consent) {
+func (m *Manager) showRevokedOn(ctx context.Context, p *session.Consent) {
 	key := p.Key
-	app, ok := f.apps[key.AppID]
+	app, ok := m.apps[key.AppID]
 	if !ok || p.State != session.ConsentDone || p.CardMessageID == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, cardTimeout)
 	defer cancel()
-	if err := app.UpdateCard(ctx, p.CardMessageID, f.cards.revoked(f.apps.name(ctx, key.AppID))); err != nil {
-		f.log.InfoContext(ctx, "can't update the card of a revoked session", "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
+	if err := app.UpdateCard(ctx, p.CardMessageID, m.cards.revoked(m.apps.name(ctx, key.AppID))); err != nil {
+		m.log.InfoContext(ctx, "can't update the card of a revoked session", "app_id", key.AppID, m.users.Log(key.OpenID), "error", err)
 	}
 }
 
@@ -163,13 +163,13 @@ const (
 // Discard revokes tokens at Lark that must not be used: the refresh token
 // first, since it works for longer. It makes the first try before it returns,
 // and others after that.
-func (f *Flow) Discard(ctx context.Context, key session.Key, access, refresh session.Secret) {
-	f.discard(ctx, key, access, refresh)
+func (m *Manager) Discard(ctx context.Context, key session.Key, access, refresh session.Secret) {
+	m.discard(ctx, key, access, refresh)
 }
 
-// discard is [Flow.Discard]. It reports whether Lark has taken the first tries.
-func (f *Flow) discard(ctx context.Context, key session.Key, access, refresh session.Secret) (taken bool) {
-	app, ok := f.apps[key.AppID]
+// discard is [Manager.Discard]. It reports whether Lark has taken the first tries.
+func (m *Manager) discard(ctx context.Context, key session.Key, access, refresh session.Secret) (taken bool) {
+	app, ok := m.apps[key.AppID]
 	if !ok {
 		return access.Empty() && refresh.Empty()
 	}
@@ -197,20 +197,20 @@ func (f *Flow) discard(ctx context.Context, key session.Key, access, refresh ses
 			continue
 		}
 		taken = false
-		goneOn := f.task(ctx, func(ctx context.Context) {
+		goneOn := m.task(ctx, func(ctx context.Context) {
 			err := retry(ctx, 250*time.Millisecond, revokeTries, func() (bool, error) { return try(ctx) })
 			if err != nil {
-				f.logUnrevoked(ctx, key, one.hint, err)
+				m.logUnrevoked(ctx, key, one.hint, err)
 			}
 		})
 		if !goneOn {
-			f.logUnrevoked(ctx, key, one.hint, err)
+			m.logUnrevoked(ctx, key, one.hint, err)
 		}
 	}
 	return taken
 }
 
-func (f *Flow) logUnrevoked(ctx context.Context, key session.Key, hint string, err error) {
-	f.log.ErrorContext(ctx, "can't revoke a token at Lark; it lives until it expires",
-		"token", hint, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
+func (m *Manager) logUnrevoked(ctx context.Context, key session.Key, hint string, err error) {
+	m.log.ErrorContext(ctx, "can't revoke a token at Lark; it lives until it expires",
+		"token", hint, "app_id", key.AppID, m.users.Log(key.OpenID), "error", err)
 }

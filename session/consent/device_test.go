@@ -235,7 +235,7 @@ func TestDeviceExpired(t *testing.T) {
 	})
 }
 
-// Nobody closes it: the next Ask does.
+// Nobody closes it before Ask is called again.
 func TestAskClosesExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
@@ -304,7 +304,7 @@ func TestFinishAfterTheEnd(t *testing.T) {
 }
 
 // Tokens in hand outlive Lark's and the database's bad minutes.
-func TestFinishInsists(t *testing.T) {
+func TestFinishRetriesTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := dbtest.SQLite(t)
 		w := newWorldOn(t, db, nil)
@@ -353,7 +353,7 @@ func TestShutdownStores(t *testing.T) {
 			t.Error(err)
 		}
 		if _, err := f.Ask(t.Context(), bob, session.ConsentRequest{}); err == nil {
-			t.Error("an Ask after the shutdown is accepted")
+			t.Error("Ask is accepted after the shutdown")
 		}
 	})
 }

@@ -1,10 +1,10 @@
 // Package consent asks a user, in chat, to authorize the app: it is how a
 // session is born.
 //
-// [Flow.Ask] is called for every request that only the user can help. It keeps
+// [Manager.Ask] is called for every request that only the user can help. It keeps
 // at most one consent open for each user, over all replicas, and returns the
-// link. [Flow.Run] does what needs a clock: it polls the device flow, closes
-// what has expired and updates cards. [Flow.Handler] serves the redirect flow's
+// link. [Manager.Run] does what needs a clock: it polls the device flow, closes
+// what has expired and updates cards. [Manager.Handler] serves the redirect flow's
 // two pages to browsers, and takes Lark's events. Every approval ends in finish.go,
 // which stores the session.
 //

@@ -61,7 +61,7 @@ func toast(kind string, t translated) *eventToast {
 
 // serveEvent answers what Lark posts to the app's request URL. A sender who
 // does not prove to be Lark gets a status and nothing else.
-func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
+func (m *Manager) serveEvent(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		w.WriteHeader(http.StatusMethodNotAllowed)
@@ -77,13 +77,13 @@ func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		return
 	}
-	e, err := f.eventKeys.Open(r.Header, body, f.now())
+	e, err := m.eventKeys.Open(r.Header, body, m.now())
 	switch {
 	case errors.Is(err, lark.ErrEventMalformed):
-		f.refuseEvent(w, r, http.StatusBadRequest, err)
+		m.refuseEvent(w, r, http.StatusBadRequest, err)
 		return
 	case err != nil:
-		f.refuseEvent(w, r, http.StatusUnauthorized, err)
+		m.refuseEvent(w, r, http.StatusUnauthorized, err)
 		return
 	case e.Challenge != "":
 		answerEvent(w, map[string]string{"challenge": e.Challenge})
@@ -91,10 +91,10 @@ func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), eventWait)
 	defer cancel()
-	reply, err := f.HandleEvent(ctx, e)
+	reply, err := m.HandleEvent(ctx, e)
 	switch {
 	case errors.Is(err, lark.ErrEventForged):
-		f.refuseEvent(w, r, http.StatusUnauthorized, err)
+		m.refuseEvent(w, r, http.StatusUnauthorized, err)
 	case err != nil: // Lark sends it again
 		w.WriteHeader(http.StatusServiceUnavailable)
 	default:
@@ -104,9 +104,9 @@ func (f *Flow) serveEvent(w http.ResponseWriter, r *http.Request) {
 
 // refuseEvent logs the reason, once a minute: if a key was changed on one side
 // only, every event is refused.
-func (f *Flow) refuseEvent(w http.ResponseWriter, r *http.Request, status int, err error) {
-	f.countEvent(r.Context(), "refused")
-	f.complaints.Log(r.Context(), slog.LevelWarn, "an event was refused", "", "address", r.RemoteAddr, "error", err)
+func (m *Manager) refuseEvent(w http.ResponseWriter, r *http.Request, status int, err error) {
+	m.countEvent(r.Context(), "refused")
+	m.complaints.Log(r.Context(), slog.LevelWarn, "an event was refused", "", "address", r.RemoteAddr, "error", err)
 	w.WriteHeader(status)
 }
 
@@ -120,28 +120,28 @@ func answerEvent(w http.ResponseWriter, reply any) {
 	w.Write(body)
 }
 
-func (f *Flow) countEvent(ctx context.Context, result string) {
-	f.eventCount.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(result)))
+func (m *Manager) countEvent(ctx context.Context, result string) {
+	m.eventCount.Add(ctx, 1, metric.WithAttributes(telemetry.Result.String(result)))
 }
 
 // HandleEvent handles an event of Lark's, once for each id over all replicas,
 // and returns the answer within 2.5 s. Events of other types get an empty
 // answer. After an error nothing was done, and Lark should deliver the event
 // again. [lark.ErrEventForged] means that the app is not configured here.
-func (f *Flow) HandleEvent(ctx context.Context, e *lark.Event) (EventReply, error) {
+func (m *Manager) HandleEvent(ctx context.Context, e *lark.Event) (EventReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, eventWait)
 	defer cancel()
-	if _, ok := f.apps[e.AppID]; !ok {
+	if _, ok := m.apps[e.AppID]; !ok {
 		return EventReply{}, errors.Join(errors.New("an event of another app"), lark.ErrEventForged)
 	}
 	if e.Click == nil && e.Revocation == nil {
-		f.countEvent(ctx, "ignored")
+		m.countEvent(ctx, "ignored")
 		return EventReply{}, nil
 	}
-	reply, result, err := f.handleOnce(ctx, e)
-	f.countEvent(ctx, result)
+	reply, result, err := m.handleOnce(ctx, e)
+	m.countEvent(ctx, result)
 	if err != nil {
-		f.logThrottled(ctx, "can't handle an event", session.Key{AppID: e.AppID}, err)
+		m.logThrottled(ctx, "can't handle an event", session.Key{AppID: e.AppID}, err)
 		if e.Click != nil { // Lark does not deliver it again, and somebody waits for it
 			return EventReply{Toast: toast("error", texts.toastFailed)}, nil
 		}
@@ -149,8 +149,8 @@ func (f *Flow) HandleEvent(ctx context.Context, e *lark.Event) (EventReply, erro
 	return reply, err
 }
 
-func (f *Flow) handleOnce(ctx context.Context, e *lark.Event) (reply EventReply, result string, err error) {
-	first, err := f.events.Note(ctx, e.AppID, e.ID, keepEvents)
+func (m *Manager) handleOnce(ctx context.Context, e *lark.Event) (reply EventReply, result string, err error) {
+	first, err := m.events.Note(ctx, e.AppID, e.ID, keepEvents)
 	switch {
 	case err != nil:
 		return EventReply{}, "failed", err
@@ -158,16 +158,16 @@ func (f *Flow) handleOnce(ctx context.Context, e *lark.Event) (reply EventReply,
 		return EventReply{}, "repeated", nil
 	}
 	if e.Click != nil {
-		reply, err = f.clicked(ctx, session.Key{AppID: e.AppID, OpenID: e.Click.OpenID}, e.Click.Value)
+		reply, err = m.clicked(ctx, session.Key{AppID: e.AppID, OpenID: e.Click.OpenID}, e.Click.Value)
 	} else {
-		err = f.revokedAtLark(ctx, session.Key{AppID: e.AppID, OpenID: e.Revocation.OpenID}, e)
+		err = m.revokedAtLark(ctx, session.Key{AppID: e.AppID, OpenID: e.Revocation.OpenID}, e)
 	}
 	if err == nil {
 		return reply, "handled", nil
 	}
 	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	return EventReply{}, "failed", errors.Join(err, f.events.Unnote(again, e.AppID, e.ID))
+	return EventReply{}, "failed", errors.Join(err, m.events.Unnote(again, e.AppID, e.ID))
 }
 
 // Actions of the cards' buttons, in the "action" of their value. "consent"
@@ -184,9 +184,9 @@ const (
 )
 
 // clicked handles a click by operator.
-func (f *Flow) clicked(ctx context.Context, operator session.Key, value map[string]string) (EventReply, error) {
+func (m *Manager) clicked(ctx context.Context, operator session.Key, value map[string]string) (EventReply, error) {
 	var theirs *session.Consent // the card's consent, if it is the operator's
-	p, err := f.consents.Get(ctx, value["consent"])
+	p, err := m.consents.Get(ctx, value["consent"])
 	switch {
 	case errors.Is(err, session.ErrNotFound):
 	case err != nil:
@@ -197,20 +197,20 @@ func (f *Flow) clicked(ctx context.Context, operator session.Key, value map[stri
 	switch value["action"] {
 	case actionOpen:
 		if theirs != nil && theirs.State == session.ConsentPending {
-			f.touch(ctx, theirs.ID, 0)
+			m.touch(ctx, theirs.ID, 0)
 		}
 		return EventReply{}, nil
 	case actionDecline:
-		return f.clickedDecline(ctx, operator, value["consent"])
+		return m.clickedDecline(ctx, operator, value["consent"])
 	case actionResend, actionRenew:
-		return f.clickedResend(ctx, operator, theirs, value["action"] == actionRenew)
+		return m.clickedResend(ctx, operator, theirs, value["action"] == actionRenew)
 	}
 	return EventReply{}, nil // a button of the app's own cards
 }
 
-func (f *Flow) clickedDecline(ctx context.Context, operator session.Key, id string) (EventReply, error) {
+func (m *Manager) clickedDecline(ctx context.Context, operator session.Key, id string) (EventReply, error) {
 	said := toast("info", texts.declined.title)
-	switch err := f.decline(ctx, id, operator.OpenID); {
+	switch err := m.decline(ctx, id, operator.OpenID); {
 	case errors.Is(err, errNotTheirs):
 		return EventReply{Toast: toast("warning", texts.toastNotYours)}, nil
 	case errors.Is(err, session.ErrNotFound): // deleted a week after its end
@@ -220,24 +220,24 @@ func (f *Flow) clickedDecline(ctx context.Context, operator session.Key, id stri
 	case err != nil:
 		return EventReply{}, err
 	}
-	closed, err := f.consents.Get(ctx, id)
+	closed, err := m.consents.Get(ctx, id)
 	if err != nil {
 		return EventReply{}, err
 	}
 	// Unless the answer has the new card, Lark may show the old one again, even
 	// if that was updated meanwhile.
-	return EventReply{Toast: said, Card: raw(f.cards.closed(f.apps.name(ctx, operator.AppID), closed))}, nil
+	return EventReply{Toast: said, Card: raw(m.cards.closed(m.apps.name(ctx, operator.AppID), closed))}, nil
 }
 
 // clickedResend starts a consent for the operator, whose card it was or not. It
 // takes the scopes of the card's consent if that was the operator's, and
 // nothing else.
-func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *session.Consent, renew bool) (EventReply, error) {
-	want, reason := f.scopes, session.NoSession
+func (m *Manager) clickedResend(ctx context.Context, operator session.Key, theirs *session.Consent, renew bool) (EventReply, error) {
+	want, reason := m.scopes, session.NoSession
 	if theirs != nil && theirs.State != session.ConsentPending {
 		want = parseScopes(theirs.Scopes)
 	}
-	s, err := f.sessions.Load(ctx, operator)
+	s, err := m.sessions.Load(ctx, operator)
 	switch {
 	case err != nil && !errors.Is(err, session.ErrNotFound):
 		return EventReply{}, err
@@ -246,7 +246,7 @@ func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *
 	case err == nil && renew:
 		want, reason = want.with(parseScopes(s.Scope)...), s.Reason
 	}
-	c, err := f.Ask(ctx, operator, session.ConsentRequest{Reason: reason, Scopes: want, Caller: ownCaller})
+	c, err := m.Ask(ctx, operator, session.ConsentRequest{Reason: reason, Scopes: want, Caller: ownCaller})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded): // the start goes on
 		return EventReply{Toast: toast("info", texts.toastSent)}, nil
@@ -257,7 +257,7 @@ func (f *Flow) clickedResend(ctx context.Context, operator session.Key, theirs *
 	case session.CardSent, session.CardAlreadySent:
 		reply := EventReply{Toast: toast("success", texts.toastSent)}
 		if theirs != nil && theirs.State != session.ConsentPending || renew {
-			reply.Card = raw(f.cards.final("grey", texts.superseded, f.apps.name(ctx, operator.AppID)))
+			reply.Card = raw(m.cards.final("grey", texts.superseded, m.apps.name(ctx, operator.AppID)))
 		}
 		return reply, nil
 	case session.CardRateLimited:
@@ -270,35 +270,35 @@ func raw(card []byte) *eventCard { return &eventCard{Type: "raw", Data: card} }
 
 // revokedAtLark ends the stored session if a revocation is about its tokens,
 // and not about tokens that they have replaced.
-func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event) error {
+func (m *Manager) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event) error {
 	for range revocationTries {
-		s, err := f.sessions.Load(ctx, key)
+		s, err := m.sessions.Load(ctx, key)
 		if errors.Is(err, session.ErrNotFound) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		dead, err := f.isAbout(ctx, s, e)
+		dead, err := m.isAbout(ctx, s, e)
 		switch {
 		case err != nil || !dead:
 			return err
 		case !e.Revocation.RefreshToken:
 			// The refresh token still works. Renewing now saves the next
 			// request from being refused.
-			f.task(ctx, func(ctx context.Context) { f.tokenRefused(ctx, key, s.Version) })
+			m.task(ctx, func(ctx context.Context) { m.tokenRefused(ctx, key, s.Version) })
 			return nil
 		}
-		err = f.sessions.RevokeLoaded(ctx, s, session.Revoked)
+		err = m.sessions.RevokeLoaded(ctx, s, session.Revoked)
 		if errors.Is(err, session.ErrConflict) {
 			continue
 		}
 		if err == nil {
-			f.audit.Write(ctx, store.AuditEntry{Actor: store.ByLark, Action: store.AuditRevoke, Key: key, Result: "done"})
-			f.log.InfoContext(ctx, "a user's authorization was revoked at Lark", "app_id", key.AppID, f.users.Log(key.OpenID))
-			f.task(ctx, func(ctx context.Context) {
-				f.Discard(ctx, key, s.AccessToken, s.RefreshToken)
-				f.showRevoked(ctx, key)
+			m.audit.Write(ctx, store.AuditEntry{Actor: store.ByLark, Action: store.AuditRevoke, Key: key, Result: "done"})
+			m.log.InfoContext(ctx, "a user's authorization was revoked at Lark", "app_id", key.AppID, m.users.Log(key.OpenID))
+			m.task(ctx, func(ctx context.Context) {
+				m.Discard(ctx, key, s.AccessToken, s.RefreshToken)
+				m.showRevoked(ctx, key)
 			})
 		}
 		return err
@@ -309,7 +309,7 @@ func (f *Flow) revokedAtLark(ctx context.Context, key session.Key, e *lark.Event
 // isAbout reports whether a revocation is about the tokens of s. A revocation
 // that is older than the tokens is not. If it is hardly newer, or about an
 // access token only, Lark is asked whether it accepts the access token.
-func (f *Flow) isAbout(ctx context.Context, s *session.Session, e *lark.Event) (bool, error) {
+func (m *Manager) isAbout(ctx context.Context, s *session.Session, e *lark.Event) (bool, error) {
 	r, since := e.Revocation, s.GrantedAt
 	if s.RefreshedAt.After(since) {
 		since = s.RefreshedAt
@@ -326,10 +326,10 @@ func (f *Flow) isAbout(ctx context.Context, s *session.Session, e *lark.Event) (
 		// rotation the event may be about the spent one. If it is about the
 		// present one, the next refresh finds out.
 		return s.RefreshedAt.IsZero(), nil
-	case s.AccessToken.Empty() || !f.now().Before(s.ExpiresAt):
+	case s.AccessToken.Empty() || !m.now().Before(s.ExpiresAt):
 		return r.RefreshToken, nil
 	}
-	_, err := f.apps[s.AppID].UserInfo(ctx, s.AccessToken)
+	_, err := m.apps[s.AppID].UserInfo(ctx, s.AccessToken)
 	var known *lark.Error
 	switch {
 	case err == nil:

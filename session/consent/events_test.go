@@ -27,7 +27,7 @@ const (
 
 // withEvents is a flow to which the emulator posts its events, over real
 // sockets, and the refusals that it reported.
-func (w *world) withEvents(change func(*Config)) *Flow {
+func (w *world) withEvents(change func(*Config)) *Manager {
 	w.T.Helper()
 	f := w.flow(func(c *Config) {
 		c.PublicURL, c.Buttons = public, true
@@ -262,7 +262,7 @@ func TestClickResendWhenAuthorized(t *testing.T) {
 }
 
 // grant has key's user consent in the redirect flow.
-func (w *world) grant(f *Flow, key session.Key) {
+func (w *world) grant(f *Manager, key session.Key) {
 	w.T.Helper()
 	b := w.browser(f)
 	wantPage(w.T, b.get(b.consent(b.open(w.ask(f, key).AuthorizeURL), key.OpenID)), http.StatusOK, texts.done)

@@ -41,119 +41,119 @@ const (
 // ended while the user was active is asked at once.
 
 // remindExpiring asks the users whose grants end soon.
-func (f *Flow) remindExpiring(ctx context.Context) {
-	if f.cardOff || f.flow == session.DeviceFlow && !f.cards.buttons {
+func (m *Manager) remindExpiring(ctx context.Context) {
+	if m.cardOff || m.flow == session.DeviceFlow && !m.cards.buttons {
 		return
 	}
 	// Half of MaxPending is left for users who wait.
-	if n, err := f.consents.History.Pending(ctx); err != nil || n >= f.maxPending/2 {
+	if n, err := m.consents.History.Pending(ctx); err != nil || n >= m.maxPending/2 {
 		return
 	}
-	expiring, err := f.reminders.Due(ctx, renewalLead, batch)
+	expiring, err := m.reminders.Due(ctx, renewalLead, batch)
 	if err != nil {
-		f.logUnlessStopping(ctx, "can't look for grants that end", err)
+		m.logUnlessStopping(ctx, "can't look for grants that end", err)
 		return
 	}
 	for _, x := range expiring {
 		select {
-		case f.cardTasks <- struct{}{}:
+		case m.cardTasks <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		if !f.task(ctx, func(ctx context.Context) { defer func() { <-f.cardTasks }(); f.remind(ctx, x) }) {
-			<-f.cardTasks
+		if !m.task(ctx, func(ctx context.Context) { defer func() { <-m.cardTasks }(); m.remind(ctx, x) }) {
+			<-m.cardTasks
 			return
 		}
 	}
 }
 
-func (f *Flow) remind(ctx context.Context, x store.Expiring) {
-	life := min(x.EndsAt.Sub(f.now()), renewalLead)
-	if f.apps[x.AppID] == nil || life < leastRenewal {
+func (m *Manager) remind(ctx context.Context, x store.Expiring) {
+	life := min(x.EndsAt.Sub(m.now()), renewalLead)
+	if m.apps[x.AppID] == nil || life < leastRenewal {
 		return
 	}
-	f.remindOnce(ctx, x.Key, x.GrantedAt, func(ctx context.Context) error {
-		if f.flow == session.DeviceFlow {
-			return f.announceEnd(ctx, x)
+	m.remindOnce(ctx, x.Key, x.GrantedAt, func(ctx context.Context) error {
+		if m.flow == session.DeviceFlow {
+			return m.announceEnd(ctx, x)
 		}
 		// Only the whole row shows that its scopes are those that were granted.
-		row, err := f.sessions.Load(ctx, x.Key)
+		row, err := m.sessions.Load(ctx, x.Key)
 		if err != nil {
 			return err
 		}
-		return f.askToRenew(ctx, x.Key, wish{reason: ending, scopes: f.scopes.with(parseScopes(row.Scope)...), caller: ownCaller, life: life})
+		return m.askToRenew(ctx, x.Key, wish{reason: ending, scopes: m.scopes.with(parseScopes(row.Scope)...), caller: ownCaller, life: life})
 	})
 }
 
 // Ended asks the user of a session that can't be renewed any more, if the user
 // was active in the last day and has not been asked for this grant. It returns
 // at once.
-func (f *Flow) Ended(ctx context.Context, s *session.Session) {
-	if f.cardOff || s.State != session.ConsentRequired || s.Reason == session.Revoked || f.apps[s.AppID] == nil ||
-		f.now().Sub(s.ExpiresAt) > activeFor {
+func (m *Manager) Ended(ctx context.Context, s *session.Session) {
+	if m.cardOff || s.State != session.ConsentRequired || s.Reason == session.Revoked || m.apps[s.AppID] == nil ||
+		m.now().Sub(s.ExpiresAt) > activeFor {
 		return
 	}
-	w := wish{reason: s.Reason, scopes: f.scopes.with(parseScopes(s.Scope)...), caller: ownCaller, life: f.ttl, yields: true}
-	if f.flow == session.RedirectFlow {
+	w := wish{reason: s.Reason, scopes: m.scopes.with(parseScopes(s.Scope)...), caller: ownCaller, life: m.ttl, yields: true}
+	if m.flow == session.RedirectFlow {
 		w.life = renewalLead
 	}
-	f.task(ctx, func(ctx context.Context) {
-		f.remindOnce(ctx, s.Key, s.GrantedAt, func(ctx context.Context) error { return f.askToRenew(ctx, s.Key, w) })
+	m.task(ctx, func(ctx context.Context) {
+		m.remindOnce(ctx, s.Key, s.GrantedAt, func(ctx context.Context) error { return m.askToRenew(ctx, s.Key, w) })
 	})
 }
 
 // remindOnce runs ask, if no replica has for this grant. If ask fails, it may
 // be run again.
-func (f *Flow) remindOnce(ctx context.Context, key session.Key, grantedAt time.Time, ask func(context.Context) error) {
+func (m *Manager) remindOnce(ctx context.Context, key session.Key, grantedAt time.Time, ask func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	claimed, err := f.reminders.Claim(ctx, key, grantedAt)
+	claimed, err := m.reminders.Claim(ctx, key, grantedAt)
 	if err != nil || !claimed {
 		return
 	}
 	if err = ask(ctx); err == nil {
 		return
 	}
-	f.logThrottled(ctx, "can't send a renewal card; trying again", key, err)
+	m.logThrottled(ctx, "can't send a renewal card; trying again", key, err)
 	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	if err := f.reminders.Release(again, key, grantedAt); err != nil {
-		f.logThrottled(ctx, "can't release a renewal", key, err)
+	if err := m.reminders.Release(again, key, grantedAt); err != nil {
+		m.logThrottled(ctx, "can't release a renewal", key, err)
 	}
 }
 
 // errNotAsked: no consent could be started for now.
 var errNotAsked = errors.New("no consent could be started")
 
-func (f *Flow) askToRenew(ctx context.Context, key session.Key, w wish) error {
-	o, _, err := f.asks.Do(ctx, askKey{key, w.caller}, func(ctx context.Context) (outcome, error) { return f.open(ctx, key, w) })
+func (m *Manager) askToRenew(ctx context.Context, key session.Key, w wish) error {
+	o, _, err := m.asks.Do(ctx, askKey{key, w.caller}, func(ctx context.Context) (outcome, error) { return m.open(ctx, key, w) })
 	if err != nil {
 		return err
 	}
 	if card := o.challenge.Card; card == session.CardSent || card == session.CardAlreadySent {
 		return nil
 	}
-	if _, muted := f.refusedCard(key); muted {
+	if _, muted := m.refusedCard(key); muted {
 		return nil // the user can't be asked for an hour at least
 	}
 	// An open consent without a card would prevent the next try.
-	p, err := f.consents.Open(ctx, key)
+	p, err := m.consents.Open(ctx, key)
 	if err == nil && p.Card == session.CardFailed {
-		f.closeOrLog(ctx, p, session.ConsentFailed, reasonStartFailed)
+		m.closeOrLog(ctx, p, session.ConsentFailed, reasonStartFailed)
 	}
 	return fmt.Errorf("asking to renew: %w", errNotAsked)
 }
 
 // announceEnd sends a card without a link, with a button that brings one.
-func (f *Flow) announceEnd(ctx context.Context, x store.Expiring) error {
-	if _, muted := f.refusedCard(x.Key); muted {
+func (m *Manager) announceEnd(ctx context.Context, x store.Expiring) error {
+	if _, muted := m.refusedCard(x.Key); muted {
 		return nil
 	}
 	sum := sha256.Sum256(fmt.Append(nil, x.AppID, "\x00", x.OpenID, "\x00", x.GrantedAt.UnixMilli()))
-	_, err := f.apps[x.AppID].SendCard(ctx, x.OpenID, "larkside-end-"+hex.EncodeToString(sum[:16]), f.cards.ending(f.apps.name(ctx, x.AppID)))
+	_, err := m.apps[x.AppID].SendCard(ctx, x.OpenID, "larkside-end-"+hex.EncodeToString(sum[:16]), m.cards.ending(m.apps.name(ctx, x.AppID)))
 	var e *lark.Error
 	if errors.As(err, &e) && (e.Class == lark.InvalidID || e.Class == lark.Undeliverable || e.Class == lark.UserDisabled) {
-		f.cardRefusals.Add(x.Key, cardRefusal{until: f.now().Add(muteForCard), unknown: e.Class == lark.InvalidID})
+		m.cardRefusals.Add(x.Key, cardRefusal{until: m.now().Add(muteForCard), unknown: e.Class == lark.InvalidID})
 		return nil
 	}
 	return err

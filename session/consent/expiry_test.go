@@ -34,7 +34,7 @@ func (w *world) granted(life time.Duration) *session.Session {
 }
 
 // look is one look for grants that end.
-func (w *world) look(flows ...*Flow) {
+func (w *world) look(flows ...*Manager) {
 	var gone sync.WaitGroup
 	for _, f := range flows {
 		gone.Go(func() { f.remindExpiring(w.T.Context()) })

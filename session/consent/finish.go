@@ -26,30 +26,30 @@ const (
 // revokes the grant at Lark and stores nothing. It returns the closed consent,
 // or an error if the outcome is not known. Both flows end here. The package
 // comment explains the order.
-func (f *Flow) finish(ctx context.Context, p *session.Consent, t lark.Token) (*session.Consent, error) {
-	received := f.now()
+func (m *Manager) finish(ctx context.Context, p *session.Consent, t lark.Token) (*session.Consent, error) {
+	received := m.now()
 	for _, w := range t.Warnings {
-		f.log.WarnContext(ctx, "Lark's answer to a consent is odd", "app_id", p.AppID, f.users.Log(p.OpenID), "warning", w)
+		m.log.WarnContext(ctx, "Lark's answer to a consent is odd", "app_id", p.AppID, m.users.Log(p.OpenID), "warning", w)
 	}
-	if err := f.consents.Leases.Extend(ctx, p.ID, holdFor); err != nil && ctx.Err() == nil {
+	if err := m.consents.Leases.Extend(ctx, p.ID, holdFor); err != nil && ctx.Err() == nil {
 		// Without the lease another replica may poll with the spent code and
 		// close the consent first. Then these tokens are revoked.
-		f.logThrottled(ctx, "can't hold a consent", p.Key, err)
+		m.logThrottled(ctx, "can't hold a consent", p.Key, err)
 	}
 	if t.TokenType != "Bearer" {
-		return f.reject(ctx, p, t, string(session.UnsupportedToken))
+		return m.reject(ctx, p, t, string(session.UnsupportedToken))
 	}
-	who, err := ownerOf(ctx, f.apps[p.AppID], t)
+	who, err := ownerOf(ctx, m.apps[p.AppID], t)
 	switch {
 	case err != nil:
-		f.logThrottled(ctx, "can't find out who granted a consent", p.Key, err)
-		return f.reject(ctx, p, t, reasonUserInfo)
+		m.logThrottled(ctx, "can't find out who granted a consent", p.Key, err)
+		return m.reject(ctx, p, t, reasonUserInfo)
 	case who.OpenID != p.OpenID:
-		f.log.WarnContext(ctx, "a consent was granted by another user than it was meant for; nothing is stored",
-			"app_id", p.AppID, f.users.Log(p.OpenID), "consent", p.ID)
-		return f.reject(ctx, p, t, reasonWrongAccount)
+		m.log.WarnContext(ctx, "a consent was granted by another user than it was meant for; nothing is stored",
+			"app_id", p.AppID, m.users.Log(p.OpenID), "consent", p.ID)
+		return m.reject(ctx, p, t, reasonWrongAccount)
 	}
-	return f.storeGrant(ctx, p, t, who, received)
+	return m.storeGrant(ctx, p, t, who, received)
 }
 
 // ownerOf asks Lark whose tokens these are. It tries for long, since they can't
@@ -66,50 +66,50 @@ func ownerOf(ctx context.Context, app Lark, t lark.Token) (who lark.UserInfo, er
 }
 
 // storeGrant stores the grant and closes p, in one transaction.
-func (f *Flow) storeGrant(ctx context.Context, p *session.Consent, t lark.Token, who lark.UserInfo, received time.Time) (*session.Consent, error) {
+func (m *Manager) storeGrant(ctx context.Context, p *session.Consent, t lark.Token, who lark.UserInfo, received time.Time) (*session.Consent, error) {
 	g := grantOf(p.Key, t, who, received)
 	if t.RefreshToken.Empty() {
-		f.warnOfShortGrant(ctx, p, t)
+		m.warnOfShortGrant(ctx, p, t)
 	}
 	first := false
-	err := f.retryStore(ctx, func(ctx context.Context) error {
-		stored, err := f.consents.Finish(ctx, p.ID, g)
+	err := m.retryStore(ctx, func(ctx context.Context) error {
+		stored, err := m.consents.Finish(ctx, p.ID, g)
 		first = err == nil && stored.Version == 1
 		return err
 	})
 	switch {
 	case errors.Is(err, session.ErrConflict):
-		f.log.WarnContext(ctx, "a consent was granted after it had ended; the grant is revoked", "app_id", p.AppID,
-			f.users.Log(p.OpenID), "consent", p.ID)
-		f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
-		return f.consents.Get(ctx, p.ID)
+		m.log.WarnContext(ctx, "a consent was granted after it had ended; the grant is revoked", "app_id", p.AppID,
+			m.users.Log(p.OpenID), "consent", p.ID)
+		m.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
+		return m.consents.Get(ctx, p.ID)
 	case err != nil:
-		f.log.ErrorContext(ctx, "a grant could not be stored and is lost", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
-		f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
+		m.log.ErrorContext(ctx, "a grant could not be stored and is lost", "app_id", p.AppID, m.users.Log(p.OpenID), "error", err)
+		m.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
 		return nil, err
 	}
 	if first {
-		f.log.InfoContext(ctx, "a user has consented for the first time", "app_id", p.AppID, f.users.Log(p.OpenID), "consent", p.ID)
+		m.log.InfoContext(ctx, "a user has consented for the first time", "app_id", p.AppID, m.users.Log(p.OpenID), "consent", p.ID)
 	}
 	done := *p
 	done.State, done.Reason = session.ConsentDone, ""
-	if now, err := f.consents.Get(ctx, p.ID); err == nil {
+	if now, err := m.consents.Get(ctx, p.ID); err == nil {
 		done = *now // since p was read, the card may have been sent
 	}
-	f.afterClose(ctx, &done)
+	m.afterClose(ctx, &done)
 	return &done, nil
 }
 
 // warnOfShortGrant says that a grant can't be renewed although offline_access
 // was asked for, which is always. The cause is the app's, so the line comes once
 // for all of its users.
-func (f *Flow) warnOfShortGrant(ctx context.Context, p *session.Consent, t lark.Token) {
+func (m *Manager) warnOfShortGrant(ctx context.Context, p *session.Consent, t lark.Token) {
 	do := "enable offline_access as a user token scope under Permissions & Scopes in the developer console, and publish a version"
 	if slices.Contains(parseScopes(t.Scope), offlineAccess) {
 		do = `switch "refresh user_access_token" on under Security Settings in the developer console, and publish a version`
 	}
-	f.complaints.Log(ctx, slog.LevelWarn, "Lark issued no refresh token; the user is asked again when the access token ends", p.AppID,
-		"do", do, "app_id", p.AppID, f.users.Log(p.OpenID), "scope", t.Scope)
+	m.complaints.Log(ctx, slog.LevelWarn, "Lark issued no refresh token; the user is asked again when the access token ends", p.AppID,
+		"do", do, "app_id", p.AppID, m.users.Log(p.OpenID), "scope", t.Scope)
 }
 
 // grantOf returns what to store of tokens that were received at a time.
@@ -127,22 +127,22 @@ func grantOf(key session.Key, t lark.Token, who lark.UserInfo, received time.Tim
 }
 
 // reject closes p as failed and revokes what was granted.
-func (f *Flow) reject(ctx context.Context, p *session.Consent, t lark.Token, reason string) (*session.Consent, error) {
+func (m *Manager) reject(ctx context.Context, p *session.Consent, t lark.Token, reason string) (*session.Consent, error) {
 	var closed *session.Consent
-	err := f.retryStore(ctx, func(ctx context.Context) (err error) {
-		closed, err = f.close(ctx, p, session.ConsentFailed, reason)
+	err := m.retryStore(ctx, func(ctx context.Context) (err error) {
+		closed, err = m.close(ctx, p, session.ConsentFailed, reason)
 		return err
 	})
-	f.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
+	m.Discard(ctx, p.Key, t.AccessToken, t.RefreshToken)
 	if errors.Is(err, session.ErrConflict) {
-		return f.consents.Get(ctx, p.ID)
+		return m.consents.Get(ctx, p.ID)
 	}
 	return closed, err
 }
 
 // retryStore calls write until the database answers or ctx ends, when the
 // process does.
-func (f *Flow) retryStore(ctx context.Context, write func(context.Context) error) error {
+func (m *Manager) retryStore(ctx context.Context, write func(context.Context) error) error {
 	err := retry(ctx, 50*time.Millisecond, 0, func() (again bool, err error) {
 		bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()

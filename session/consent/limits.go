@@ -39,21 +39,21 @@ type admission struct {
 // admitStart decides whether caller may start a consent for a user of appID. In
 // the redirect flow the link costs Lark nothing, so it is given even if the card
 // has to wait.
-func (f *Flow) admitStart(ctx context.Context, appID, caller string) (admission, error) {
-	callers := f.callers()
-	open, err := f.consents.History.PendingBy(ctx, caller)
+func (m *Manager) admitStart(ctx context.Context, appID, caller string) (admission, error) {
+	callers := m.callers()
+	open, err := m.consents.History.PendingBy(ctx, caller)
 	if err != nil {
 		return admission{}, err
 	}
-	mayHave := session.Share(f.maxPending, callers)
-	if open.All >= f.maxPending || open.Theirs >= mayHave {
+	mayHave := session.Share(m.maxPending, callers)
+	if open.All >= m.maxPending || open.Theirs >= mayHave {
 		return admission{wait: retryFailed}, nil
 	}
-	card, wait, err := f.admitCard(ctx, appID, caller)
+	card, wait, err := m.admitCard(ctx, appID, caller)
 	if err != nil || card {
 		return admission{granted: card, card: card}, err
 	}
-	if f.flow == session.RedirectFlow && open.WithoutCard < max(1, mayHave/cardlessPart) {
+	if m.flow == session.RedirectFlow && open.WithoutCard < max(1, mayHave/cardlessPart) {
 		return admission{granted: true}, nil
 	}
 	return admission{wait: wait}, nil
@@ -61,12 +61,12 @@ func (f *Flow) admitStart(ctx context.Context, appID, caller string) (admission,
 
 // admitCard reports whether a message may be sent to a user of appID on behalf
 // of caller. If not, wait is when to ask again.
-func (f *Flow) admitCard(ctx context.Context, appID, caller string) (admitted bool, wait time.Duration, err error) {
+func (m *Manager) admitCard(ctx context.Context, appID, caller string) (admitted bool, wait time.Duration, err error) {
 	// The caller's own part comes first: a refused request must not use up what
 	// all share.
-	n, wait, err := f.rates.Take(ctx, shareName(appID, caller), shares(f.callers()), 1)
+	n, wait, err := m.rates.Take(ctx, shareName(appID, caller), shares(m.callers()), 1)
 	if err == nil && n > 0 {
-		n, wait, err = f.rates.Take(ctx, "consent/"+appID, startRates, 1)
+		n, wait, err = m.rates.Take(ctx, "consent/"+appID, startRates, 1)
 	}
 	return n > 0, max(wait, retrySoon), err
 }
@@ -74,9 +74,9 @@ func (f *Flow) admitCard(ctx context.Context, appID, caller string) (admitted bo
 // chargeUnknown charges the caller that p was started for, since Lark does not
 // know p's user. A sole caller is not charged: nobody is there to be protected
 // from it. Nothing is charged if the database fails.
-func (f *Flow) chargeUnknown(ctx context.Context, p *session.Consent) {
-	if callers := f.callers(); callers > 1 {
-		f.rates.Take(ctx, shareName(p.AppID, p.Caller), shares(callers), unknownCost-1)
+func (m *Manager) chargeUnknown(ctx context.Context, p *session.Consent) {
+	if callers := m.callers(); callers > 1 {
+		m.rates.Take(ctx, shareName(p.AppID, p.Caller), shares(callers), unknownCost-1)
 	}
 }
 

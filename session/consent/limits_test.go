@@ -17,7 +17,7 @@ func twoCallers(c *Config) { c.Callers = func() int { return 2 } }
 
 // flood asks for n made-up users in each second, in the name of caller, until
 // stop is called.
-func (w *world) flood(f *Flow, caller string, n int) (stop func()) {
+func (w *world) flood(f *Manager, caller string, n int) (stop func()) {
 	done := make(chan struct{})
 	var gone sync.WaitGroup
 	gone.Go(func() {
@@ -53,7 +53,7 @@ func TestEachCallerHasConsents(t *testing.T) {
 		stop := w.flood(f, "greedy", 110)
 		for i := range seconds {
 			time.Sleep(time.Second)
-			c, err := []*Flow{f, other}[i%2].Ask(t.Context(), w.person(i), session.ConsentRequest{Caller: "modest"})
+			c, err := []*Manager{f, other}[i%2].Ask(t.Context(), w.person(i), session.ConsentRequest{Caller: "modest"})
 			if err != nil || c.AuthorizeURL == "" || c.Card != session.CardSent {
 				t.Errorf("after %d s: %+v, %v", i+1, c, err)
 			}

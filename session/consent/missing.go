@@ -30,16 +30,16 @@ const (
 // silence in the device flow). One report says that all were needed
 // (coze-studio issue 2235, UNCONFIRMED). Then the API names the rest when it is
 // called again, and the next one is asked for.
-func (f *Flow) choose(ctx context.Context, key session.Key, alternatives []string) (scopes, error) {
+func (m *Manager) choose(ctx context.Context, key session.Key, alternatives []string) (scopes, error) {
 	left := newScopes(alternatives...)
-	row, err := f.sessions.Load(ctx, key)
+	row, err := m.sessions.Load(ctx, key)
 	switch {
 	case err == nil:
 		left = left.without(parseScopes(row.Scope))
 	case !errors.Is(err, session.ErrNotFound):
 		return nil, err
 	}
-	inVain, err := f.consents.History.ScopesAnswered(ctx, key, notAgainFor)
+	inVain, err := m.consents.History.ScopesAnswered(ctx, key, notAgainFor)
 	if err != nil {
 		return nil, err
 	}
@@ -48,9 +48,9 @@ func (f *Flow) choose(ctx context.Context, key session.Key, alternatives []strin
 		return nil, nil
 	}
 	pick := left[0]
-	if i := slices.IndexFunc(left, func(scope string) bool { return slices.Contains(f.scopes, scope) }); i >= 0 {
+	if i := slices.IndexFunc(left, func(scope string) bool { return slices.Contains(m.scopes, scope) }); i >= 0 {
 		pick = left[i]
-	} else if info, ok := f.apps.info(ctx, key.AppID); ok {
+	} else if info, ok := m.apps.info(ctx, key.AppID); ok {
 		if i := slices.IndexFunc(left, info.ForUsers); i >= 0 {
 			pick = left[i]
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // askAnyOf is a call that needs one of the alternatives.
-func (w *world) askAnyOf(f *Flow, alternatives ...string) session.Challenge {
+func (w *world) askAnyOf(f *Manager, alternatives ...string) session.Challenge {
 	w.T.Helper()
 	c, err := f.Ask(w.T.Context(), alice, session.ConsentRequest{AnyOf: alternatives})
 	if err != nil {
@@ -25,7 +25,7 @@ func (w *world) askAnyOf(f *Flow, alternatives ...string) session.Challenge {
 }
 
 // consented stores alice's consent to scopes.
-func (w *world) consented(f *Flow, scopes ...string) {
+func (w *world) consented(f *Manager, scopes ...string) {
 	w.T.Helper()
 	link := w.ask(f, alice, scopes...).AuthorizeURL
 	if err := w.Lark.Approve(link, larktest.Alice); err != nil {

@@ -52,28 +52,28 @@ const (
 // Run polls device flows and closes expired consents until ctx is done. Every
 // replica runs it. Leases see to it that one replica works on a row. One replica
 // does the rest for all: it updates cards, asks users whose grants end, and
-// deletes old consents and sessions that can't be used any more. [Flow.Shutdown] waits for what Run started.
-func (f *Flow) Run(ctx context.Context) error {
+// deletes old consents and sessions that can't be used any more. [Manager.Shutdown] waits for what Run started.
+func (m *Manager) Run(ctx context.Context) error {
 	tick := time.NewTicker(fallbackTick)
 	defer tick.Stop()
 	var cardsAt, forgetAt, renewAt, retireAt time.Time
 	for {
 		started := time.Now()
-		f.pollDue(ctx)
+		m.pollDue(ctx)
 		if !started.Before(cardsAt) {
 			cardsAt = started.Add(cardsTick)
-			if f.leads(ctx) {
-				f.updateCards(ctx)
+			if m.leads(ctx) {
+				m.updateCards(ctx)
 				if !started.Before(renewAt) {
-					f.remindExpiring(ctx)
+					m.remindExpiring(ctx)
 					renewAt = started.Add(renewalTick)
 				}
 				if !started.Before(retireAt) {
-					f.startRetiring(ctx)
+					m.startRetiring(ctx)
 					retireAt = started.Add(retireTick)
 				}
 				if !started.Before(forgetAt) {
-					f.forget(ctx)
+					m.forget(ctx)
 					forgetAt = started.Add(forgetTick)
 				}
 			}
@@ -88,46 +88,46 @@ func (f *Flow) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-f.wakeUp:
+		case <-m.wakeUp:
 		case <-tick.C:
 		}
 	}
 }
 
 // leads reports whether this replica does what one does for all.
-func (f *Flow) leads(ctx context.Context) bool {
-	leads, err := f.elections.Lead(ctx, "consents", leadFor)
+func (m *Manager) leads(ctx context.Context) bool {
+	leads, err := m.elections.Lead(ctx, "consents", leadFor)
 	if err != nil {
-		f.logUnlessStopping(ctx, "can't ask which replica looks after cards and old consents", err)
+		m.logUnlessStopping(ctx, "can't ask which replica looks after cards and old consents", err)
 	}
 	return leads && err == nil
 }
 
 // wakeAfter has Run look for due consents after d.
-func (f *Flow) wakeAfter(d time.Duration) {
-	time.AfterFunc(d+2*time.Millisecond, f.wake) // the database counts in milliseconds
+func (m *Manager) wakeAfter(d time.Duration) {
+	time.AfterFunc(d+2*time.Millisecond, m.wake) // the database counts in milliseconds
 }
 
 // wake has Run look for due consents.
-func (f *Flow) wake() {
+func (m *Manager) wake() {
 	select {
-	case f.wakeUp <- struct{}{}:
+	case m.wakeUp <- struct{}{}:
 	default:
 	}
 }
 
 // pollDue starts polls as long as there is room for them. When one ends, Run
 // looks again.
-func (f *Flow) pollDue(ctx context.Context) {
-	due, err := f.consents.Leases.Due(ctx, maxPolls+maxQuietPolls)
+func (m *Manager) pollDue(ctx context.Context) {
+	due, err := m.consents.Leases.Due(ctx, maxPolls+maxQuietPolls)
 	if err != nil {
-		f.logUnlessStopping(ctx, "can't look for due consents", err)
+		m.logUnlessStopping(ctx, "can't look for due consents", err)
 		return
 	}
 	for _, d := range due {
-		room := f.polls
+		room := m.polls
 		if d.Quiet {
-			room = f.quietPolls
+			room = m.quietPolls
 		}
 		select {
 		case room <- struct{}{}:
@@ -135,7 +135,7 @@ func (f *Flow) pollDue(ctx context.Context) {
 			continue
 		}
 		done := func() { <-room }
-		if !f.task(ctx, func(ctx context.Context) { f.handleDue(ctx, d, done) }) {
+		if !m.task(ctx, func(ctx context.Context) { m.handleDue(ctx, d, done) }) {
 			<-room
 			return
 		}
@@ -145,43 +145,43 @@ func (f *Flow) pollDue(ctx context.Context) {
 // handleDue polls for one due consent, or closes it if it has expired. It calls
 // done before it finishes a grant, since that may take as long as the database
 // is down.
-func (f *Flow) handleDue(ctx context.Context, d store.Due, done func()) {
-	p, err := f.consents.Leases.ClaimDue(ctx, d.ID, pollLease)
+func (m *Manager) handleDue(ctx context.Context, d store.Due, done func()) {
+	p, err := m.consents.Leases.ClaimDue(ctx, d.ID, pollLease)
 	if err != nil {
 		done()
 		if !errors.Is(err, session.ErrLeased) {
-			f.logUnlessStopping(ctx, "can't claim a consent", err)
+			m.logUnlessStopping(ctx, "can't claim a consent", err)
 		}
 		return
 	}
-	token, granted := f.closeOrPoll(ctx, p, d.Quiet)
+	token, granted := m.closeOrPoll(ctx, p, d.Quiet)
 	done()
-	f.wake() // more may be due than there was room for
+	m.wake() // more may be due than there was room for
 	if granted {
-		f.finish(ctx, p, token)
+		m.finish(ctx, p, token)
 	}
 }
 
 // closeOrPoll closes p if it has expired, and else polls for it. The caller has
 // the lease on p.
-func (f *Flow) closeOrPoll(ctx context.Context, p *session.Consent, quiet bool) (token lark.Token, granted bool) {
+func (m *Manager) closeOrPoll(ctx context.Context, p *session.Consent, quiet bool) (token lark.Token, granted bool) {
 	switch {
 	case p.Left <= 0:
-		f.closeOrLog(ctx, p, session.ConsentExpired, "")
+		m.closeOrLog(ctx, p, session.ConsentExpired, "")
 		return token, false
-	case f.awaitPollTurn(ctx, p, quiet):
-		return f.poll(ctx, p)
+	case m.awaitPollTurn(ctx, p, quiet):
+		return m.poll(ctx, p)
 	}
-	if err := f.consents.Leases.Return(ctx, p.ID); err != nil {
-		f.logUnlessStopping(ctx, "can't release a consent", err) // its lease runs out
+	if err := m.consents.Leases.Return(ctx, p.ID); err != nil {
+		m.logUnlessStopping(ctx, "can't release a consent", err) // its lease runs out
 	}
 	return token, false
 }
 
 // awaitPollTurn waits until the rate of the token endpoint allows a poll for p. It
 // returns false if that takes too long.
-func (f *Flow) awaitPollTurn(ctx context.Context, p *session.Consent, quiet bool) bool {
-	if f.apps[p.AppID] == nil || p.Flow != session.DeviceFlow {
+func (m *Manager) awaitPollTurn(ctx context.Context, p *session.Consent, quiet bool) bool {
+	if m.apps[p.AppID] == nil || p.Flow != session.DeviceFlow {
 		return true // nothing will be sent
 	}
 	call := session.DevicePoll
@@ -190,23 +190,23 @@ func (f *Flow) awaitPollTurn(ctx context.Context, p *session.Consent, quiet bool
 	}
 	ctx, cancel := context.WithTimeout(ctx, pollTurnWait)
 	defer cancel()
-	return f.awaitTurn(ctx, p.AppID, call) == nil
+	return m.awaitTurn(ctx, p.AppID, call) == nil
 }
 
 // touch notes that p's user has done something, and that a request may wait for
 // p for so long. If that fails the poll comes later.
-func (f *Flow) touch(ctx context.Context, id string, wait time.Duration) {
-	if next, err := f.consents.Leases.Touch(ctx, id, wait); err == nil {
-		f.wakeAfter(max(0, next))
+func (m *Manager) touch(ctx context.Context, id string, wait time.Duration) {
+	if next, err := m.consents.Leases.Touch(ctx, id, wait); err == nil {
+		m.wakeAfter(max(0, next))
 	}
 }
 
 // poll asks Lark once whether the user has decided (RFC 8628 section 3.5).
-func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, granted bool) {
+func (m *Manager) poll(ctx context.Context, p *session.Consent) (token lark.Token, granted bool) {
 	sent := time.Now()
-	app, ok := f.apps[p.AppID]
+	app, ok := m.apps[p.AppID]
 	if !ok || p.Flow != session.DeviceFlow {
-		f.pollAgainAfter(ctx, p, slowest, sent)
+		m.pollAgainAfter(ctx, p, slowest, sent)
 		return token, false
 	}
 	asking, cancel := context.WithTimeout(ctx, pollTimeout)
@@ -219,77 +219,77 @@ func (f *Flow) poll(ctx context.Context, p *session.Consent) (token lark.Token, 
 	case err == nil:
 		return token, true
 	case errors.Is(err, lark.ErrAuthorizationPending):
-		f.pollAgainAfter(ctx, p, p.PollInterval, sent)
+		m.pollAgainAfter(ctx, p, p.PollInterval, sent)
 	case errors.Is(err, lark.ErrSlowDown):
-		f.pollAgainAfter(ctx, p, min(p.PollInterval+slowDown, slowest), sent)
+		m.pollAgainAfter(ctx, p, min(p.PollInterval+slowDown, slowest), sent)
 	case errors.Is(err, lark.ErrAccessDenied):
-		f.closeOrLog(ctx, p, session.ConsentDeclined, "")
+		m.closeOrLog(ctx, p, session.ConsentDeclined, "")
 	case errors.Is(err, lark.ErrExpired):
-		f.closeOrLog(ctx, p, session.ConsentExpired, "")
+		m.closeOrLog(ctx, p, session.ConsentExpired, "")
 	case refused:
-		f.refuse(ctx, p, refusal, err)
+		m.refuse(ctx, p, refusal, err)
 	case e != nil && (e.Class == lark.Reauthorize || e.Class == lark.UserDisabled && !e.Doubtful()):
-		f.log.WarnContext(ctx, "Lark ended a device flow", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
-		f.closeOrLog(ctx, p, session.ConsentFailed, reasonRefused)
+		m.log.WarnContext(ctx, "Lark ended a device flow", "app_id", p.AppID, m.users.Log(p.OpenID), "error", err)
+		m.closeOrLog(ctx, p, session.ConsentFailed, reasonRefused)
 	default:
-		f.logThrottled(ctx, "can't poll a device flow; trying again until it expires", p.Key, err)
-		f.pollAgainAfter(ctx, p, max(p.PollInterval, min(p.PollInterval*2, slowestBlind)), sent)
+		m.logThrottled(ctx, "can't poll a device flow; trying again until it expires", p.Key, err)
+		m.pollAgainAfter(ctx, p, max(p.PollInterval, min(p.PollInterval*2, slowestBlind)), sent)
 	}
 	return lark.Token{}, false
 }
 
 // pollAgainAfter gives the lease back until the next poll, which comes after
 // interval at the earliest.
-func (f *Flow) pollAgainAfter(ctx context.Context, p *session.Consent, interval time.Duration, sent time.Time) {
-	next, err := f.consents.Leases.Polled(ctx, p.ID, max(interval, fastest), slowest, time.Since(sent))
+func (m *Manager) pollAgainAfter(ctx context.Context, p *session.Consent, interval time.Duration, sent time.Time) {
+	next, err := m.consents.Leases.Polled(ctx, p.ID, max(interval, fastest), slowest, time.Since(sent))
 	switch {
 	case err == nil:
-		f.wakeAfter(next)
+		m.wakeAfter(next)
 	case !errors.Is(err, session.ErrConflict): // else it was closed or taken over meanwhile
-		f.logUnlessStopping(ctx, "can't release a consent", err) // its lease runs out
+		m.logUnlessStopping(ctx, "can't release a consent", err) // its lease runs out
 	}
 }
 
 // closeOrLog closes p. If the database fails, the next poll closes p.
-func (f *Flow) closeOrLog(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) {
-	if _, err := f.close(ctx, p, state, reason); err != nil && !errors.Is(err, session.ErrConflict) {
-		f.logUnlessStopping(ctx, "can't close a consent", err)
+func (m *Manager) closeOrLog(ctx context.Context, p *session.Consent, state session.ConsentState, reason string) {
+	if _, err := m.close(ctx, p, state, reason); err != nil && !errors.Is(err, session.ErrConflict) {
+		m.logUnlessStopping(ctx, "can't close a consent", err)
 	}
 }
 
 // updateCards updates cards whose update failed, or whose consent ended before
 // the card had been sent.
-func (f *Flow) updateCards(ctx context.Context) {
-	behind, err := f.consents.Cards.Behind(ctx, cardsTriedFor, batch)
+func (m *Manager) updateCards(ctx context.Context) {
+	behind, err := m.consents.Cards.Behind(ctx, cardsTriedFor, batch)
 	if err != nil {
-		f.logUnlessStopping(ctx, "can't look for cards to update", err)
+		m.logUnlessStopping(ctx, "can't look for cards to update", err)
 		return
 	}
 	for i := range behind {
 		select {
-		case f.cardTasks <- struct{}{}:
+		case m.cardTasks <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		if !f.task(ctx, func(ctx context.Context) { defer func() { <-f.cardTasks }(); f.updateCard(ctx, &behind[i]) }) {
-			<-f.cardTasks
+		if !m.task(ctx, func(ctx context.Context) { defer func() { <-m.cardTasks }(); m.updateCard(ctx, &behind[i]) }) {
+			<-m.cardTasks
 			return
 		}
 	}
 }
 
-func (f *Flow) forget(ctx context.Context) {
-	if err := f.consents.History.Forget(ctx, keepClosed); err != nil {
-		f.logUnlessStopping(ctx, "can't delete old consents", err)
+func (m *Manager) forget(ctx context.Context) {
+	if err := m.consents.History.Forget(ctx, keepClosed); err != nil {
+		m.logUnlessStopping(ctx, "can't delete old consents", err)
 	}
-	if err := f.events.Forget(ctx); err != nil {
-		f.logUnlessStopping(ctx, "can't delete old event ids", err)
+	if err := m.events.Forget(ctx); err != nil {
+		m.logUnlessStopping(ctx, "can't delete old event ids", err)
 	}
 }
 
 // logUnlessStopping logs an error of a job of Run, unless ctx has ended.
-func (f *Flow) logUnlessStopping(ctx context.Context, kind string, err error) {
+func (m *Manager) logUnlessStopping(ctx context.Context, kind string, err error) {
 	if ctx.Err() == nil {
-		f.logThrottled(ctx, kind, session.Key{}, err)
+		m.logThrottled(ctx, kind, session.Key{}, err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// PurgeAtOnce is how many sessions one call of [Flow.Purge] should name.
+	// PurgeAtOnce is how many sessions one call of [Manager.Purge] should name.
 	PurgeAtOnce = 100
 	// purgeSettle is how long revoked sessions stay, so that replicas that poll
 	// for changes see them and drop what they have cached.
@@ -33,7 +33,7 @@ type Purged struct {
 // dropped their tokens, and deletes the rows and the consents. It finishes what it
 // has begun even if ctx is done. It calls each for every session that it found.
 // The caller writes the audit entries.
-func (f *Flow) Purge(ctx context.Context, keys []session.Key, each func(Purged)) error {
+func (m *Manager) Purge(ctx context.Context, keys []session.Key, each func(Purged)) error {
 	type ended struct {
 		Purged
 		version int64
@@ -41,8 +41,8 @@ func (f *Flow) Purge(ctx context.Context, keys []session.Key, each func(Purged))
 	var all []ended
 	var failed error
 	for _, key := range keys {
-		latest, noConsent := f.consents.Latest(ctx, key)
-		before, err := f.revokeHere(ctx, key, session.Revoked)
+		latest, noConsent := m.consents.Latest(ctx, key)
+		before, err := m.revokeHere(ctx, key, session.Revoked)
 		if errors.Is(err, session.ErrNotFound) {
 			continue
 		}
@@ -50,10 +50,10 @@ func (f *Flow) Purge(ctx context.Context, keys []session.Key, each func(Purged))
 			failed = err
 			break
 		}
-		access, refresh := f.living(before)
-		taken := f.discard(ctx, key, access, refresh)
+		access, refresh := m.living(before)
+		taken := m.discard(ctx, key, access, refresh)
 		if noConsent == nil {
-			f.task(ctx, func(ctx context.Context) { f.showRevokedOn(ctx, latest) })
+			m.task(ctx, func(ctx context.Context) { m.showRevokedOn(ctx, latest) })
 		}
 		all = append(all, ended{Purged{Key: key, Revoked: taken}, before.Version + 1})
 	}
@@ -65,7 +65,7 @@ func (f *Flow) Purge(ctx context.Context, keys []session.Key, each func(Purged))
 	time.Sleep(purgeSettle)
 	ctx = context.WithoutCancel(ctx)
 	for _, e := range all {
-		consents, err := f.retention.Purge(ctx, e.Key, e.version)
+		consents, err := m.retention.Purge(ctx, e.Key, e.version)
 		if err != nil && !errors.Is(err, session.ErrConflict) {
 			failed = errors.Join(failed, err)
 			continue

@@ -30,7 +30,7 @@ type rated struct {
 	*world
 	t      *testing.T
 	source *refresh.Source
-	flow   *Flow
+	flow   *Manager
 }
 
 func newRated(t *testing.T, life time.Duration) *rated {
@@ -46,7 +46,7 @@ func newRated(t *testing.T, life time.Duration) *rated {
 }
 
 // replica is a process on db that runs.
-func (w *rated) replica(db *store.DB) (*refresh.Source, *Flow) {
+func (w *rated) replica(db *store.DB) (*refresh.Source, *Manager) {
 	client := inprocess.Client(w.t, w.Lark, nil)
 	source, err := refresh.New(refresh.Config{
 		Sessions: db.Sessions, Leases: db.Leases, Profiles: db.Profiles, Rates: db.Rates, Elections: db.Elections, Changes: db.Changes,

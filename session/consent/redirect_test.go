@@ -17,7 +17,7 @@ import (
 
 // atCallback is a redirect flow as far as Lark's consent: back is the callback
 // with a good code and state.
-func (w *world) atCallback(openID string) (f *Flow, b *browser, link, back string) {
+func (w *world) atCallback(openID string) (f *Manager, b *browser, link, back string) {
 	w.T.Helper()
 	f = w.flow(redirect)
 	link = w.ask(f, alice).AuthorizeURL
@@ -491,7 +491,7 @@ func TestRedirectStoreDown(t *testing.T) {
 func TestRedirectOverReplicas(t *testing.T) {
 	db := dbtest.Postgres(t)
 	w := newWorldOn(t, db, nil)
-	replica := func() *Flow {
+	replica := func() *Manager {
 		replica := db.Open(t, nil)
 		return w.flow(func(c *Config) { redirect(c); c.use(replica) })
 	}

@@ -27,47 +27,47 @@ const (
 // startRetiring deletes sessions and tokens that are of no use any more, on a
 // goroutine of its own, since Lark may be slow. One such run is under way at a
 // time.
-func (f *Flow) startRetiring(ctx context.Context) {
+func (m *Manager) startRetiring(ctx context.Context) {
 	select {
-	case f.retiring <- struct{}{}:
+	case m.retiring <- struct{}{}:
 	default:
 		return
 	}
-	done := func() { <-f.retiring }
-	if !f.task(ctx, func(ctx context.Context) { defer done(); f.retire(ctx) }) {
+	done := func() { <-m.retiring }
+	if !m.task(ctx, func(ctx context.Context) { defer done(); m.retire(ctx) }) {
 		done()
 	}
 }
 
-func (f *Flow) retire(ctx context.Context) {
+func (m *Manager) retire(ctx context.Context) {
 	dropped := 0
-	for id := range f.apps {
-		n, err := f.dropTokensOfLeft(ctx, id)
+	for id := range m.apps {
+		n, err := m.dropTokensOfLeft(ctx, id)
 		dropped += n
 		if err != nil {
-			f.logUnlessStopping(ctx, "tokens of users who left could not be dropped", err)
+			m.logUnlessStopping(ctx, "tokens of users who left could not be dropped", err)
 		}
 	}
 	deleted := 0
-	if f.keep > 0 {
+	if m.keep > 0 {
 		var err error
-		if deleted, err = f.deleteUnusable(ctx); err != nil {
-			f.logUnlessStopping(ctx, "sessions that can't be used any more could not be deleted", err)
+		if deleted, err = m.deleteUnusable(ctx); err != nil {
+			m.logUnlessStopping(ctx, "sessions that can't be used any more could not be deleted", err)
 		}
 	}
 	if dropped+deleted > 0 {
-		f.log.InfoContext(ctx, "looked after sessions that can't be used any more", "dropped", dropped, "deleted", deleted)
+		m.log.InfoContext(ctx, "looked after sessions that can't be used any more", "dropped", dropped, "deleted", deleted)
 	}
 }
 
 // dropTokensOfLeft ends, here and at Lark, the grants of an app's users who left
 // more than keepTokensOfLeft ago. If Lark does not take a token, the others keep
 // theirs for an hour, so that they can be revoked when Lark answers again.
-func (f *Flow) dropTokensOfLeft(ctx context.Context, appID string) (dropped int, err error) {
-	if f.now().Before(f.leaveUntil[appID]) {
+func (m *Manager) dropTokensOfLeft(ctx context.Context, appID string) (dropped int, err error) {
+	if m.now().Before(m.leaveUntil[appID]) {
 		return 0, nil
 	}
-	left, err := f.retention.Left(ctx, appID, keepTokensOfLeft, leftAtOnce)
+	left, err := m.retention.Left(ctx, appID, keepTokensOfLeft, leftAtOnce)
 	if err != nil {
 		return 0, err
 	}
@@ -75,7 +75,7 @@ func (f *Flow) dropTokensOfLeft(ctx context.Context, appID string) (dropped int,
 		if ctx.Err() != nil {
 			return dropped, nil
 		}
-		before, err := f.retention.DropTokens(ctx, key)
+		before, err := m.retention.DropTokens(ctx, key)
 		if errors.Is(err, session.ErrConflict) || errors.Is(err, session.ErrNotFound) {
 			continue // it can be used again, or is being refreshed
 		}
@@ -83,11 +83,11 @@ func (f *Flow) dropTokensOfLeft(ctx context.Context, appID string) (dropped int,
 			return dropped, err
 		}
 		dropped++
-		taken := f.discard(ctx, key, before.AccessToken, before.RefreshToken)
-		f.audit.Write(ctx, store.AuditEntry{Actor: store.ByLarkside, Action: store.AuditRevoke, Key: key, Result: "done",
+		taken := m.discard(ctx, key, before.AccessToken, before.RefreshToken)
+		m.audit.Write(ctx, store.AuditEntry{Actor: store.ByLarkside, Action: store.AuditRevoke, Key: key, Result: "done",
 			Detail: "the user left, or was frozen, more than 24 hours ago"})
 		if !taken {
-			f.leaveUntil[appID] = f.now().Add(leaveAfterFailure)
+			m.leaveUntil[appID] = m.now().Add(leaveAfterFailure)
 			return dropped, nil
 		}
 	}
@@ -96,27 +96,27 @@ func (f *Flow) dropTokensOfLeft(ctx context.Context, appID string) (dropped int,
 
 // deleteUnusable deletes sessions that have been of no use for longer than
 // they are kept. Tokens that have not expired are revoked at Lark.
-func (f *Flow) deleteUnusable(ctx context.Context) (int, error) {
-	deleted, err := f.retention.DeleteUnusable(ctx, f.keep, deletedAtOnce)
+func (m *Manager) deleteUnusable(ctx context.Context) (int, error) {
+	deleted, err := m.retention.DeleteUnusable(ctx, m.keep, deletedAtOnce)
 	if err != nil {
 		return 0, err
 	}
 	for i := range deleted {
 		s := &deleted[i]
-		access, refresh := f.living(s)
-		f.discard(ctx, s.Key, access, refresh)
+		access, refresh := m.living(s)
+		m.discard(ctx, s.Key, access, refresh)
 		detail := "it could not be used any more"
 		if s.Reason != "" {
 			detail += ": " + string(s.Reason)
 		}
-		f.audit.Write(ctx, store.AuditEntry{Actor: store.ByLarkside, Action: store.AuditPurge, Key: s.Key, Result: "done", Detail: detail})
+		m.audit.Write(ctx, store.AuditEntry{Actor: store.ByLarkside, Action: store.AuditPurge, Key: s.Key, Result: "done", Detail: detail})
 	}
 	return len(deleted), nil
 }
 
 // living returns the tokens of s that have not expired.
-func (f *Flow) living(s *session.Session) (access, refresh session.Secret) {
-	now := f.now()
+func (m *Manager) living(s *session.Session) (access, refresh session.Secret) {
+	now := m.now()
 	if now.Before(s.ExpiresAt) {
 		access = s.AccessToken
 	}

@@ -29,7 +29,7 @@ func (w *world) entries(actor string) (list []string) {
 
 // retire waits for d, has each replica look after what can't be used any more,
 // and waits for what is tried again. A minute passes at least.
-func (w *world) retire(d time.Duration, flows ...*Flow) {
+func (w *world) retire(d time.Duration, flows ...*Manager) {
 	w.T.Helper()
 	time.Sleep(d)
 	for _, f := range flows {

@@ -37,40 +37,40 @@ func (e *SignInError) Unwrap() error { return e.Err }
 // It is for one person at their own terminal. A consent that a request starts is
 // for one user, whom the request has named; this one is for whoever approves. So
 // nothing is kept of it before that: if this process ends, it has to be begun again.
-func (f *Flow) SignIn(ctx context.Context, appID string, show func(link string, life time.Duration)) (*session.Session, error) {
-	app, ok := f.apps[appID]
+func (m *Manager) SignIn(ctx context.Context, appID string, show func(link string, life time.Duration)) (*session.Session, error) {
+	app, ok := m.apps[appID]
 	if !ok {
 		return nil, fmt.Errorf("signing in: app %q: %w", appID, session.ErrNotFound)
 	}
-	if !f.enter() {
+	if !m.enter() {
 		return nil, fmt.Errorf("signing in: %w: %w", session.ErrUnavailable, errClosing)
 	}
-	defer f.tasks.Done()
-	admitted, wait, err := f.rates.Take(ctx, "consent/"+appID, startRates, 1)
+	defer m.tasks.Done()
+	admitted, wait, err := m.rates.Take(ctx, "consent/"+appID, startRates, 1)
 	switch {
 	case err != nil:
 		return nil, err
 	case admitted == 0:
 		return nil, &session.RetryError{Err: fmt.Errorf("signing in: too many consents: %w", session.ErrNotAsked), After: max(wait, retrySoon)}
 	}
-	d, err := app.StartDevice(ctx, f.scopes)
+	d, err := app.StartDevice(ctx, m.scopes)
 	if err != nil {
-		return nil, f.signInFailed(ctx, appID, err)
+		return nil, m.signInFailed(ctx, appID, err)
 	}
 	show(d.VerificationURIComplete, d.ExpiresIn)
-	token, err := f.awaitSignIn(ctx, appID, app, d)
+	token, err := m.awaitSignIn(ctx, appID, app, d)
 	if err != nil {
 		return nil, err
 	}
 	// Lark issues these tokens once. They are stored although the terminal may be
 	// closed by now.
-	ctx, cancel := f.detach(ctx)
+	ctx, cancel := m.detach(ctx)
 	defer cancel()
-	return f.storeSignIn(ctx, appID, app, token)
+	return m.storeSignIn(ctx, appID, app, token)
 }
 
 // awaitSignIn polls until the person has decided (RFC 8628 section 3.5).
-func (f *Flow) awaitSignIn(ctx context.Context, appID string, app Lark, d lark.DeviceAuthorization) (lark.Token, error) {
+func (m *Manager) awaitSignIn(ctx context.Context, appID string, app Lark, d lark.DeviceAuthorization) (lark.Token, error) {
 	over := time.NewTimer(d.ExpiresIn)
 	defer over.Stop()
 	for interval := d.Interval; ; {
@@ -84,7 +84,7 @@ func (f *Flow) awaitSignIn(ctx context.Context, appID string, app Lark, d lark.D
 			pause.Stop()
 			return lark.Token{}, context.Cause(ctx)
 		}
-		token, err := f.pollSignIn(ctx, app, d)
+		token, err := m.pollSignIn(ctx, app, d)
 		var e *lark.Error
 		errors.As(err, &e)
 		_, refused := refusalOf(e)
@@ -99,9 +99,9 @@ func (f *Flow) awaitSignIn(ctx context.Context, appID string, app Lark, d lark.D
 		case errors.Is(err, lark.ErrExpired):
 			return lark.Token{}, &SignInError{Reason: session.Reason(session.ConsentExpired)}
 		case refused, e != nil && (e.Class == lark.Reauthorize || e.Class == lark.UserDisabled && !e.Doubtful()):
-			return lark.Token{}, f.signInFailed(ctx, appID, err)
+			return lark.Token{}, m.signInFailed(ctx, appID, err)
 		default:
-			f.complaints.Log(ctx, slog.LevelWarn, "can't poll a sign-in; trying again until it expires", appID, "app_id", appID, "error", err)
+			m.complaints.Log(ctx, slog.LevelWarn, "can't poll a sign-in; trying again until it expires", appID, "app_id", appID, "error", err)
 			interval = max(interval, min(2*interval, slowestBlind))
 		}
 	}
@@ -109,8 +109,8 @@ func (f *Flow) awaitSignIn(ctx context.Context, appID string, app Lark, d lark.D
 
 // pollSignIn asks once. The end of ctx does not cut it off, since Lark may issue the
 // tokens at that moment.
-func (f *Flow) pollSignIn(ctx context.Context, app Lark, d lark.DeviceAuthorization) (lark.Token, error) {
-	ctx, stop := f.detach(ctx)
+func (m *Manager) pollSignIn(ctx context.Context, app Lark, d lark.DeviceAuthorization) (lark.Token, error) {
+	ctx, stop := m.detach(ctx)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
@@ -118,7 +118,7 @@ func (f *Flow) pollSignIn(ctx context.Context, app Lark, d lark.DeviceAuthorizat
 }
 
 // signInFailed logs why Lark gave no link or no tokens, and returns the error for it.
-func (f *Flow) signInFailed(ctx context.Context, appID string, cause error) error {
+func (m *Manager) signInFailed(ctx context.Context, appID string, cause error) error {
 	reason, remedy := session.Reason(reasonStartFailed), "try again; doctor checks the app"
 	var e *lark.Error
 	errors.As(cause, &e)
@@ -127,16 +127,16 @@ func (f *Flow) signInFailed(ctx context.Context, appID string, cause error) erro
 	} else if e != nil && e.Class == lark.AppRefused {
 		return &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, cause), After: retryFailed}
 	}
-	f.complaints.Log(ctx, slog.LevelError, "a sign-in failed", appID+string(reason), "reason", string(reason), "do", remedy, "app_id", appID, "error", cause)
+	m.complaints.Log(ctx, slog.LevelError, "a sign-in failed", appID+string(reason), "reason", string(reason), "do", remedy, "app_id", appID, "error", cause)
 	return &SignInError{Reason: reason, Err: cause}
 }
 
 // storeSignIn finds out whose tokens these are, stores them and makes that user the
 // default one. Tokens that can't be stored are revoked at Lark.
-func (f *Flow) storeSignIn(ctx context.Context, appID string, app Lark, t lark.Token) (*session.Session, error) {
-	received := f.now()
+func (m *Manager) storeSignIn(ctx context.Context, appID string, app Lark, t lark.Token) (*session.Session, error) {
+	received := m.now()
 	discard := func(err error) (*session.Session, error) {
-		f.Discard(ctx, session.Key{AppID: appID}, t.AccessToken, t.RefreshToken)
+		m.Discard(ctx, session.Key{AppID: appID}, t.AccessToken, t.RefreshToken)
 		return nil, err
 	}
 	if t.TokenType != "Bearer" {
@@ -144,18 +144,18 @@ func (f *Flow) storeSignIn(ctx context.Context, appID string, app Lark, t lark.T
 	}
 	who, err := ownerOf(ctx, app, t)
 	if err != nil {
-		f.complaints.Log(ctx, slog.LevelError, "can't find out who signed in", appID, "app_id", appID, "error", err)
+		m.complaints.Log(ctx, slog.LevelError, "can't find out who signed in", appID, "app_id", appID, "error", err)
 		return discard(&SignInError{Reason: reasonUserInfo, Err: err})
 	}
 	grant := grantOf(session.Key{AppID: appID, OpenID: who.OpenID}, t, who, received)
 	var stored *session.Session
-	err = f.retryStore(ctx, func(ctx context.Context) (err error) {
-		stored, err = f.sessions.Put(ctx, grant)
+	err = m.retryStore(ctx, func(ctx context.Context) (err error) {
+		stored, err = m.sessions.Put(ctx, grant)
 		return err
 	})
 	if err != nil {
 		return discard(err)
 	}
-	f.audit.Write(ctx, store.AuditEntry{Actor: store.ByUser, Action: store.AuditSignIn, Key: grant.Key, Result: string(session.ConsentDone)})
-	return stored, f.retryStore(ctx, func(ctx context.Context) error { return f.defaults.Set(ctx, grant.Key) })
+	m.audit.Write(ctx, store.AuditEntry{Actor: store.ByUser, Action: store.AuditSignIn, Key: grant.Key, Result: string(session.ConsentDone)})
+	return stored, m.retryStore(ctx, func(ctx context.Context) error { return m.defaults.Set(ctx, grant.Key) })
 }

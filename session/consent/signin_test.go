@@ -22,7 +22,7 @@ type signingIn struct {
 }
 
 // signIn begins a SignIn and returns once it has shown the link, or is over.
-func (w *world) signIn(ctx context.Context, f *Flow) *signingIn {
+func (w *world) signIn(ctx context.Context, f *Manager) *signingIn {
 	w.T.Helper()
 	s := &signingIn{over: make(chan struct{})}
 	shown := make(chan struct{})

@@ -54,36 +54,36 @@ func refusalOf(e *lark.Error) (consentRefusal, bool) {
 }
 
 // refuse ends p because Lark refused it, and tells the operator what to do.
-func (f *Flow) refuse(ctx context.Context, p *session.Consent, r consentRefusal, cause error) {
-	f.complaints.Log(ctx, slog.LevelError, "Lark refused a consent", r.reason, "reason", r.reason, "do", r.remedy,
-		"app_id", p.AppID, f.users.Log(p.OpenID), "scope", p.Scopes, "error", cause)
-	f.closeOrLog(ctx, p, session.ConsentFailed, r.reason)
+func (m *Manager) refuse(ctx context.Context, p *session.Consent, r consentRefusal, cause error) {
+	m.complaints.Log(ctx, slog.LevelError, "Lark refused a consent", r.reason, "reason", r.reason, "do", r.remedy,
+		"app_id", p.AppID, m.users.Log(p.OpenID), "scope", p.Scopes, "error", cause)
+	m.closeOrLog(ctx, p, session.ConsentFailed, r.reason)
 }
 
 // start gives p its link, and sends the card if that need not wait. The caller
 // has the lease on p.
-func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Reason, sendNow bool) (outcome, error) {
+func (m *Manager) start(ctx context.Context, p *session.Consent, reason session.Reason, sendNow bool) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	err := f.giveLink(ctx, p)
+	err := m.giveLink(ctx, p)
 	switch {
 	case errors.Is(err, session.ErrConflict):
 		return outcome{}, errAgain
 	case errors.Is(err, session.ErrUnavailable):
 		return outcome{}, err
 	case err != nil:
-		return f.startFailed(ctx, p, err)
+		return m.startFailed(ctx, p, err)
 	}
-	if !sendNow && !f.cardOff {
-		f.recordCard(ctx, p, session.CardRateLimited, "")
+	if !sendNow && !m.cardOff {
+		m.recordCard(ctx, p, session.CardRateLimited, "")
 		return withLink(p, session.CardRateLimited), nil
 	}
-	card, nobody := f.sendCard(ctx, p, reason)
+	card, nobody := m.sendCard(ctx, p, reason)
 	if nobody {
 		return withoutLink(session.CardFailed, retryNobody), nil
 	}
 	if p.Flow == session.DeviceFlow {
-		f.wakeAfter(p.PollInterval)
+		m.wakeAfter(p.PollInterval)
 	}
 	o := withLink(p, card)
 	o.began = true
@@ -91,16 +91,16 @@ func (f *Flow) start(ctx context.Context, p *session.Consent, reason session.Rea
 }
 
 // giveLink starts the flow of p, stores the link and sets it in p.
-func (f *Flow) giveLink(ctx context.Context, p *session.Consent) error {
+func (m *Manager) giveLink(ctx context.Context, p *session.Consent) error {
 	if p.Flow == session.RedirectFlow {
-		if f.publicURL == "" { // taken over from a replica that had one
+		if m.publicURL == "" { // taken over from a replica that had one
 			return errors.New("starting a redirect flow: no public URL is configured")
 		}
 		ticket := newSecret()
-		p.Link = session.NewSecret(f.publicURL + startPath + "?t=" + ticket.Expose())
-		return f.consents.SetLink(ctx, p, p.Link, newSecret(), session.Hash(ticket.Expose()), 0, p.Left)
+		p.Link = session.NewSecret(m.publicURL + startPath + "?t=" + ticket.Expose())
+		return m.consents.SetLink(ctx, p, p.Link, newSecret(), session.Hash(ticket.Expose()), 0, p.Left)
 	}
-	d, err := f.apps[p.AppID].StartDevice(ctx, parseScopes(p.Scopes))
+	d, err := m.apps[p.AppID].StartDevice(ctx, parseScopes(p.Scopes))
 	if err != nil {
 		return fmt.Errorf("starting a device flow: %w", err)
 	}
@@ -109,7 +109,7 @@ func (f *Flow) giveLink(ctx context.Context, p *session.Consent) error {
 		p.ExpiresAt, p.Left = p.ExpiresAt.Add(d.ExpiresIn-p.Left), d.ExpiresIn
 	}
 	p.PollInterval = d.Interval
-	return f.consents.SetLink(ctx, p, p.Link, d.DeviceCode, "", d.Interval, p.Left)
+	return m.consents.SetLink(ctx, p, p.Link, d.DeviceCode, "", d.Interval, p.Left)
 }
 
 // newSecret returns 256 random bits as 43 characters that a URL may have.
@@ -122,21 +122,21 @@ func newSecret() session.Secret {
 // startFailed closes a consent that got no link, so that the next call can try
 // again. It distinguishes whether Lark refuses the app, refuses these scopes or
 // is down.
-func (f *Flow) startFailed(ctx context.Context, p *session.Consent, cause error) (outcome, error) {
+func (m *Manager) startFailed(ctx context.Context, p *session.Consent, cause error) (outcome, error) {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	var e *lark.Error
 	errors.As(cause, &e)
 	if refusal, ok := refusalOf(e); ok {
-		f.refuse(closing, p, refusal, cause)
+		m.refuse(closing, p, refusal, cause)
 		if e.Class == lark.ScopeRefused {
 			return outcome{}, errScopes
 		}
 		return withoutLink(session.CardFailed, retryFailed), nil
 	}
-	f.logThrottled(ctx, "can't start a consent", p.Key, cause)
-	if _, err := f.close(closing, p, session.ConsentFailed, reasonStartFailed); err != nil && !errors.Is(err, session.ErrConflict) {
-		f.logThrottled(ctx, "can't close a consent", p.Key, err)
+	m.logThrottled(ctx, "can't start a consent", p.Key, cause)
+	if _, err := m.close(closing, p, session.ConsentFailed, reasonStartFailed); err != nil && !errors.Is(err, session.ErrConflict) {
+		m.logThrottled(ctx, "can't close a consent", p.Key, err)
 	}
 	if e != nil && e.Class == lark.AppRefused {
 		return outcome{}, &session.RetryError{Err: fmt.Errorf("%w: %w", session.ErrAppMisconfigured, cause), After: retryFailed}
@@ -147,47 +147,47 @@ func (f *Flow) startFailed(ctx context.Context, p *session.Consent, cause error)
 // sendCard sends the card of p and records what became of it. nobody reports
 // whether Lark knows no such user. Then the consent is deleted, or invented ids
 // would fill the database.
-func (f *Flow) sendCard(ctx context.Context, p *session.Consent, reason session.Reason) (result session.CardResult, nobody bool) {
-	if f.cardOff {
-		f.recordCard(ctx, p, session.CardOff, "")
+func (m *Manager) sendCard(ctx context.Context, p *session.Consent, reason session.Reason) (result session.CardResult, nobody bool) {
+	if m.cardOff {
+		m.recordCard(ctx, p, session.CardOff, "")
 		return session.CardOff, false
 	}
-	if _, muted := f.refusedCard(p.Key); muted {
-		f.recordCard(ctx, p, session.CardFailed, "")
+	if _, muted := m.refusedCard(p.Key); muted {
+		m.recordCard(ctx, p, session.CardFailed, "")
 		return session.CardFailed, false
 	}
-	messageID, err := f.deliver(ctx, p, f.cards.waiting(f.apps.name(ctx, p.AppID), p, reason))
+	messageID, err := m.deliver(ctx, p, m.cards.waiting(m.apps.name(ctx, p.AppID), p, reason))
 	if err == nil {
-		f.recordCard(ctx, p, session.CardSent, messageID)
+		m.recordCard(ctx, p, session.CardSent, messageID)
 		return session.CardSent, false
 	}
 	var e *lark.Error
 	errors.As(err, &e)
 	switch {
 	case e != nil && e.Class == lark.InvalidID:
-		f.cardRefusals.Add(p.Key, cardRefusal{until: f.now().Add(muteForNobody), unknown: true})
-		f.chargeUnknown(ctx, p)
-		if err := f.consents.Drop(ctx, p); err != nil {
-			f.logThrottled(ctx, "can't drop a consent", p.Key, err) // it expires, and is counted then
+		m.cardRefusals.Add(p.Key, cardRefusal{until: m.now().Add(muteForNobody), unknown: true})
+		m.chargeUnknown(ctx, p)
+		if err := m.consents.Drop(ctx, p); err != nil {
+			m.logThrottled(ctx, "can't drop a consent", p.Key, err) // it expires, and is counted then
 		} else {
-			f.count(p, session.ConsentFailed)
+			m.count(p, session.ConsentFailed)
 		}
 		return session.CardFailed, true
 	case e != nil && (e.Class == lark.Undeliverable || e.Class == lark.UserDisabled):
-		f.cardRefusals.Add(p.Key, cardRefusal{until: f.now().Add(muteForCard)})
-		f.log.InfoContext(ctx, "the card can't be delivered to this user", "app_id", p.AppID, f.users.Log(p.OpenID), "error", err)
+		m.cardRefusals.Add(p.Key, cardRefusal{until: m.now().Add(muteForCard)})
+		m.log.InfoContext(ctx, "the card can't be delivered to this user", "app_id", p.AppID, m.users.Log(p.OpenID), "error", err)
 	default:
-		f.logThrottled(ctx, "can't send a card", p.Key, err)
+		m.logThrottled(ctx, "can't send a card", p.Key, err)
 	}
-	f.recordCard(ctx, p, session.CardFailed, "")
+	m.recordCard(ctx, p, session.CardFailed, "")
 	return session.CardFailed, false
 }
 
 // deliver sends the card, and again if Lark fails for the moment. Lark delivers
 // one message per uuid.
-func (f *Flow) deliver(ctx context.Context, p *session.Consent, card []byte) (messageID string, err error) {
+func (m *Manager) deliver(ctx context.Context, p *session.Consent, card []byte) (messageID string, err error) {
 	err = retry(ctx, 300*time.Millisecond, 3, func() (again bool, err error) {
-		messageID, err = f.apps[p.AppID].SendCard(ctx, p.OpenID, "larkside-"+p.ID, card)
+		messageID, err = m.apps[p.AppID].SendCard(ctx, p.OpenID, "larkside-"+p.ID, card)
 		var e *lark.Error
 		return errors.As(err, &e) && e.Class == lark.Retry, err
 	})
@@ -196,15 +196,15 @@ func (f *Flow) deliver(ctx context.Context, p *session.Consent, card []byte) (me
 
 // recordCard stores what became of the card, even if a slow Lark has used up
 // the caller's time: without its message id a card can't be updated.
-func (f *Flow) recordCard(ctx context.Context, p *session.Consent, result session.CardResult, messageID string) {
+func (m *Manager) recordCard(ctx context.Context, p *session.Consent, result session.CardResult, messageID string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	err := retry(ctx, 100*time.Millisecond, 4, func() (bool, error) {
-		err := f.consents.Cards.Set(ctx, p.ID, result, messageID, session.ConsentPending)
+		err := m.consents.Cards.Set(ctx, p.ID, result, messageID, session.ConsentPending)
 		return errors.Is(err, session.ErrUnavailable), err
 	})
 	if err != nil {
-		f.logThrottled(ctx, "can't record a card", p.Key, err)
+		m.logThrottled(ctx, "can't record a card", p.Key, err)
 	}
 }
 

@@ -26,8 +26,8 @@ const (
 	OrderEnd Order = "ends"
 )
 
-// Place is where in an order a page begins. The zero Place is the beginning.
-type Place struct {
+// Cursor is where in an order a page begins. The zero Cursor is the beginning.
+type Cursor struct {
 	// Tier is a part of [OrderNeed] or [OrderEnd].
 	Tier int
 	// At is milliseconds since 1970 UTC: of the latest change, or of the end. It is
@@ -40,7 +40,7 @@ type Place struct {
 type Listing struct {
 	Sessions []session.Session
 	// Next is where the following page begins; nil: this is the last one.
-	Next *Place
+	Next *Cursor
 }
 
 // The tiers of [OrderNeed], in their order.
@@ -86,8 +86,8 @@ const (
 	ORDER BY usable_until DESC, app_id DESC, open_id DESC LIMIT $6`
 )
 
-// Browse returns up to limit sessions from a place in an order, without their tokens.
-func (d *Directory) Browse(ctx context.Context, o Order, from Place, f SessionFilter, limit int) (*Listing, error) {
+// Browse returns up to limit sessions from a cursor on, without their tokens.
+func (d *Directory) Browse(ctx context.Context, o Order, from Cursor, f SessionFilter, limit int) (*Listing, error) {
 	p := &Listing{}
 	last, now := 1, int64(0)
 	switch o {
@@ -104,7 +104,7 @@ func (d *Directory) Browse(ctx context.Context, o Order, from Place, f SessionFi
 	}
 	for tier := max(0, from.Tier); tier < last; tier++ {
 		if tier > from.Tier {
-			from = Place{Tier: tier}
+			from = Cursor{Tier: tier}
 		}
 		var rows []sessionRow
 		var query string
@@ -131,7 +131,7 @@ func (d *Directory) Browse(ctx context.Context, o Order, from Place, f SessionFi
 				return p, nil
 			}
 			p.Sessions = append(p.Sessions, *d.see(&rows[i]))
-			from = Place{Tier: tier, At: rows[i].ChangedAt, Key: session.Key{AppID: rows[i].AppID, OpenID: rows[i].OpenID}}
+			from = Cursor{Tier: tier, At: rows[i].ChangedAt, Key: session.Key{AppID: rows[i].AppID, OpenID: rows[i].OpenID}}
 			if o == OrderEnd {
 				from.At = rows[i].UsableUntil
 			}
@@ -140,9 +140,9 @@ func (d *Directory) Browse(ctx context.Context, o Order, from Place, f SessionFi
 	return p, nil
 }
 
-// needQuery returns what reads a tier of [OrderNeed] from a place on, without the limit; "" where f
-// leaves the tier out.
-func needQuery(tier int, from Place, f SessionFilter) (query string, args []any) {
+// needQuery returns the query that reads a tier of [OrderNeed] from a cursor on,
+// and its arguments without the limit. The query is "" if f leaves the tier out.
+func needQuery(tier int, from Cursor, f SessionFilter) (query string, args []any) {
 	states := []session.State{tierFailing: session.Active, tierAsking: session.ConsentRequired, tierDisabled: session.Disabled,
 		tierWorking: session.Active, tierRevoked: session.ConsentRequired}
 	if tier >= len(states) || f.State != "" && f.State != states[tier] {
@@ -160,7 +160,7 @@ func needQuery(tier int, from Place, f SessionFilter) (query string, args []any)
 }
 
 // endQuery is needQuery for [OrderEnd]. What will end is active.
-func endQuery(tier int, from Place, f SessionFilter, now int64) (query string, args []any) {
+func endQuery(tier int, from Cursor, f SessionFilter, now int64) (query string, args []any) {
 	if tier == tierToCome && f.State != "" && f.State != session.Active {
 		return "", nil
 	}
@@ -174,9 +174,9 @@ func endQuery(tier int, from Place, f SessionFilter, now int64) (query string, a
 	return query, []any{from.At, from.Key.AppID, from.Key.OpenID, f.AppID, f.State}
 }
 
-// before returns the arguments of a comparison with a place in the order of changes,
+// before returns the arguments of a comparison with a cursor in the order of changes,
 // the latest first.
-func before(from Place) []any {
+func before(from Cursor) []any {
 	at := from.At
 	if at == 0 {
 		at = math.MaxInt64

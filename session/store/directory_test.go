@@ -361,7 +361,7 @@ func TestBrowseInOrder(t *testing.T) {
 		} {
 			for _, limit := range []int{1, 3, 10} {
 				var got []string
-				for from, pages := (&store.Place{}), 0; from != nil && pages < 20; pages++ {
+				for from, pages := (&store.Cursor{}), 0; from != nil && pages < 20; pages++ {
 					p, err := s.Directory.Browse(t.Context(), tc.order, *from, tc.f, limit)
 					if err != nil || len(p.Sessions) > limit {
 						t.Fatalf("%d sessions, %v", len(p.Sessions), err)
@@ -380,7 +380,7 @@ func TestBrowseInOrder(t *testing.T) {
 			}
 		}
 		var latest []string
-		for from := (&store.Place{}); from != nil; {
+		for from := (&store.Cursor{}); from != nil; {
 			p, err := s.Directory.Browse(t.Context(), store.OrderChange, *from, store.SessionFilter{}, 3)
 			if err != nil {
 				t.Fatal(err)
@@ -396,10 +396,10 @@ func TestBrowseInOrder(t *testing.T) {
 		if slices.Sort(latest); len(slices.Compact(latest)) != 10 {
 			t.Errorf("by change: %v", latest)
 		}
-		if p, err := s.Directory.Browse(t.Context(), store.OrderNeed, store.Place{Tier: 99}, store.SessionFilter{}, 3); err != nil || len(p.Sessions) != 0 {
+		if p, err := s.Directory.Browse(t.Context(), store.OrderNeed, store.Cursor{Tier: 99}, store.SessionFilter{}, 3); err != nil || len(p.Sessions) != 0 {
 			t.Errorf("behind the end: %+v, %v", p, err)
 		}
-		p, err := s.Directory.Browse(t.Context(), store.OrderEnd, store.Place{}, store.SessionFilter{}, 1)
+		p, err := s.Directory.Browse(t.Context(), store.OrderEnd, store.Cursor{}, store.SessionFilter{}, 1)
 		if err != nil || p.Sessions[0].UsableUntil.Before(time.Now()) {
 			t.Errorf("%+v, %v", p, err)
 		}

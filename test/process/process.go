@@ -1,4 +1,4 @@
-// Package process runs the real larkside for tests: the binary, its three
+// Package process runs the real larkside for tests: the binary, its
 // listeners, its log, signals and exit statuses, one replica or several.
 //
 //	func TestMain(m *testing.M) { os.Exit(process.Main(m)) }

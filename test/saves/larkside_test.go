@@ -34,10 +34,10 @@ type larkside struct {
 
 // replica is wired as cmd/larkside does it.
 type replica struct {
-	db     *store.DB
-	source *refresh.Source
-	flow   *consent.Flow
-	proxy  http.Handler
+	db       *store.DB
+	source   *refresh.Source
+	consents *consent.Manager
+	proxy    http.Handler
 }
 
 // throughLarkside lives the day with Larkside.
@@ -54,13 +54,13 @@ func throughLarkside(t testing.TB, w *world, people []*person) {
 	var running sync.WaitGroup
 	for _, r := range l.replicas {
 		running.Go(func() { r.source.Run(background) })
-		running.Go(func() { r.flow.Run(background) })
+		running.Go(func() { r.consents.Run(background) })
 	}
 	w.live(t, people, l)
 	stop()
 	running.Wait()
 	for _, r := range l.replicas {
-		if err := errors.Join(r.source.Shutdown(t.Context()), r.flow.Shutdown(t.Context())); err != nil {
+		if err := errors.Join(r.source.Shutdown(t.Context()), r.consents.Shutdown(t.Context())); err != nil {
 			t.Error(err)
 		}
 	}
@@ -75,7 +75,7 @@ func (l *larkside) newReplica(t testing.TB) *replica {
 	log := slog.New(slog.NewTextHandler(&l.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	r := &replica{db: w.db.Open(t, func(c *store.Config) { c.TestingOnlyDriver, c.Log = w.driverName, log })}
 	db, client := r.db, inprocess.Client(t, w.lark, w)
-	var asking atomic.Pointer[consent.Flow]
+	var asking atomic.Pointer[consent.Manager]
 	var err1, err2, err3 error
 	r.source, err1 = refresh.New(refresh.Config{
 		Sessions: db.Sessions, Leases: db.Leases, Profiles: db.Profiles, Rates: db.Rates, Elections: db.Elections, Changes: db.Changes,
@@ -88,13 +88,13 @@ func (l *larkside) newReplica(t testing.TB) *replica {
 			asking.Load().Discard(ctx, key, access, refresh)
 		},
 	})
-	r.flow, err2 = consent.New(consent.Config{
+	r.consents, err2 = consent.New(consent.Config{
 		Sessions: db.Sessions, Retention: db.Retention, Keep: 90 * 24 * time.Hour, Consents: db.Consents, Reminders: db.Reminders, Events: db.Events,
 		Rates: db.Rates, Elections: db.Elections, Audit: db.Audit, Changes: db.Changes, Defaults: db.Defaults,
 		Apps: map[string]consent.Lark{larktest.AppID: client}, Scopes: scopes, PublicURL: public, AwaitTurn: r.source.AwaitTurn, Log: log,
 		TokenRefused: func(ctx context.Context, key session.Key, version int64) { r.source.ReplaceRefused(ctx, key, version) },
 	})
-	asking.Store(r.flow)
+	asking.Store(r.consents)
 	upstream, _ := url.Parse(w.lark.URL)
 	r.proxy, err3 = proxy.New(proxy.Config{
 		UserTokenRefusal: lark.UserTokenRefusal, TenantTokenRefusal: lark.TenantTokenRefusal,
@@ -113,7 +113,7 @@ type tokens struct{ *replica }
 func (r tokens) Token(ctx context.Context, key session.Key) (*session.Access, session.Lookup, error) {
 	a, lookup, err := r.source.Token(ctx, key)
 	if why, ok := errors.AsType[*session.ConsentRequiredError](err); ok {
-		err = &session.ConsentRequiredError{Reason: r.flow.Reason(ctx, key, why.Reason)}
+		err = &session.ConsentRequiredError{Reason: r.consents.Reason(ctx, key, why.Reason)}
 	}
 	return a, lookup, err
 }
@@ -129,7 +129,7 @@ func (r asker) Ask(ctx context.Context, key session.Key, want session.ConsentReq
 	if err := r.source.CheckApp(key.AppID); err != nil {
 		return session.Challenge{}, err
 	}
-	return r.flow.Ask(ctx, key, want)
+	return r.consents.Ask(ctx, key, want)
 }
 
 func (l *larkside) call(instance int, openID string) (link string, ok bool) {
@@ -143,7 +143,7 @@ func (l *larkside) call(instance int, openID string) (link string, ok bool) {
 
 // consent is what the user's browser does.
 func (l *larkside) consent(t testing.TB, openID, link string) {
-	pages := l.replicas[rand.IntN(instances)].flow.Handler()
+	pages := l.replicas[rand.IntN(instances)].consents.Handler()
 	get := func(link string, cookies []*http.Cookie) *http.Response {
 		r := httptest.NewRequest(http.MethodGet, link, nil)
 		for _, c := range cookies {

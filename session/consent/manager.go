@@ -38,7 +38,7 @@ type Lark interface {
 	Bot(ctx context.Context) (lark.Bot, error)
 }
 
-// Config is what a [Flow] needs.
+// Config is what a [Manager] needs.
 type Config struct {
 	// Sessions, Retention, Consents, Reminders, Events, Rates, Elections, Audit,
 	// Changes and Defaults are those of one database; required.
@@ -88,7 +88,7 @@ type Config struct {
 	// to the chat. Empty: no page does.
 	ChatLink string
 	// Buttons adds to the cards the buttons whose clicks reach
-	// [Flow.HandleEvent].
+	// [Manager.HandleEvent].
 	Buttons bool
 	// EventKeys verify what Lark posts to /consent/events. Nil: that path is
 	// 404. Events may still come over the long connection.
@@ -132,8 +132,8 @@ const (
 	cutOffGrace = 2 * time.Second
 )
 
-// Flow obtains consents. It is safe for concurrent use.
-type Flow struct {
+// Manager obtains consents, and ends the sessions that they began. It is safe for concurrent use.
+type Manager struct {
 	sessions   *store.Sessions
 	retention  *store.Retention
 	consents   *store.Consents
@@ -191,12 +191,12 @@ type Flow struct {
 	tasks   sync.WaitGroup
 }
 
-// New checks c and returns a Flow. It makes no connection.
-func New(c Config) (*Flow, error) {
+// New checks c and returns a Manager. It makes no connection.
+func New(c Config) (*Manager, error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
-	f := &Flow{
+	m := &Manager{
 		sessions: c.Sessions, retention: c.Retention, keep: c.Keep, retiring: make(chan struct{}, 1), leaveUntil: make(map[string]time.Time), consents: c.Consents, reminders: c.Reminders, events: c.Events,
 		rates: c.Rates, elections: c.Elections, audit: c.Audit, changes: c.Changes, defaults: c.Defaults, apps: newApps(c.Apps), flow: c.Flow,
 		scopes: newScopes(c.Scopes...).with(offlineAccess), publicURL: c.PublicURL,
@@ -209,39 +209,39 @@ func New(c Config) (*Flow, error) {
 		users: c.Users, now: c.Now, log: c.Log, wakeUp: make(chan struct{}, 1),
 		tracer: otel.Tracer("larkside/session/consent"),
 	}
-	f.cards = newCards(c)
-	f.cookie = cookieFor(c.PublicURL)
-	if f.flow == "" {
-		f.flow = session.DeviceFlow
+	m.cards = newCards(c)
+	m.cookie = cookieFor(c.PublicURL)
+	if m.flow == "" {
+		m.flow = session.DeviceFlow
 		if c.PublicURL != "" {
-			f.flow = session.RedirectFlow
+			m.flow = session.RedirectFlow
 		}
 	}
-	if f.tokenRefused == nil {
-		f.tokenRefused = func(context.Context, session.Key, int64) {}
+	if m.tokenRefused == nil {
+		m.tokenRefused = func(context.Context, session.Key, int64) {}
 	}
-	if f.awaitTurn == nil {
-		f.awaitTurn = func(context.Context, string, session.TokenCall) error { return nil }
+	if m.awaitTurn == nil {
+		m.awaitTurn = func(context.Context, string, session.TokenCall) error { return nil }
 	}
-	if f.callers == nil {
-		f.callers = func() int { return 1 }
+	if m.callers == nil {
+		m.callers = func() int { return 1 }
 	}
-	if f.now == nil {
-		f.now = time.Now
+	if m.now == nil {
+		m.now = time.Now
 	}
-	if f.log == nil {
-		f.log = slog.New(slog.DiscardHandler)
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
 	}
-	f.life, f.endLife = context.WithCancel(context.Background())
+	m.life, m.endLife = context.WithCancel(context.Background())
 	var err error
-	if f.cardRefusals, err = lru.New[session.Key, cardRefusal](10_000); err != nil {
+	if m.cardRefusals, err = lru.New[session.Key, cardRefusal](10_000); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
-	if f.pages, err = newPages(c); err != nil {
+	if m.pages, err = newPages(c); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
-	f.complaints = telemetry.NewComplaints(f.log)
-	return f, f.instruments()
+	m.complaints = telemetry.NewComplaints(m.log)
+	return m, m.instruments()
 }
 
 func (c Config) check() error {
@@ -297,16 +297,16 @@ func orDefault[T comparable](v, fallback T) T {
 	return v
 }
 
-func (f *Flow) instruments() error {
+func (m *Manager) instruments() error {
 	meter := otel.Meter("larkside/session/consent")
 	var err1, err2, err3, err4 error
-	f.stateCount, err1 = meter.Int64Counter("larkside.consents",
+	m.stateCount, err1 = meter.Int64Counter("larkside.consents",
 		metric.WithUnit("{consent}"), metric.WithDescription("Consents by what became of them; pending: started."))
-	f.cardCount, err2 = meter.Int64Counter("larkside.cards",
+	m.cardCount, err2 = meter.Int64Counter("larkside.cards",
 		metric.WithUnit("{card}"), metric.WithDescription("What callers were told about the auth card."))
-	f.eventCount, err3 = meter.Int64Counter("larkside.events",
+	m.eventCount, err3 = meter.Int64Counter("larkside.events",
 		metric.WithUnit("{event}"), metric.WithDescription("Lark's events by what became of them."))
-	f.took, err4 = meter.Float64Histogram("larkside.consent.duration",
+	m.took, err4 = meter.Float64Histogram("larkside.consent.duration",
 		metric.WithUnit("s"), metric.WithDescription("Time from the start of a consent to its end; of done ones, how long users take."),
 		metric.WithExplicitBucketBoundaries(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600))
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
@@ -317,11 +317,11 @@ func (f *Flow) instruments() error {
 	ctx := context.Background()
 	for _, flow := range []session.Flow{session.DeviceFlow, session.RedirectFlow} {
 		for _, state := range []session.ConsentState{session.ConsentPending, session.ConsentFailed} {
-			f.stateCount.Add(ctx, 0, consentLabels(flow, state))
+			m.stateCount.Add(ctx, 0, consentLabels(flow, state))
 		}
 	}
 	for _, card := range []session.CardResult{session.CardSent, session.CardFailed} {
-		f.cardCount.Add(ctx, 0, metric.WithAttributes(telemetry.Result.String(string(card))))
+		m.cardCount.Add(ctx, 0, metric.WithAttributes(telemetry.Result.String(string(card))))
 	}
 	return nil
 }
@@ -332,11 +332,11 @@ func consentLabels(flow session.Flow, state session.ConsentState) metric.Measure
 
 // count counts that p has entered state. If that is final, it records how long
 // p was open.
-func (f *Flow) count(p *session.Consent, state session.ConsentState) {
+func (m *Manager) count(p *session.Consent, state session.ConsentState) {
 	labels := consentLabels(p.Flow, state)
-	f.stateCount.Add(context.Background(), 1, labels)
+	m.stateCount.Add(context.Background(), 1, labels)
 	if state != session.ConsentPending {
-		f.took.Record(context.Background(), max(0, age(p)).Seconds(), labels)
+		m.took.Record(context.Background(), max(0, age(p)).Seconds(), labels)
 	}
 }
 
@@ -346,50 +346,50 @@ var errClosing = errors.New("shutting down")
 // task runs work on a goroutine. Its context has parent's values and ends when
 // Shutdown cuts it off, not when the caller hangs up. Once Shutdown has begun,
 // task runs nothing and returns false.
-func (f *Flow) task(parent context.Context, work func(context.Context)) bool {
-	if !f.enter() {
+func (m *Manager) task(parent context.Context, work func(context.Context)) bool {
+	if !m.enter() {
 		return false
 	}
 	go func() {
-		defer f.tasks.Done()
-		ctx, cancel := f.detach(parent)
+		defer m.tasks.Done()
+		ctx, cancel := m.detach(parent)
 		defer cancel()
 		work(ctx)
 	}()
 	return true
 }
 
-func (f *Flow) enter() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.closing {
-		f.tasks.Add(1)
+func (m *Manager) enter() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closing {
+		m.tasks.Add(1)
 	}
-	return !f.closing
+	return !m.closing
 }
 
-func (f *Flow) detach(parent context.Context) (context.Context, context.CancelFunc) {
+func (m *Manager) detach(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
-	stop := context.AfterFunc(f.life, cancel)
+	stop := context.AfterFunc(m.life, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
 // Shutdown waits until consents that are being started and tokens that are
 // being stored are done. When ctx ends it cuts them off. Nothing new begins
 // after it. End Run first.
-func (f *Flow) Shutdown(ctx context.Context) error {
-	f.mu.Lock()
-	f.closing = true
-	f.mu.Unlock()
+func (m *Manager) Shutdown(ctx context.Context) error {
+	m.mu.Lock()
+	m.closing = true
+	m.mu.Unlock()
 	idle := make(chan struct{})
-	go func() { f.tasks.Wait(); close(idle) }()
-	defer f.endLife()
+	go func() { m.tasks.Wait(); close(idle) }()
+	defer m.endLife()
 	select {
 	case <-idle:
 		return nil
 	case <-ctx.Done():
 	}
-	f.endLife()
+	m.endLife()
 	select {
 	case <-idle:
 		return nil
@@ -400,6 +400,6 @@ func (f *Flow) Shutdown(ctx context.Context) error {
 
 // logThrottled logs an error that may occur a thousand times, at a bounded
 // rate.
-func (f *Flow) logThrottled(ctx context.Context, msg string, key session.Key, err error) {
-	f.complaints.Log(ctx, slog.LevelError, msg, key.AppID, "app_id", key.AppID, f.users.Log(key.OpenID), "error", err)
+func (m *Manager) logThrottled(ctx context.Context, msg string, key session.Key, err error) {
+	m.complaints.Log(ctx, slog.LevelError, msg, key.AppID, "app_id", key.AppID, m.users.Log(key.OpenID), "error", err)
 }

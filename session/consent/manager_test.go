@@ -46,14 +46,14 @@ func newWorldOn(t testing.TB, db *dbtest.DB, change func(*larktest.Config)) *wor
 	})}
 }
 
-// use takes from db what a Flow needs of it.
+// use takes from db what a Manager needs of it.
 func (c *Config) use(db *store.DB) {
 	c.Sessions, c.Retention, c.Consents, c.Reminders, c.Events = db.Sessions, db.Retention, db.Consents, db.Reminders, db.Events
 	c.Rates, c.Elections, c.Audit, c.Changes, c.Defaults = db.Rates, db.Elections, db.Audit, db.Changes, db.Defaults
 }
 
 // flow is a replica that does not run yet.
-func (w *world) flow(change func(*Config)) *Flow {
+func (w *world) flow(change func(*Config)) *Manager {
 	w.T.Helper()
 	c := Config{
 		Apps: map[string]Lark{larktest.AppID: inprocess.Client(w.T, w.Lark, nil)},
@@ -72,7 +72,7 @@ func (w *world) flow(change func(*Config)) *Flow {
 }
 
 // run runs a replica until the test ends, or stop is called.
-func (w *world) run(f *Flow) (stop func()) {
+func (w *world) run(f *Manager) (stop func()) {
 	ctx, cancel := context.WithCancel(w.T.Context())
 	done := make(chan struct{})
 	go func() { f.Run(ctx); close(done) }()
@@ -81,7 +81,7 @@ func (w *world) run(f *Flow) (stop func()) {
 	return stop
 }
 
-func (w *world) device(change func(*Config)) *Flow {
+func (w *world) device(change func(*Config)) *Manager {
 	f := w.flow(change)
 	w.run(f)
 	return f
@@ -89,7 +89,7 @@ func (w *world) device(change func(*Config)) *Flow {
 
 func redirect(c *Config) { c.PublicURL = public }
 
-func (w *world) ask(f *Flow, key session.Key, scopes ...string) session.Challenge {
+func (w *world) ask(f *Manager, key session.Key, scopes ...string) session.Challenge {
 	w.T.Helper()
 	c, err := f.Ask(w.T.Context(), key, session.ConsentRequest{Reason: session.NoSession, Scopes: scopes})
 	if err != nil {
@@ -189,7 +189,7 @@ func (b *browser) leavable() (leave func()) {
 	return cancel
 }
 
-func (w *world) browser(f *Flow) *browser {
+func (w *world) browser(f *Manager) *browser {
 	return &browser{w: w, handler: f.Handler(), cookies: map[string]*http.Cookie{}, accept: "en", ctx: w.T.Context()}
 }
 
