@@ -34,6 +34,8 @@
 //  6. Both tokens are stored WHERE version = (the one read). Only then does anyone
 //     see the new access token. If the database fails it is tried again for as long
 //     as the process runs: until it succeeds, this process has the only good copy.
+//     If the access token can't be used, such as one that has expired on arrival,
+//     the session backs off as after a failure.
 //  7. An error of Lark's is handled by its class. If nothing was spent, the attempt
 //     is taken back and the session backs off. If the outcome is unknown, the
 //     attempt stays counted and the session backs off. If the refresh token is dead,

@@ -837,6 +837,45 @@ func TestCircuitIsProbedByOne(t *testing.T) {
 	})
 }
 
+// A pair whose access token can't be used is no success: its user's requests
+// would bring one rotation each, and use up the rate of all.
+func TestUselessPairRests(t *testing.T) {
+	for name, set := range map[string]map[string]any{
+		"expired":                    {"expires_in": 0},
+		"no Bearer":                  {"token_type": "MAC"},
+		"a token with a blank in it": {"access_token": "a b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, nil, nil, func(t *testing.T, w *world) {
+				k := w.consented(larktest.Alice)
+				other := w.replica(nil)
+				time.Sleep(3 * time.Hour)
+				w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Processed: true, Times: -1, Set: set})
+				before := w.TokenCalls()
+				for i := range 600 { // a minute
+					source := []*Source{w.source, other}[i%2]
+					_, _, err := source.Token(t.Context(), k)
+					if retry, ok := errors.AsType[*session.RetryError](err); !errors.Is(err, session.ErrRefreshUnavailable) || !ok || retry.After < time.Second {
+						t.Fatal(err)
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				if n := w.TokenCalls() - before; n < 4 || n > 7 { // 1 s, 2 s, 4 s, 8 s, 16 s, and a quarter more
+					t.Errorf("%d calls in a minute", n)
+				}
+				w.Lark.ClearFaults()
+				time.Sleep(40 * time.Second)
+				if a, _, err := w.token(k); err != nil || !a.Usable(time.Now()) {
+					t.Errorf("when Lark is well: %v", err)
+				}
+				if row := w.Row(k); row.Failures != 0 || !row.RetryAt.IsZero() {
+					t.Errorf("the session still rests: %+v", row)
+				}
+			})
+		})
+	}
+}
+
 // Everything expires at once on three replicas: Lark never answers 429, all are
 // served, in the time that the rate allows and a tenth more.
 func TestMassExpiry(t *testing.T) {

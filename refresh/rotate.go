@@ -35,6 +35,10 @@ const (
 	// leaseTries bounds how often a run starts over because another owner had
 	// the lease.
 	leaseTries = 5
+	// firstRest is how long a session rests after a refresh that failed. It doubles
+	// with each further one, up to longestBackoff.
+	firstRest      = time.Second
+	longestBackoff = 30 * time.Second
 	// userRetry is how long Lark is not asked about a user whom it disabled.
 	userRetry = time.Hour
 	// claimWait is how long a run waits at most for other claims of this
@@ -245,7 +249,18 @@ func (s *Source) spend(ctx context.Context, app *app, l *store.Lease, w want, un
 	if s.testingOnlyBeforeStore != nil {
 		s.testingOnlyBeforeStore(l.Session.Key)
 	}
-	return s.storePair(ctx, l, newTokens(l.Session, token, asked, w.refused))
+	pair := newTokens(l.Session, token, asked, w.refused)
+	if !usable(pair, s.now()) {
+		// Each request would bring a rotation, and use up the rate of all users.
+		pair.Failures, pair.Retry = l.Session.Failures+1, backoff(l.Session.Failures, firstRest, longestBackoff)
+	}
+	return s.storePair(ctx, l, pair)
+}
+
+// usable reports whether the pair's access token can be sent at all.
+func usable(t store.Tokens, now time.Time) bool {
+	a := session.NewAccess(&session.Session{State: session.Active, AccessToken: t.AccessToken, TokenType: t.TokenType, ExpiresAt: t.ExpiresAt})
+	return a.Usable(now)
 }
 
 func newTokens(old *session.Session, t lark.Token, asked time.Time, refused bool) store.Tokens {
@@ -379,7 +394,7 @@ func (s *Source) handleError(ctx context.Context, app *app, l *store.Lease, w wa
 	// Everything else passes, or is the operator's to fix. The session is kept
 	// for another try.
 	class, answer := Transient, session.ErrRefreshUnavailable
-	rest := max(backoff(l.Session.Failures, time.Second, 30*time.Second), e.RetryAfter)
+	rest := max(backoff(l.Session.Failures, firstRest, longestBackoff), e.RetryAfter)
 	switch e.Class {
 	case lark.AppRefused:
 		// The app as a whole rests, so the session needs no rest of its own.

@@ -154,6 +154,7 @@ func newToken(f fields, secrets []session.Secret) Token {
 		t.TokenType = "Bearer"
 	default:
 		t.TokenType = cut(scrub(t.TokenType, secrets), 32)
+		t.warn("token_type is %s; only Bearer can be used", t.TokenType)
 	}
 	if s := f.anyText("status_message"); s != "" {
 		t.warn("Lark says: %s", scrub(s, append(secrets, t.AccessToken, t.RefreshToken)))

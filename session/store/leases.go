@@ -37,6 +37,11 @@ type Tokens struct {
 	IssuedAt, ExpiresAt, RefreshExpiresAt time.Time
 	// AfterRefusal is [session.Session.AfterRefusal].
 	AfterRefusal bool
+	// Failures and Retry are for a pair whose access token can't be used: how many
+	// refreshes in a row have brought no usable one, and how long nobody tries
+	// again. Both are 0 otherwise.
+	Failures int
+	Retry    time.Duration
 }
 
 // Closed returns a channel that is closed when the database is closed. Whoever
@@ -129,7 +134,8 @@ const queryReplace = `UPDATE sessions SET
 		access_token = $4, refresh_token = $5, token_type = $6, token_url = $7, scope = $8,
 		issued_at = $9, expires_at = $10, refresh_expires_at = $11, refresh_due_at = $12,
 		refreshed_at = $13, after_refusal = $14, state = 'active', reason = '', version = version + 1,
-		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, failures = 0, retry_at = 0, doubted_at = 0,
+		lease_owner = '', lease_until = 0, attempts = 0, attempt_at = 0, doubted_at = 0,
+		failures = $16, retry_at = CASE WHEN $16 > CAST(0 AS bigint) THEN larkside_now() + $17 ELSE 0 END,
 		usable_until = $15, changed_at = larkside_now()
 	WHERE app_id = $1 AND open_id = $2 AND version = $3
 	RETURNING ` + sessionColumns
@@ -153,7 +159,8 @@ func (l *Leases) Replace(ctx context.Context, lease *Lease, t Tokens) (*session.
 	stored, err := s.write(ctx, key, "storing refreshed tokens", queryReplace, key.AppID, key.OpenID, lease.Session.Version,
 		s.sealer.Seal(t.AccessToken, accessPlace(key, &came)), s.sealer.Seal(t.RefreshToken, refreshPlace(key, &came)),
 		came.TokenType, came.TokenURL, came.Scope, came.IssuedAt, came.ExpiresAt,
-		came.RefreshExpiresAt, refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()), flag(t.AfterRefusal), came.lastEnd())
+		came.RefreshExpiresAt, refreshDue(t.IssuedAt, t.RefreshExpiresAt), millis(s.now()), flag(t.AfterRefusal), came.lastEnd(),
+		t.Failures, t.Retry.Milliseconds())
 	if errors.Is(err, session.ErrConflict) {
 		return s.alreadyStored(ctx, key, t.AccessToken, err)
 	}

@@ -291,6 +291,25 @@ func TestReleaseKeepsTheJournal(t *testing.T) {
 	})
 }
 
+// A pair that can't be used is stored, and its session rests; one that can ends
+// the rest.
+func TestReplaceMayRest(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
+		s := db.Open(t, nil)
+		put(t, s, grant(alice, "1"))
+		useless := renewed("2")
+		useless.Failures, useless.Retry = 3, time.Minute
+		row, err := s.Leases.Replace(t.Context(), claim(t, s, alice, 1, time.Minute), useless)
+		if rest := time.Until(row.RetryAt); err != nil || row.Failures != 3 || rest < 50*time.Second || rest > time.Minute+time.Second {
+			t.Errorf("failures %d, rest %v, %v", row.Failures, rest, err)
+		}
+		row, err = s.Leases.Replace(t.Context(), claim(t, s, alice, 2, time.Minute), renewed("3"))
+		if err != nil || row.Failures != 0 || !row.RetryAt.IsZero() {
+			t.Errorf("failures %d, rest until %v, %v", row.Failures, row.RetryAt, err)
+		}
+	})
+}
+
 // A refresh that is under way when its user revokes must not bring the session
 // back.
 func TestRevokeBeatsRefresh(t *testing.T) {

@@ -137,7 +137,7 @@ func statements() map[string]statement {
 
 		"queryDueForRefresh": {alone, "sessions_refresh_due", []any{now, 500}},
 		"queryClaim":         {request, "sessions_pkey", []any{bigApp, someID, 1, "me", 1000}},
-		"queryReplace":       {request, "sessions_pkey", []any{bigApp, someID, 1, blob, blob, "Bearer", "u", "s", now, now, now, now, now, 0, now}},
+		"queryReplace":       {request, "sessions_pkey", []any{bigApp, someID, 1, blob, blob, "Bearer", "u", "s", now, now, now, now, now, 0, now, 1, 1000}},
 		"queryRelease":       {request, "sessions_pkey", []any{bigApp, someID, 1, "me", 1, 1000, 0}},
 		"queryEnd":           {request, "sessions_pkey", []any{bigApp, someID, 1, "me", "consent_required", "r", 1000, 1}},
 		"queryBacklog":       {alone, "sessions_refresh_due", []any{now}},
