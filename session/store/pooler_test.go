@@ -58,7 +58,8 @@ type pooler struct {
 	listener net.Listener
 	// target is where new connections lead.
 	target atomic.Pointer[string]
-	// deaf: no notification passes, as with a pooler in transaction mode.
+	// deaf: no notification passes but a connection's own, as with a pooler in
+	// transaction mode.
 	deaf atomic.Bool
 	// refusing: a ping is answered with an error.
 	refusing atomic.Bool
@@ -170,8 +171,12 @@ func (p *pooler) serve(client net.Conn, done chan struct{}) {
 	go func() { // the server's messages
 		defer client.Close()
 		defer server.Close()
+		var self []byte // the process at the server's end
 		p.forward(client, server, done, func(m []byte) []byte {
-			if m[0] == 'A' && p.deaf.Load() {
+			switch {
+			case m[0] == 'K':
+				self = m[5:9]
+			case m[0] == 'A' && p.deaf.Load() && !bytes.Equal(m[5:9], self):
 				return nil
 			}
 			return m
