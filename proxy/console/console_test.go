@@ -418,6 +418,19 @@ func TestNothingIsDerivedFromTheKey(t *testing.T) {
 	}
 }
 
+// Who knows the cookies of a browser can't make the token of its forms: each
+// process signs by a random number of its own.
+func TestFormTokensAreOfOneProcess(t *testing.T) {
+	one, two := &Console{signIns: newSignIns()}, &Console{signIns: newSignIns()}
+	const browser, ticket = "browser", "ticket"
+	if one.tokenFor(browser, ticket) != one.tokenFor(browser, ticket) {
+		t.Error("a form that is loaded twice has two tokens")
+	}
+	if one.tokenFor(browser, ticket) == two.tokenFor(browser, ticket) {
+		t.Error("two processes make the same token of the same cookies")
+	}
+}
+
 func TestTickets(t *testing.T) {
 	key, now := session.NewSecret(adminKey), time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	all := newSignIns()
