@@ -19,7 +19,9 @@ import (
 //   - a token that reaches Lark with somebody else's request, one that was never
 //     issued, a header that must not reach it
 //   - an access token that left for Lark after its end, but for one that could
-//     not be renewed, and by the wrong clock of a replica still lived
+//     not be renewed, and by the wrong clock of a replica still lived. When it left
+//     nobody sees; it may arrive late where the process, or its connections to
+//     Lark, stood still meanwhile
 //
 // A caller whose access token lived (a call had been served with it, and it had
 // life left when the answer came) is served. Excused are: 502 and 504 while the
@@ -183,14 +185,24 @@ func (j *judge) violation(v larktest.Violation) {
 			j.counts["tokens that ended on the way"]++
 		case d.from.Before(ended) && j.during(ended.Add(-around), d.at, -1, pause, longPause):
 			j.counts["tokens that ended in a stopped process"]++
+		case d.from.Before(ended) && j.hung(ended, d):
+			j.counts["tokens that ended on the way, on a connection to Lark that hung"]++
 		case d.at.Sub(ended) < clock.Abs()+late && !j.renewed(d):
 			j.counts["tokens that ended by a clock other than a replica's, and could not be renewed"]++
 		default:
-			j.fail("an access token was sent %v past its end at %s by replica %d, for a call of %s of %s:%s", d.at.Sub(ended), j.clock(v.At), d.replica, j.clock(d.from), d.user, j.story(d.user))
+			j.fail("an access token was sent %v past its end at %s by replica %d, for a call of %s of %s; before it:%s%s", d.at.Sub(ended), j.clock(v.At), d.replica, j.clock(d.from), d.user, j.faultsBefore(d.call), j.story(d.user))
 		}
 		return
 	}
 	j.fail("violation at %s: %s of %s: %s%s", j.clock(v.At), v.Kind, v.OpenID, v.Detail, j.story(v.OpenID))
+}
+
+// hung is whether the connections to Lark of the call's replica hung from before
+// its token's end until the call arrived.
+func (j *judge) hung(ended time.Time, d delivered) bool {
+	return slices.ContainsFunc(j.events, func(e event) bool {
+		return e.kind == larkStall && e.replica == d.replica && !e.from.After(ended) && e.to.After(d.at.Add(-around))
+	})
 }
 
 // renewed is whether the user had a newer access token, for long enough before

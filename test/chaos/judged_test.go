@@ -38,3 +38,34 @@ func TestJudgeOfTheKilled(t *testing.T) {
 		})
 	}
 }
+
+// A token that lived when its call began may end on a connection to Lark that
+// hangs. Nothing else that hung excuses it.
+func TestJudgeOfWhatHangs(t *testing.T) {
+	start := time.Now()
+	at := func(seconds float64) time.Time { return start.Add(time.Duration(seconds * float64(time.Second))) }
+	for name, c := range map[string]struct {
+		called float64
+		hung   event
+		failed bool
+	}{
+		"from before its end until it arrives": {called: 1, hung: event{larkStall, 0, at(3), at(20)}},
+		"until long before it arrives":         {called: 1, hung: event{larkStall, 0, at(3), at(12)}, failed: true},
+		"from after its end":                   {called: 1, hung: event{larkStall, 0, at(11), at(20)}, failed: true},
+		"on another replica":                   {called: 1, hung: event{larkStall, 1, at(3), at(20)}, failed: true},
+		"the database instead":                 {called: 1, hung: event{databaseStall, 0, at(3), at(20)}, failed: true},
+		"for a call that began after its end":  {called: 12, hung: event{larkStall, 0, at(3), at(20)}, failed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := &judge{
+				x: &experiment{}, events: []event{c.hung}, counts: map[string]int{},
+				tokens: map[string]larktest.Issued{"token": {ID: "token", Issued: at(0), Expiry: at(10)}},
+				byLog:  map[string]delivered{"log": {call{from: at(c.called), user: "user"}, arrival{at: at(20), token: "token"}}},
+			}
+			j.violation(larktest.Violation{Kind: larktest.ExpiredToken, LogID: "log", At: at(20)})
+			if failed := len(j.failures) > 0; failed != c.failed {
+				t.Errorf("failed: %v, want %v; %v", failed, c.failed, j.failures)
+			}
+		})
+	}
+}
