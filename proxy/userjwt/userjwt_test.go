@@ -209,6 +209,8 @@ func TestUser(t *testing.T) {
 		ago := func(d time.Duration) int64 { return time.Now().Add(-d).Unix() }
 		nameless := keyB
 		nameless.id = ""
+		misnamed := keyB
+		misnamed.id = "a"
 		for sentence, tc := range map[string]struct {
 			claims map[string]any
 			by     signer
@@ -232,6 +234,7 @@ func TestUser(t *testing.T) {
 			"another issuer by a slash":             {claims("iss", issuerURL+"/"), keyA, userjwt.ErrNotForUs},
 			"no issuer":                             {claims("iss", nil), keyA, userjwt.ErrNotForUs},
 			"signed by somebody else":               {claims(), other, userjwt.ErrSignature},
+			"signed by another key than it names":   {claims(), misnamed, userjwt.ErrSignature},
 			"no claim":                              {claims("sub", nil), keyA, userjwt.ErrNoUser},
 			"a claim in another spelling":           {claims("sub", nil, "Sub", "ou_1"), keyA, userjwt.ErrNoUser},
 			"an empty claim":                        {claims("sub", ""), keyA, userjwt.ErrNoUser},
