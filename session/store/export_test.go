@@ -75,6 +75,7 @@ func (s *Sessions) Forget(key session.Key) { s.cache.absent(key, s.cache.ticket(
 // Backlog is what a scrape asks the database for.
 type Backlog struct {
 	b *backlog
+	c *census
 	// Failures counts the statements that were reported as failed.
 	Failures int
 }
@@ -82,21 +83,20 @@ type Backlog struct {
 // NewBacklog returns one of its own.
 func (d *DB) NewBacklog() *Backlog {
 	db := *d.db
-	b := &Backlog{b: &backlog{db: &db, now: time.Now}}
+	b := &Backlog{b: &backlog{db: &db, now: time.Now}, c: &census{db: &db, now: time.Now, elections: d.Elections}}
 	db.failed = func(context.Context, error) { b.Failures++ }
 	return b
 }
 
 // Read asks the database again. What is not known is -1.
 func (b *Backlog) Read(ctx context.Context) (lag, due int64) {
-	b.b.at = time.Time{}
-	c := b.b.read(ctx)
+	b.b.at, b.c.at = time.Time{}, time.Time{}
 	lag, due = -1, -1
-	if c.first != nil {
-		lag = c.Lag
+	if behind := b.b.read(ctx); behind != nil {
+		lag = behind.Lag
 	}
-	if c.due != nil {
-		due = *c.due
+	if counted := b.c.read(ctx); counted.due != nil {
+		due = *counted.due
 	}
 	return lag, due
 }
@@ -106,8 +106,8 @@ func (d *Directory) SetPatience(patience time.Duration) { d.patience = patience 
 
 // Census counts sessions by state as a scrape does, with a new count each time.
 func (d *DB) Census(ctx context.Context) map[session.State]int64 {
-	c := &census{db: d.db, elections: d.Elections}
-	return c.read(ctx)
+	c := &census{db: d.db, now: time.Now, elections: d.Elections}
+	return c.read(ctx).byState()
 }
 
 // NewsAfter is newsAfter.

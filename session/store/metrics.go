@@ -16,9 +16,10 @@ import (
 
 const (
 	// backlogAge is how old the database's answer may get before a scrape asks
-	// again, and backlogTimeout is how long that scrape waits.
-	backlogAge     = 30 * time.Second
-	backlogTimeout = time.Second
+	// again.
+	backlogAge = 30 * time.Second
+	// countTimeout is how long a scrape waits for one answer.
+	countTimeout = time.Second
 )
 
 // instruments makes the metrics. [DB.Close] ends the callbacks.
@@ -54,7 +55,7 @@ func (d *DB) instruments(cacheSize int) error {
 		metric.WithUnit("{key}"), metric.WithDescription("Keys under which something is sealed; more than one: a rotation is not finished."))
 	errs[8] = err
 	due, err := meter.Int64ObservableGauge("larkside.sweep.due",
-		metric.WithUnit("{session}"), metric.WithDescription("Idle sessions that are due for renewal, counted up to 10,000."))
+		metric.WithUnit("{session}"), metric.WithDescription("Idle sessions that are due for renewal, up to 10,000, counted once a minute by one replica, which alone reports them."))
 	errs[9] = err
 	lag, err := meter.Float64ObservableGauge("larkside.sweep.lag",
 		metric.WithUnit("s"), metric.WithDescription("How long the idle session that waits longest has been due for renewal."))
@@ -70,7 +71,7 @@ func (d *DB) instruments(cacheSize int) error {
 	idle := metric.WithAttributes(telemetry.State.String("idle"))
 	used := metric.WithAttributes(telemetry.State.String("used"))
 	backlog := &backlog{db: d.db, now: d.Sessions.now}
-	census := &census{db: d.db, elections: d.Elections}
+	census := &census{db: d.db, now: d.Sessions.now, elections: d.Elections}
 	callback, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		stats := d.db.Stats()
 		o.ObserveInt64(entries, int64(d.Sessions.cache.len()))
@@ -82,16 +83,16 @@ func (d *DB) instruments(cacheSize int) error {
 		if d.conn.dialect == dialectPostgres && !d.Changes.off() {
 			o.ObserveInt64(listening, int64(flag(d.Changes.listening.Load())))
 		}
-		b := backlog.read(ctx)
-		if b.first != nil {
+		if b := backlog.read(ctx); b != nil {
 			o.ObserveInt64(keys, b.Keys)
 			o.ObserveFloat64(lag, (time.Duration(b.Lag) * time.Millisecond).Seconds())
 		}
-		if b.due != nil {
-			o.ObserveInt64(due, *b.due)
-		}
-		for state, n := range census.read(ctx) {
+		counted := census.read(ctx)
+		for state, n := range counted.byState() {
 			o.ObserveInt64(sessions, n, metric.WithAttributes(telemetry.State.String(string(state))))
+		}
+		if counted.due != nil {
+			o.ObserveInt64(due, *counted.due)
 		}
 		return nil
 	}, entries, capacity, connections, most, waited, listening, keys, due, lag, sessions)
@@ -109,62 +110,50 @@ func (d *DB) instruments(cacheSize int) error {
 	return err
 }
 
-// backlog counts what is the same for every replica, in the database.
+// backlog is what every replica says of the database, since it costs nothing: of the
+// rows that are due the first is read.
 type backlog struct {
 	db  *database
 	now func() time.Time
 
 	mu   sync.Mutex
 	at   time.Time
-	last counts
+	last *behind
 }
 
-// counts is what the database said last. A pointer is nil if it is not known.
-type counts struct {
-	*first
-	due *int64
-}
-
-type first struct {
+type behind struct {
 	Keys int64 `db:"keys"`
 	Lag  int64 `db:"lag"` // milliseconds
 }
 
-// mostDue bounds what is counted. More are as alarming, and every replica counts
-// them.
-const mostDue = 10_000
-
-const (
-	// How long the first of the rows that queryDueForRefresh finds has been due,
-	// and the keys in use.
-	queryBacklog = `SELECT (SELECT COUNT(*) FROM encryption_keys) AS keys, COALESCE($1 - (SELECT refresh_due_at FROM sessions
+// How long the first of the rows that queryDueForRefresh finds has been due, and the
+// keys in use.
+const queryBacklog = `SELECT (SELECT COUNT(*) FROM encryption_keys) AS keys, COALESCE($1 - (SELECT refresh_due_at FROM sessions
 	WHERE ` + conditionDue + ` ORDER BY refresh_due_at LIMIT 1), 0) AS lag`
 
-	queryBacklogDue = `SELECT COUNT(*) FROM (SELECT 1 FROM sessions WHERE ` + conditionDue + ` LIMIT $2) AS due`
-)
-
-// read returns the last counts. They are not known while the database is down.
-func (b *backlog) read(ctx context.Context) counts {
+// read returns what the database said last. It returns nil while the database is
+// down.
+func (b *backlog) read(ctx context.Context) *behind {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if time.Since(b.at) < backlogAge {
 		return b.last
 	}
 	b.at = time.Now()
-	now := millis(b.now())
-	b.last.first = count(ctx, b.db, b.last.first, queryBacklog, now)
-	b.last.due = count(ctx, b.db, b.last.due, queryBacklogDue, now, mostDue)
+	b.last = count(ctx, b.db, b.last, func(ctx context.Context, now *behind) error {
+		return b.db.DB.GetContext(ctx, now, queryBacklog, millis(b.now()))
+	})
 	return b.last
 }
 
-// count runs a query within backlogTimeout. If that is too short it returns what
-// was known before: a table that takes long to count is no failure of the
-// database. After any other error it returns nil.
-func count[T any](ctx context.Context, db *database, before *T, query string, args ...any) *T {
-	bounded, cancel := context.WithTimeout(ctx, backlogTimeout)
+// count asks the database within countTimeout. If that is too short it returns what
+// was known before: a table that takes long to count is no failure of the database.
+// After any other error it returns nil.
+func count[T any](ctx context.Context, db *database, before *T, ask func(ctx context.Context, now *T) error) *T {
+	bounded, cancel := context.WithTimeout(ctx, countTimeout)
 	defer cancel()
 	var now T
-	err := db.DB.GetContext(bounded, &now, query, args...)
+	err := ask(bounded, &now)
 	switch {
 	case err == nil:
 		return &now
@@ -176,55 +165,71 @@ func count[T any](ctx context.Context, db *database, before *T, query string, ar
 	return nil
 }
 
-// census counts the sessions by state, on one replica for all.
+// census counts sessions, on one replica for all: thousands of rows are read for
+// each number.
 type census struct {
 	db        *database
+	now       func() time.Time
 	elections *Elections
 
 	mu   sync.Mutex
 	at   time.Time
-	last map[session.State]int64
+	last counted
+}
+
+// counted is what the database said last. What is nil is not known, or another
+// replica's to say.
+type counted struct {
+	sessions *[]Count
+	due      *int64
 }
 
 const (
-	// censusAge is how old the counts may get before a scrape counts again, and
-	// censusTimeout is how long that scrape waits.
-	censusAge     = time.Minute
-	censusTimeout = time.Second
+	// mostDue bounds what is counted. More are as alarming.
+	mostDue = 10_000
+	// censusAge is how old the counts may get before a scrape counts again.
+	censusAge = time.Minute
 	// censusLead is how long a replica counts for all. It is longer than the
 	// interval between scrapes.
 	censusLead = 5 * time.Minute
 )
 
-// read returns how many sessions are in each state. It returns nil on a replica
-// that does not count, and while the database is down.
-func (c *census) read(ctx context.Context) map[session.State]int64 {
+const queryBacklogDue = `SELECT COUNT(*) FROM (SELECT 1 FROM sessions WHERE ` + conditionDue + ` LIMIT $2) AS due`
+
+// read returns what was counted last. It knows nothing on a replica that does not
+// count, and while the database is down.
+func (c *census) read(ctx context.Context) counted {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.at.IsZero() && time.Since(c.at) < censusAge {
 		return c.last
 	}
 	c.at = time.Now()
-	bounded, cancel := context.WithTimeout(ctx, censusTimeout)
+	bounded, cancel := context.WithTimeout(ctx, countTimeout)
 	defer cancel()
 	if leads, err := c.elections.Lead(bounded, "count sessions", censusLead); err != nil || !leads {
-		c.last = nil
-		return nil
+		c.last = counted{}
+		return c.last
 	}
-	var rows []Count
-	err := c.db.DB.SelectContext(bounded, &rows, queryCounts)
-	switch {
-	case err == nil:
-		c.last = map[session.State]int64{session.Active: 0, session.ConsentRequired: 0, session.Disabled: 0}
-		for _, r := range rows {
-			c.last[stateOf(string(r.State))] += int64(r.Sessions)
-		}
-	case bounded.Err() != nil: // it takes long, which is no failure of the database
-	default:
-		c.last = nil
-		if c.db.failed != nil {
-			c.db.failed(ctx, err)
-		}
+	c.last = counted{
+		sessions: count(ctx, c.db, c.last.sessions, func(ctx context.Context, now *[]Count) error {
+			return c.db.DB.SelectContext(ctx, now, queryCounts)
+		}),
+		due: count(ctx, c.db, c.last.due, func(ctx context.Context, now *int64) error {
+			return c.db.DB.GetContext(ctx, now, queryBacklogDue, millis(c.now()), mostDue)
+		}),
 	}
 	return c.last
+}
+
+// byState returns how many sessions are in each state, or nil if that is not known.
+func (c counted) byState() map[session.State]int64 {
+	if c.sessions == nil {
+		return nil
+	}
+	states := map[session.State]int64{session.Active: 0, session.ConsentRequired: 0, session.Disabled: 0}
+	for _, n := range *c.sessions {
+		states[stateOf(string(n.State))] += int64(n.Sessions)
+	}
+	return states
 }

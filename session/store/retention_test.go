@@ -227,5 +227,8 @@ func TestSessionsByState(t *testing.T) {
 		if got := other.Census(t.Context()); got != nil {
 			t.Errorf("another replica: %v", got)
 		}
+		if _, due := other.NewBacklog().Read(t.Context()); due != -1 {
+			t.Errorf("another replica counts %d that are due", due)
+		}
 	})
 }

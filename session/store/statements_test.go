@@ -141,7 +141,7 @@ func statements() map[string]statement {
 		"queryRelease":       {request, "sessions_pkey", []any{bigApp, someID, 1, "me", 1, 1000, 0}},
 		"queryEnd":           {request, "sessions_pkey", []any{bigApp, someID, 1, "me", "consent_required", "r", 1000, 1}},
 		"queryBacklog":       {alone, "sessions_refresh_due", []any{now}},
-		"queryBacklogDue":    {alone, "sessions_refresh_due", []any{now, 10_000}},
+		"queryBacklogDue":    {leader, "sessions_refresh_due", []any{now, 10_000}},
 
 		"queryDueForSync": {alone, "sessions_synced", []any{bigApp, now - day, 100}},
 		"querySetProfile": {alone, "sessions_pkey", []any{bigApp, someID, blob, "", "", now, blob, blob}},
