@@ -278,6 +278,9 @@ func promtool(t *testing.T, args ...string) {
 
 // Each alert fires on what it is about, and none on a healthy day.
 func TestAlertsFire(t *testing.T) {
+	if testing.Short() {
+		t.Skip("promtool goes through hours of samples")
+	}
 	promtool(t, "check", "rules", "alerts.yaml")
 	promtool(t, "test", "rules", "alerts_test.yaml")
 	fires := map[string]bool{} // in the test that bears its name

@@ -106,7 +106,7 @@ func median(all []time.Duration) time.Duration {
 // requests don't wait, grants that nobody uses are renewed, and Lark refuses
 // nothing.
 func TestOpenConsentsLeaveRefreshesTheirShare(t *testing.T) {
-	if raceDetector {
+	if raceDetector || testing.Short() {
 		t.Skip("takes minutes with the race detector; ./test/run runs it without")
 	}
 	open, minutes := 500, 2
@@ -170,7 +170,7 @@ func TestOpenConsentsLeaveRefreshesTheirShare(t *testing.T) {
 // open: for an app that is called again after 3 s, for a request that waits, and
 // if nothing more happens.
 func TestTimeFromClickToSession(t *testing.T) {
-	if raceDetector {
+	if raceDetector || testing.Short() {
 		t.Skip("takes minutes with the race detector; ./test/run runs it without")
 	}
 	type sort struct {

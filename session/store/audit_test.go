@@ -66,6 +66,7 @@ func TestAudit(t *testing.T) {
 
 // What users answered is written down where it is decided, once.
 func TestConsentsAreAudited(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		begin := func(key session.Key) string {

@@ -71,6 +71,7 @@ func TestBackup(t *testing.T) {
 }
 
 func TestBackupOfPostgres(t *testing.T) {
+	t.Parallel()
 	if _, _, err := dbtest.Postgres(t).Open(t, nil).Backup(t.Context()); !errors.Is(err, store.ErrNoBackup) {
 		t.Errorf("%v", err)
 	}

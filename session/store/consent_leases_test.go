@@ -13,6 +13,7 @@ import (
 // What a device consent's user does brings the next poll forward, and puts it
 // before those of which nothing is heard; without that it comes ever later.
 func TestPollIsBroughtForward(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		const interval = 50 * time.Millisecond

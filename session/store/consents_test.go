@@ -13,6 +13,7 @@ import (
 // What is asked of whom can't be changed in the database. A consent in which it
 // was is closed, and the user can be asked again.
 func TestConsentIsSealed(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		raw := db.SQL(t)

@@ -110,6 +110,7 @@ func TestFind(t *testing.T) {
 // An id that is somebody's is found at once, wherever the row is, and before any
 // name is looked through. Names are looked through for a bounded time.
 func TestSearchExact(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		insert := db.SQL(t)
@@ -198,6 +199,7 @@ func TestCounts(t *testing.T) {
 
 // Each kind of change is seen, and looking is none.
 func TestPulse(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		last := ""
@@ -259,6 +261,7 @@ func TestRateUsed(t *testing.T) {
 // Names are found for users with a session, whatever has become of it, and for more
 // users than one statement takes.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		keys := []session.Key{{AppID: "cli_a", OpenID: "ou_nobody"}, {AppID: "cli_c"}}
@@ -283,6 +286,7 @@ func TestNames(t *testing.T) {
 
 // A list says nothing of the end of a token that is not there.
 func TestListsKnowWhichTokensThereAre(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		put(t, s, grant(alice, "x"))
@@ -303,6 +307,7 @@ func TestListsKnowWhichTokensThereAre(t *testing.T) {
 // Each order has each session once, page by page. By need, what fails comes first
 // and what was revoked last.
 func TestBrowseInOrder(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		end := func(key session.Key, e store.Ending) {

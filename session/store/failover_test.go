@@ -22,6 +22,7 @@ func write(t *testing.T, s *store.DB, openID string) error {
 // After a failover the old primary lives on, read-only, with the pool's
 // connections. The first write finds that out, and comes through by itself.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	primary := dbtest.StartServer(t)
 	standby := primary.StartStandby(t)
 	moving := startPooler(t, primary.Address()) // as a name or an address that moves to the new primary

@@ -21,6 +21,7 @@ import (
 // A database may have an isolation level of its own, at which PostgreSQL gives
 // up statements that meet. None of them may fail for it.
 func TestIsolation(t *testing.T) {
+	t.Parallel()
 	for _, level := range []string{"read committed", "repeatable read", "serializable"} {
 		t.Run(level, func(t *testing.T) {
 			db := dbtest.Postgres(t)
@@ -78,6 +79,7 @@ func TestIsolation(t *testing.T) {
 // Of transactions that wait for each other PostgreSQL gives one up. It is run
 // again.
 func TestDeadlock(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	s := db.Open(t, nil)
 	other := session.Key{AppID: "cli_a", OpenID: "ou_other"}
@@ -119,6 +121,7 @@ func TestDeadlock(t *testing.T) {
 
 // A transaction that fails counts as a statement that fails, and is logged.
 func TestTransactionFailure(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		log := new(lines)
 		s := db.Open(t, func(c *store.Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })

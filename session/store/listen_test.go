@@ -113,6 +113,7 @@ func TestListening(t *testing.T) {
 
 // A pooler in transaction mode is there from the start, mostly.
 func TestListeningNeverWorked(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	p := startPooler(t, hostOf(t, db.URL))
 	p.deaf.Store(true)
@@ -127,6 +128,7 @@ func TestListeningNeverWorked(t *testing.T) {
 
 // Close does not wait for a host that takes connections and says nothing.
 func TestCloseWhileListeningHangs(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	s := db.Open(t, func(c *store.Config) {
 		c.ListenURL = session.NewSecret("postgres://u@" + silentAddress(t) + "/x?sslmode=disable&connect_timeout=3600")

@@ -15,6 +15,7 @@ import (
 // While the database hangs, a look-up ends with its time. Users who are not
 // cached come and go, and leave nothing behind that waits on.
 func TestLookupsEndWhileTheDatabaseHangs(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	p := startPooler(t, hostOf(t, db.URL))
 	s := db.Open(t, func(c *store.Config) {

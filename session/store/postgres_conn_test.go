@@ -22,6 +22,7 @@ func throughPooler(t *testing.T, db *dbtest.DB, p *pooler) *store.DB {
 // A server that shuts down says so in the middle of a statement. Nothing was
 // executed, so the statement goes to another connection by itself.
 func TestServerShutsDown(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	p := startPooler(t, hostOf(t, db.URL))
 	s := throughPooler(t, db, p)
@@ -43,6 +44,7 @@ func TestServerShutsDown(t *testing.T) {
 // A pooler tells in an error that it has lost the server. Whether the statement
 // was executed nobody knows, so it fails, and the connection is not used again.
 func TestPoolerLosesTheServer(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	p := startPooler(t, hostOf(t, db.URL))
 	s := throughPooler(t, db, p)
@@ -67,6 +69,7 @@ func TestPoolerLosesTheServer(t *testing.T) {
 
 // A host that hangs holds up the first connection only.
 func TestHangingHostIsTriedOnce(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	hanging, taken := countingAddress(t)
 	db.URL = strings.Replace(db.URL, hostOf(t, db.URL), hanging+","+hostOf(t, db.URL), 1)

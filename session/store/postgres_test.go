@@ -41,6 +41,7 @@ func TestUnknownParameter(t *testing.T) {
 // A database URL that is changed at run time counts for the connections that
 // are opened next, the listening one included, and what is not one for none.
 func TestReconnect(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	raw := db.URL
 	db.URL = named(t, raw, "before").Expose()
@@ -93,6 +94,7 @@ func TestReconnect(t *testing.T) {
 // A scrape that the database does not answer in time shows what was known
 // before, and that is no failure of the database.
 func TestBacklogIsSlow(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	s := db.Open(t, nil)
 	put(t, s, grant(alice, "1"))
@@ -127,6 +129,7 @@ func TestBacklogIsSlow(t *testing.T) {
 
 // Deleting many rows takes several statements, and deletes no other.
 func TestForgetMany(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		s := db.Open(t, nil)
 		sql := db.SQL(t)

@@ -88,6 +88,7 @@ func user(i int) session.Key {
 
 // After a rotation the old key opens nothing and the new one everything.
 func TestReseal(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		const users = 120 // more than two batches
 		before := with(t, db, oldKey)
@@ -134,6 +135,7 @@ func TestReseal(t *testing.T) {
 
 // A pair that a refresh stores while its old row is being sealed anew stays.
 func TestResealNeverOverwrites(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		old := with(t, db, oldKey, newKey)
 		for i := range 3 {
@@ -161,6 +163,7 @@ func TestResealNeverOverwrites(t *testing.T) {
 // Rotating is done while replicas refresh and read: nothing fails and nothing
 // is lost.
 func TestResealUnderLoad(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		const users, writers = 60, 3
 		first := with(t, db, oldKey)

@@ -93,6 +93,7 @@ func wholeLife(t *testing.T, db *dbtest.DB) {
 // A newer version's step adds to the schema while this program's replicas serve,
 // and one of them starts again: all of its work works.
 func TestNewerSchemaThatAdds(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, db *dbtest.DB) {
 		wholeLife(t, db)
 		if err := store.MigrateWith(t.Context(), config(db), 0, addingStep, addingStepBack, 1); err != nil {
@@ -199,6 +200,7 @@ func TestTableOfAnotherProgram(t *testing.T) {
 
 // Replicas that start together raise the schema once.
 func TestStartTogether(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	var wg sync.WaitGroup
 	for range 8 {
@@ -217,6 +219,7 @@ func TestStartTogether(t *testing.T) {
 // A step that has to wait for a long transaction does not make readers wait for
 // longer than a second, and is made when that transaction is over.
 func TestStepWaitsItsTurn(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	if err := store.Migrate(t.Context(), config(db), 0); err != nil {
 		t.Fatal(err)

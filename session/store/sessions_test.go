@@ -549,6 +549,7 @@ func TestSQLiteKeyFile(t *testing.T) {
 // A change on one replica reaches the cache of another within a second, by
 // notification and by polling.
 func TestReplicasAgree(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"", "off"} {
 		t.Run("listen="+how, func(t *testing.T) {
 			db := dbtest.Postgres(t)
@@ -660,6 +661,7 @@ func TestLateWrite(t *testing.T) {
 // Polling comes to rest: a change is behind the next question when it is older
 // than the overlap, and what is cached already stays.
 func TestPollingSettles(t *testing.T) {
+	t.Parallel()
 	db := dbtest.Postgres(t)
 	here, there := db.Open(t, nil), db.Open(t, nil)
 	put(t, here, grant(alice, "1"))
