@@ -110,6 +110,8 @@ func (c *cards) waiting(app string, p *session.Consent, reason session.Reason) [
 	case "", session.NoSession:
 	case ending:
 		title, intro = texts.endingTitle, texts.endingIntro
+	case lacking:
+		intro = texts.cardLacking
 	default:
 		intro = texts.cardRenew
 	}

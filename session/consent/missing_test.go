@@ -70,7 +70,7 @@ func TestMissingScopeChoice(t *testing.T) {
 					t.Errorf("asked for %q", got)
 				}
 				if !c.blind { // then no card can be sent
-					w.AwaitCard(alice.OpenID, "Your earlier authorization of") // not the text for a first consent
+					w.AwaitCard(alice.OpenID, "needs one more permission") // nothing has ended, and it is not the first consent
 				}
 			})
 		})

@@ -126,7 +126,7 @@ func TestTexts(t *testing.T) {
 			}
 		}
 	}
-	check("card", texts.thisApp, texts.cardTitle, texts.cardIntro, texts.cardRenew, texts.cardScopes, texts.more,
+	check("card", texts.thisApp, texts.cardTitle, texts.cardIntro, texts.cardRenew, texts.cardLacking, texts.cardScopes, texts.more,
 		texts.cardLife, texts.privacy, texts.authorize, texts.decline, texts.endingTitle, texts.endingIntro, texts.renew,
 		texts.resend, texts.minutes, texts.hours, texts.days, texts.toastSent, texts.toastAlready, texts.toastNotYours,
 		texts.toastOver, texts.toastRate, texts.toastFailed)

@@ -35,8 +35,8 @@ type message struct {
 
 // texts has every built-in text. {app} is the app's name.
 var texts = struct {
-	thisApp, cardTitle, cardIntro, cardRenew, cardScopes, more, cardLife, privacy, authorize, decline, code translated
-	endingTitle, endingIntro, renew, resend, minutes, hours, days                                           translated
+	thisApp, cardTitle, cardIntro, cardRenew, cardLacking, cardScopes, more, cardLife, privacy, authorize, decline, code translated
+	endingTitle, endingIntro, renew, resend, minutes, hours, days                                                        translated
 	// For who has clicked.
 	toastSent, toastAlready, toastNotYours, toastOver, toastRate, toastFailed translated
 
@@ -58,6 +58,11 @@ var texts = struct {
 		"你之前给 **{app}** 的授权已失效。点击下面的按钮重新授权，它就能继续为你工作。",
 		"Your earlier authorization of **{app}** has ended. One click on the button renews it.",
 		"**{app}** への以前の許可は無効になりました。下のボタンで更新してください。",
+	},
+	cardLacking: translated{
+		"**{app}** 还需要你的一项授权，才能继续为你工作。点击下面的按钮授权。",
+		"**{app}** needs one more permission from you. One click on the button grants it.",
+		"**{app}** には、あなたの許可がもう一つ必要です。下のボタンで許可してください。",
 	},
 	cardScopes: translated{"它将可以：", "It will be able to:", "許可される内容:"},
 	more:       translated{"\n- 以及另外 {n} 项", "\n- and {n} more", "\n- ほか {n} 件"},
