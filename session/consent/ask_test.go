@@ -57,7 +57,7 @@ func (w *world) askTogether(flows []*Manager, key session.Key, n int) {
 func TestAskTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.askTogether([]*Manager{w.flow(nil), w.flow(nil), w.flow(nil), w.flow(nil)}, alice, 1000)
+		w.askTogether([]*Manager{w.replica(nil), w.replica(nil), w.replica(nil), w.replica(nil)}, alice, 1000)
 	})
 }
 
@@ -67,7 +67,7 @@ func TestAskTogetherOverReplicas(t *testing.T) {
 	var flows []*Manager
 	for range 4 {
 		replica := db.Open(t, nil)
-		flows = append(flows, w.flow(func(c *Config) { c.use(replica) }))
+		flows = append(flows, w.replica(func(c *Config) { c.use(replica) }))
 	}
 	w.askTogether(flows, alice, 1000)
 }
@@ -76,7 +76,7 @@ func TestAskTogetherOverReplicas(t *testing.T) {
 func TestAskManyUsers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { c.MaxStarting = 2 })
+		f := w.replica(func(c *Config) { c.MaxStarting = 2 })
 		var gone sync.WaitGroup
 		for _, key := range []session.Key{alice, bob, dbtest.Key(larktest.Carol)} {
 			gone.Go(func() { w.ask(f, key) })
@@ -95,7 +95,7 @@ func TestAskManyUsers(t *testing.T) {
 func TestAskTakesOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		if _, _, err := w.Store.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "offline_access"}, startLease, time.Minute); err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +118,7 @@ func TestAskTakesOver(t *testing.T) {
 func TestAskSendsMissingCard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		p, _, err := w.Store.Consents.Begin(t.Context(), session.Consent{Key: alice, Flow: session.DeviceFlow, Scopes: "offline_access"}, startLease, time.Minute)
 		if err != nil {
 			t.Fatal(err)
@@ -143,7 +143,7 @@ func TestAskSendsMissingCard(t *testing.T) {
 func TestAskCallerHangsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Hang: true})
 		ctx, hangUp := context.WithCancel(t.Context())
 		left := make(chan error)
@@ -164,7 +164,7 @@ func TestAskCallerHangsUp(t *testing.T) {
 func TestAskLarkDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Drop: true, Times: -1})
 		for range 3 {
 			if c := w.ask(f, alice); c.AuthorizeURL != "" || c.Card != session.CardFailed || c.RetryAfter <= 0 {
@@ -184,7 +184,7 @@ func TestAskLarkDown(t *testing.T) {
 func TestAskAppRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		w.Lark.UpdateApp(larktest.AppID, func(a *larktest.App) { a.Secret = "another" })
 		_, err := f.Ask(t.Context(), alice, session.ConsentRequest{})
 		var after *session.RetryError
@@ -199,7 +199,7 @@ func TestAskAppRefused(t *testing.T) {
 
 func TestAskUnknownApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newWorld(t, nil).flow(nil)
+		f := newWorld(t, nil).replica(nil)
 		if _, err := f.Ask(t.Context(), session.Key{AppID: "cli_other", OpenID: larktest.Alice}, session.ConsentRequest{}); err == nil {
 			t.Error("no error")
 		}
@@ -210,7 +210,7 @@ func TestAskUnknownApp(t *testing.T) {
 func TestAskUnknownUser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		nobody := dbtest.Key("ou_00000000000000000000000000000000")
 		for range 5 {
 			if c := w.ask(f, nobody); c.AuthorizeURL != "" || c.Card != session.CardFailed || c.RetryAfter < time.Minute {
@@ -230,14 +230,14 @@ func TestAskUnknownUser(t *testing.T) {
 func TestAskIsLimitedPerApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f, other := w.flow(nil), w.flow(nil)
+		f, other := w.replica(nil), w.replica(nil)
 		limited := 0
 		for i := range 100 {
-			flow := f
+			from := f
 			if i%2 == 1 {
-				flow = other
+				from = other
 			}
-			c, err := flow.Ask(t.Context(), dbtest.Key(fmt.Sprintf("ou_%032d", i)), session.ConsentRequest{Reason: session.NoSession})
+			c, err := from.Ask(t.Context(), dbtest.Key(fmt.Sprintf("ou_%032d", i)), session.ConsentRequest{Reason: session.NoSession})
 			switch {
 			case err != nil:
 				t.Fatal(err)
@@ -305,7 +305,7 @@ func TestAskCardRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.MessageSend, Processed: true, Drop: true})
-		if c := w.ask(w.flow(nil), alice); c.Card != session.CardSent {
+		if c := w.ask(w.replica(nil), alice); c.Card != session.CardSent {
 			t.Errorf("challenge: %+v", c)
 		}
 		if n := w.cards(larktest.Alice); n != 1 {
@@ -317,7 +317,7 @@ func TestAskCardRetried(t *testing.T) {
 func TestAskCardOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { c.CardOff = true })
+		f := w.replica(func(c *Config) { c.CardOff = true })
 		for range 2 {
 			if c := w.ask(f, alice); c.Card != session.CardOff || c.AuthorizeURL == "" {
 				t.Errorf("challenge: %+v", c)
@@ -332,7 +332,7 @@ func TestAskCardOff(t *testing.T) {
 func TestAskRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { c.Rate = session.Limit{N: 2, Period: time.Minute} })
+		f := w.replica(func(c *Config) { c.Rate = session.Limit{N: 2, Period: time.Minute} })
 		for range 2 {
 			w.ask(f, alice)
 			if err := f.decline(t.Context(), w.latest(alice).ID, larktest.Alice); err != nil {
@@ -359,7 +359,7 @@ func TestAskRate(t *testing.T) {
 func TestAskMaxPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { c.MaxPending = 1 })
+		f := w.replica(func(c *Config) { c.MaxPending = 1 })
 		w.ask(f, alice)
 		if c := w.ask(f, bob); c.AuthorizeURL != "" || c.Card != session.CardRateLimited || c.RetryAfter <= 0 {
 			t.Errorf("challenge: %+v", c)
@@ -370,7 +370,7 @@ func TestAskMaxPending(t *testing.T) {
 func TestAskMaxStarting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { c.MaxStarting = 1 })
+		f := w.replica(func(c *Config) { c.MaxStarting = 1 })
 		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Hang: true})
 		first := make(chan session.Challenge)
 		go func() { first <- w.ask(f, alice) }()
@@ -422,7 +422,7 @@ func TestAskSupersedes(t *testing.T) {
 func TestAskTogetherForDifferentScopes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		var gone sync.WaitGroup
 		for _, scope := range []string{"im:message", "docx:document"} {
 			gone.Go(func() { w.ask(f, alice, scope) })
@@ -437,7 +437,7 @@ func TestAskTogetherForDifferentScopes(t *testing.T) {
 func TestAskStoreDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		w.Store.Close()
 		c, err := f.Ask(t.Context(), alice, session.ConsentRequest{})
 		if !errors.Is(err, session.ErrUnavailable) || c.Card != session.CardFailed {
@@ -449,7 +449,7 @@ func TestAskStoreDown(t *testing.T) {
 func TestStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		p, c, err := f.Start(t.Context(), alice, []string{"im:message"})
 		if err != nil || p.OpenID != larktest.Alice || p.Scopes != "im:message offline_access" || c.Card != session.CardSent || p.Card != session.CardSent {
 			t.Errorf("%+v, %+v, %v", p, c, err)
@@ -492,7 +492,7 @@ func TestConfigRefused(t *testing.T) {
 func TestReasonFades(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		if why := f.Reason(t.Context(), alice, session.NoSession); why != session.NoSession {
 			t.Errorf("never asked: %q", why)
 		}

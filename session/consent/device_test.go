@@ -30,7 +30,7 @@ func TestDeviceSurvivesRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := dbtest.SQLite(t)
 		w := newWorldOn(t, db, nil)
-		before := w.flow(nil)
+		before := w.replica(nil)
 		stop := w.run(before)
 		link := w.ask(before, alice).AuthorizeURL
 		time.Sleep(7 * time.Second)
@@ -55,7 +55,7 @@ func TestDeviceSurvivesRestart(t *testing.T) {
 func TestDevicePollTakenOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		link := w.ask(f, alice).AuthorizeURL
 		w.approve(link, larktest.Alice)
 		time.Sleep(6 * time.Second)
@@ -239,7 +239,7 @@ func TestDeviceExpired(t *testing.T) {
 func TestAskClosesExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		w.ask(f, alice)
 		time.Sleep(5 * time.Minute)
 		if c := w.ask(f, alice); c.Card != session.CardSent || c.ExpiresIn < time.Minute {
@@ -336,7 +336,7 @@ func TestFinishRetriesTheStore(t *testing.T) {
 func TestShutdownStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		stop := w.run(f)
 		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true})
 		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
@@ -361,7 +361,7 @@ func TestShutdownStores(t *testing.T) {
 func TestShutdownGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		stop := w.run(f)
 		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Hang: true, Times: -1})
 		w.approve(w.ask(f, alice).AuthorizeURL, larktest.Alice)
@@ -408,7 +408,7 @@ func TestCardUpdatedLater(t *testing.T) {
 func TestDecline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { c.Buttons = true })
+		f := w.replica(func(c *Config) { c.Buttons = true })
 		w.ask(f, alice)
 		id := w.latest(alice).ID
 		if err := f.decline(t.Context(), id, larktest.Bob); err == nil || w.latest(alice).State != session.ConsentPending {

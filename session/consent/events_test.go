@@ -25,11 +25,11 @@ const (
 	eventToken = "a Verification Token"
 )
 
-// withEvents is a flow to which the emulator posts its events, over real
+// withEvents is a replica to which the emulator posts its events, over real
 // sockets, and the refusals that it reported.
 func (w *world) withEvents(change func(*Config)) *Manager {
 	w.T.Helper()
-	f := w.flow(func(c *Config) {
+	f := w.replica(func(c *Config) {
 		c.PublicURL, c.Buttons = public, true
 		c.EventKeys = &lark.EventKeys{
 			Token:      func() session.Secret { return session.NewSecret(eventToken) },
@@ -144,7 +144,7 @@ func TestEventsRefuseOthers(t *testing.T) {
 	if resp, err := http.Post(server.URL+eventsPath, "application/json", strings.NewReader(`{"challenge":"x"}`)); err != nil || resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("POST: %v, %v", resp, err)
 	}
-	none := w.flow(redirect)
+	none := w.replica(redirect)
 	rec := httptest.NewRecorder()
 	none.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodPost, eventsPath, nil))
 	if rec.Code != http.StatusNotFound {

@@ -48,7 +48,7 @@ func (w *world) look(flows ...*Manager) {
 func TestRenewalCard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f, g := w.flow(redirect), w.flow(redirect)
+		f, g := w.replica(redirect), w.replica(redirect)
 		w.granted(7 * day)
 		time.Sleep(362*day - time.Hour)
 		w.look(f, g)
@@ -145,7 +145,7 @@ func TestRenewalInDeviceFlow(t *testing.T) {
 	w := newWorld(t, nil)
 	w.withEvents(func(c *Config) { c.PublicURL = "" })
 	w.granted(0)
-	f := w.flow(func(c *Config) { c.Buttons = true })
+	f := w.replica(func(c *Config) { c.Buttons = true })
 	x := store.Expiring{Key: alice, GrantedAt: w.Row(alice).GrantedAt, EndsAt: time.Now().Add(2 * time.Hour)}
 	for range 2 {
 		f.remind(t.Context(), x)
@@ -174,7 +174,7 @@ func TestNoRenewalCard(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, nil)
-				f := w.flow(change)
+				f := w.replica(change)
 				w.granted(7 * day)
 				time.Sleep(363 * day)
 				w.look(f)
@@ -192,7 +192,7 @@ func TestRenewalTriedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, nil)
-				f := w.flow(flow)
+				f := w.replica(flow)
 				w.granted(7 * day)
 				time.Sleep(363 * day)
 				w.Lark.Fault(larktest.Fault{Endpoint: larktest.MessageSend, Times: -1, Status: 503})
@@ -228,7 +228,7 @@ func TestEndedCard(t *testing.T) {
 			t.Run(name+" "+flow, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, nil)
-					f := w.flow(change)
+					f := w.replica(change)
 					f.cardOff = name == "cards off"
 					row := w.granted(7 * day)
 					row.State, row.Reason = session.ConsentRequired, session.RefreshTokenExpired
@@ -261,7 +261,7 @@ func TestEndedCard(t *testing.T) {
 func TestEndedKeepsALink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		row := w.granted(7 * day)
 		row.State, row.Reason = session.ConsentRequired, session.RefreshTokenExpired
 		if _, err := w.Store.Sessions.Revoke(t.Context(), alice, session.RefreshTokenExpired); err != nil {
@@ -293,7 +293,7 @@ func TestOneReplicaLooksAfterAll(t *testing.T) {
 		if leads, err := other.Elections.Lead(t.Context(), "consents", time.Hour); err != nil || !leads {
 			t.Fatal(leads, err)
 		}
-		w.run(w.flow(redirect))
+		w.run(w.replica(redirect))
 		time.Sleep(10 * time.Minute)
 		if n := w.cards(larktest.Alice); n != 0 {
 			t.Fatalf("%d cards from a replica that does not lead", n)

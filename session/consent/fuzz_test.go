@@ -16,15 +16,15 @@ import (
 // nobody is sent on but with the ticket.
 func FuzzConsentRequest(f *testing.F) {
 	w := newWorld(f, nil)
-	flow := w.flow(redirect)
-	link, err := url.Parse(w.ask(flow, alice).AuthorizeURL)
+	manager := w.replica(redirect)
+	link, err := url.Parse(w.ask(manager, alice).AuthorizeURL)
 	if err != nil {
 		f.Fatal(err)
 	}
 	ticket := link.Query().Get("t")
-	victim := w.browser(flow)
+	victim := w.browser(manager)
 	state := queryOf(f, victim.open(link.String()), "state")
-	cookie := victim.cookies[flow.cookie.name].Value
+	cookie := victim.cookies[manager.cookie.name].Value
 
 	f.Add("GET", startPath, "t="+ticket[:len(ticket)-1], "", "en")
 	f.Add("GET", startPath, "t="+ticket+"&t="+ticket, "", "en")
@@ -42,10 +42,10 @@ func FuzzConsentRequest(f *testing.F) {
 		}
 		r := httptest.NewRequest(http.MethodGet, public+"/", nil)
 		r.Method, r.URL.Path, r.URL.RawQuery = method, path, query
-		r.Header.Set("Cookie", flow.cookie.name+"="+browser)
+		r.Header.Set("Cookie", manager.cookie.name+"="+browser)
 		r.Header.Set("Accept-Language", language)
 		rec := httptest.NewRecorder()
-		flow.Handler().ServeHTTP(rec, r)
+		manager.Handler().ServeHTTP(rec, r)
 		switch {
 		case rec.Code == http.StatusFound && path == startPath && strings.Contains(query, ticket):
 		case rec.Code == http.StatusNoContent, rec.Code >= 400:

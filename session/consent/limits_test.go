@@ -45,7 +45,7 @@ func (w *world) person(i int) session.Key {
 func TestEachCallerHasConsents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f, other := w.flow(twoCallers), w.flow(twoCallers)
+		f, other := w.replica(twoCallers), w.replica(twoCallers)
 		seconds := 60
 		if raceDetector {
 			seconds = 15 // test/run does all 60 without it
@@ -70,7 +70,7 @@ func TestEachCallerHasConsents(t *testing.T) {
 func TestEachCallerHasSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { twoCallers(c); c.MaxStarting = 4 })
+		f := w.replica(func(c *Config) { twoCallers(c); c.MaxStarting = 4 })
 		slow := w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Hang: true, Times: 2})
 		var gone sync.WaitGroup
 		limited := 0
@@ -103,7 +103,7 @@ func TestEachCallerHasSlots(t *testing.T) {
 func TestEachCallerHasPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { twoCallers(c); c.MaxPending = 4 })
+		f := w.replica(func(c *Config) { twoCallers(c); c.MaxPending = 4 })
 		for i := range 3 {
 			c, err := f.Ask(t.Context(), w.person(i), session.ConsentRequest{Caller: "greedy"})
 			if limited := c.Card == session.CardRateLimited; err != nil || limited != (i == 2) {
@@ -120,7 +120,7 @@ func TestEachCallerHasPending(t *testing.T) {
 func TestCallersShareOneConsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(twoCallers)
+		f := w.replica(twoCallers)
 		var gone sync.WaitGroup
 		links := make(chan string, 2)
 		for _, caller := range []string{"one", "two"} {
@@ -144,7 +144,7 @@ func TestCallersShareOneConsent(t *testing.T) {
 func TestLinkAlthoughTheCardWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(redirect)
+		f := w.replica(redirect)
 		for i := range 40 { // as many messages as may be sent in a second
 			w.ask(f, w.person(i))
 		}
@@ -169,7 +169,7 @@ func TestLinkAlthoughTheCardWaits(t *testing.T) {
 func TestCardlessIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { redirect(c); c.MaxPending = 400 })
+		f := w.replica(func(c *Config) { redirect(c); c.MaxPending = 400 })
 		stop := w.flood(f, "", 110)
 		time.Sleep(10 * time.Second)
 		stop()

@@ -21,7 +21,7 @@ import (
 	"larkside/test/larktest"
 )
 
-// public is where browsers reach the flow under test.
+// public is where browsers reach the replica under test.
 const public = "https://sidecar.test"
 
 // world has flows of any number of replicas beside what [inprocess.World] has.
@@ -52,8 +52,8 @@ func (c *Config) use(db *store.DB) {
 	c.Rates, c.Elections, c.Audit, c.Changes, c.Defaults = db.Rates, db.Elections, db.Audit, db.Changes, db.Defaults
 }
 
-// flow is a replica that does not run yet.
-func (w *world) flow(change func(*Config)) *Manager {
+// replica returns a replica that does not run yet.
+func (w *world) replica(change func(*Config)) *Manager {
 	w.T.Helper()
 	c := Config{
 		Apps: map[string]Lark{larktest.AppID: inprocess.Client(w.T, w.Lark, nil)},
@@ -82,7 +82,7 @@ func (w *world) run(f *Manager) (stop func()) {
 }
 
 func (w *world) device(change func(*Config)) *Manager {
-	f := w.flow(change)
+	f := w.replica(change)
 	w.run(f)
 	return f
 }
@@ -266,7 +266,7 @@ func titleOf(html string) string {
 func TestRedirectFlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(redirect)
+		f := w.replica(redirect)
 		c := w.ask(f, alice)
 		if c.Card != session.CardSent || !strings.HasPrefix(c.AuthorizeURL, public+startPath+"?t=") || c.ExpiresIn != 10*time.Minute {
 			t.Errorf("challenge: %+v", c)
@@ -299,7 +299,7 @@ func TestRedirectFlow(t *testing.T) {
 func TestNoRefreshTokenIsWarnedAbout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(redirect)
+		f := w.replica(redirect)
 		consents := func(first, n int) {
 			for i := range n {
 				b, who := w.browser(f), w.person(first+i)

@@ -28,9 +28,9 @@ var measure = flag.Bool("measure", false, "let the tests of the token endpoint's
 // rated is a world in which every call to the token endpoint is governed.
 type rated struct {
 	*world
-	t      *testing.T
-	source *refresh.Source
-	flow   *Manager
+	t       *testing.T
+	source  *refresh.Source
+	manager *Manager
 }
 
 func newRated(t *testing.T, life time.Duration) *rated {
@@ -40,7 +40,7 @@ func newRated(t *testing.T, life time.Duration) *rated {
 		c.TokenPerSecond, c.TokenPerMinute, c.KeepCalls = 50, 1000, 100_000
 		c.DeviceLife = life
 	})}
-	w.source, w.flow = w.replica(w.Store)
+	w.source, w.manager = w.replica(w.Store)
 	w.replica(db.Open(t, nil))
 	return w
 }
@@ -183,7 +183,7 @@ func TestTimeFromClickToSession(t *testing.T) {
 		{"a request waits", [3]time.Duration{5 * time.Second, 5 * time.Second, 6 * time.Second}, nil},
 		{"the app calls again after 3 s", [3]time.Duration{8 * time.Second, 8 * time.Second, 8 * time.Second}, func(w *rated, k session.Key) {
 			time.Sleep(3 * time.Second)
-			if _, err := w.flow.Ask(w.t.Context(), k, session.ConsentRequest{}); err != nil && !errors.Is(err, session.ErrConflict) {
+			if _, err := w.manager.Ask(w.t.Context(), k, session.ConsentRequest{}); err != nil && !errors.Is(err, session.ErrConflict) {
 				w.t.Error(err) // a conflict: the session is there already
 			}
 		}},
@@ -222,7 +222,7 @@ func clicks(t *testing.T, seed uint64, n int, then func(*rated, session.Key)) (t
 		at := time.Duration(rng.Int64N(int64(time.Minute)))
 		gone.Go(func() {
 			if then == nil {
-				if _, err := w.flow.Ask(t.Context(), keys[i], session.ConsentRequest{Wait: 3 * time.Minute}); err != nil {
+				if _, err := w.manager.Ask(t.Context(), keys[i], session.ConsentRequest{Wait: 3 * time.Minute}); err != nil {
 					t.Error(err)
 				}
 			}

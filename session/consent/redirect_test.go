@@ -19,7 +19,7 @@ import (
 // with a good code and state.
 func (w *world) atCallback(openID string) (f *Manager, b *browser, link, back string) {
 	w.T.Helper()
-	f = w.flow(redirect)
+	f = w.replica(redirect)
 	link = w.ask(f, alice).AuthorizeURL
 	b = w.browser(f)
 	return f, b, link, b.consent(b.open(link), openID)
@@ -61,7 +61,7 @@ func TestRedirectWrongAccount(t *testing.T) {
 func TestRedirectDeclined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(redirect)
+		f := w.replica(redirect)
 		link := w.ask(f, alice).AuthorizeURL
 		b := w.browser(f)
 		back, err := w.Lark.Refuse(b.open(link), larktest.Alice)
@@ -375,7 +375,7 @@ func TestPublicURLWithPath(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, func(c *larktest.Config) { c.Apps[0].RedirectURIs = []string{base + callbackPath} })
-				f := w.flow(func(c *Config) { c.PublicURL = base })
+				f := w.replica(func(c *Config) { c.PublicURL = base })
 				link := w.ask(f, alice).AuthorizeURL
 				b := w.browser(f)
 				through := func(url string) string {
@@ -403,7 +403,7 @@ func TestPublicURLWithPath(t *testing.T) {
 func TestCookie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(redirect)
+		f := w.replica(redirect)
 		resp := w.browser(f).get(w.ask(f, alice).AuthorizeURL)
 		c := resp.Cookies()[0]
 		if c.Name != "__Host-larkside" || !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Path != "/" || c.Domain != "" || len(c.Value) != 43 {
@@ -412,7 +412,7 @@ func TestCookie(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(func(c *Config) { c.PublicURL = "http://127.0.0.1:8082" })
+		f := w.replica(func(c *Config) { c.PublicURL = "http://127.0.0.1:8082" })
 		resp := w.browser(f).get(w.ask(f, alice).AuthorizeURL)
 		if c := resp.Cookies()[0]; c.Name != "larkside" || c.Secure || !c.HttpOnly {
 			t.Errorf("cookie on plain http: %s", resp.Header.Get("Set-Cookie"))
@@ -453,7 +453,7 @@ func TestNothingReflected(t *testing.T) {
 func TestStartGuards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(redirect)
+		f := w.replica(redirect)
 		b := w.browser(f)
 		link := w.ask(f, alice).AuthorizeURL
 		for name, target := range map[string]string{
@@ -493,7 +493,7 @@ func TestRedirectOverReplicas(t *testing.T) {
 	w := newWorldOn(t, db, nil)
 	replica := func() *Manager {
 		replica := db.Open(t, nil)
-		return w.flow(func(c *Config) { redirect(c); c.use(replica) })
+		return w.replica(func(c *Config) { redirect(c); c.use(replica) })
 	}
 	b := w.browser(replica())
 	back := b.consent(b.open(w.ask(replica(), alice).AuthorizeURL), larktest.Alice)

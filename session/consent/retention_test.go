@@ -46,7 +46,7 @@ func keepFor(period time.Duration) func(*Config) { return func(c *Config) { c.Ke
 func TestWhoLeftLosesTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f, g := w.flow(keepFor(30*day)), w.flow(keepFor(30*day))
+		f, g := w.replica(keepFor(30*day)), w.replica(keepFor(30*day))
 		dbtest.Seed(t, w.Store, w.Lark, time.Now(), larktest.Alice, larktest.Bob)
 		if err := w.Store.Sessions.Disable(t.Context(), alice, session.UserGone); err != nil {
 			t.Fatal(err)
@@ -105,7 +105,7 @@ func TestDroppingWaitsForLark(t *testing.T) {
 			return n
 		}
 		down := w.Lark.Fault(larktest.Fault{Endpoint: larktest.RevokeEndpoint, Status: 500, Times: -1})
-		f := w.flow(keepFor(30 * day))
+		f := w.replica(keepFor(30 * day))
 		w.retire(day+time.Minute, f)
 		w.retire(30*time.Minute, f)
 		if n := withTokens(); n != 4 {
@@ -145,7 +145,7 @@ func TestRunRetires(t *testing.T) {
 func TestDeletedSessionsAreRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(keepFor(3 * time.Hour))
+		f := w.replica(keepFor(3 * time.Hour))
 		dbtest.Seed(t, w.Store, w.Lark, time.Now(), larktest.Alice, larktest.Bob)
 		if err := w.Store.Sessions.Disable(t.Context(), alice, session.UserNotPermitted); err != nil {
 			t.Fatal(err)
@@ -200,7 +200,7 @@ func TestPurge(t *testing.T) {
 func TestPurgeKeepsNewConsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		dbtest.Seed(t, w.Store, w.Lark, time.Now(), larktest.Alice)
 		var purged []Purged
 		done := make(chan error)

@@ -51,7 +51,7 @@ func (w *world) noDefault() {
 func TestSignIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		f := w.flow(nil)
+		f := w.replica(nil)
 		for _, openID := range []string{larktest.Bob, larktest.Alice, larktest.Alice} {
 			s := w.signIn(t.Context(), f)
 			if s.link == "" || s.life != 240*time.Second {
@@ -81,7 +81,7 @@ func TestSignIn(t *testing.T) {
 func TestSignInDeclined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		s := w.signIn(t.Context(), w.flow(nil))
+		s := w.signIn(t.Context(), w.replica(nil))
 		if err := w.Lark.Decline(s.link, larktest.Alice); err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +99,7 @@ func TestSignInExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		began := time.Now()
-		s := w.signIn(t.Context(), w.flow(nil))
+		s := w.signIn(t.Context(), w.replica(nil))
 		<-s.over
 		var why *SignInError
 		if !errors.As(s.err, &why) || why.Reason != "expired" || time.Since(began) > 250*time.Second {
@@ -114,7 +114,7 @@ func TestSignInLarkAway(t *testing.T) {
 		w := newWorld(t, nil)
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Drop: true, Times: 2})
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Status: 400, Body: `{"error":"slow_down","code":20087}`})
-		s := w.signIn(t.Context(), w.flow(nil))
+		s := w.signIn(t.Context(), w.replica(nil))
 		w.approve(s.link, larktest.Alice)
 		if <-s.over; s.err != nil || s.who.OpenID != larktest.Alice {
 			t.Errorf("%v, %v", s.who, s.err)
@@ -128,7 +128,7 @@ func TestSignInOfNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.UserInfo, Set: map[string]any{"data": nil}, Times: -1})
-		s := w.signIn(t.Context(), w.flow(nil))
+		s := w.signIn(t.Context(), w.replica(nil))
 		w.approve(s.link, larktest.Alice)
 		<-s.over
 		var why *SignInError
@@ -146,7 +146,7 @@ func TestSignInTerminalClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		ctx, hangUp := context.WithCancel(t.Context())
-		s := w.signIn(ctx, w.flow(nil))
+		s := w.signIn(ctx, w.replica(nil))
 		held := w.Lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, Hang: true, Processed: true})
 		w.approve(s.link, larktest.Alice)
 		time.Sleep(6 * time.Second)
@@ -165,7 +165,7 @@ func TestSignInGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		ctx, hangUp := context.WithCancel(t.Context())
-		f := w.flow(nil)
+		f := w.replica(nil)
 		s := w.signIn(ctx, f)
 		hangUp()
 		if <-s.over; !errors.Is(s.err, context.Canceled) {
@@ -186,7 +186,7 @@ func TestSignInScopeRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.Lark.Fault(larktest.Fault{Endpoint: larktest.DeviceEndpoint, Status: 400, Body: `{"error":"invalid_scope","code":20027}`})
-		s := w.signIn(t.Context(), w.flow(nil))
+		s := w.signIn(t.Context(), w.replica(nil))
 		var why *SignInError
 		if !errors.As(s.err, &why) || why.Reason != session.ScopeNotEnabled {
 			t.Errorf("%v", s.err)

@@ -105,7 +105,7 @@ func TestSpan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := w.flow(func(c *Config) { redirect(c); c.Users = users })
+	f := w.replica(func(c *Config) { redirect(c); c.Users = users })
 	link := w.ask(f, alice).AuthorizeURL
 	w.Store.Close()
 	if _, err := f.Ask(t.Context(), bob, session.ConsentRequest{}); err == nil {

@@ -53,9 +53,9 @@ its LARKSIDE_ENCRYPTION_KEYS anew, while it and other replicas serve. The order:
 
     1. put a new key ("larkside keys new") before the old ones, on every replica
     2. larkside keys rotate
-    3. take the keys out that it names, on every replica
+    3. take out the keys that it names, on every replica
 
-It may be cut off and run again at any time. On PostgreSQL it ends with a wait
+It may be interrupted and run again at any time. On PostgreSQL it ends with a wait
 of some seconds, to see that no replica still seals under another key. SQLite's
 own key file (the database's path with .key) is a list of the same form, one key
 a line; it is read at the start.`,

@@ -25,8 +25,9 @@ those in a state (--state), or those of one user in all apps (--user). Their tok
 are revoked at Lark; the sessions, with names and ids, and what the users were asked
 are deleted. The audit trail stays, and says who was purged by whom.
 
-Say --dry-run first: it shows whom it would be. Then say --yes instead. It may be
-cut off and run again. A user who is active is asked again at the next request.
+Use --dry-run first: it shows whose sessions would be deleted. Then use --yes instead.
+It may be interrupted and run again. A user who is active is asked again at the next
+request.
 
 --user finds the other apps' sessions by the union_id. ` + userHelp,
 		Example: "  larkside sessions purge --left --dry-run\n  larkside sessions purge --user ou_… --yes",
