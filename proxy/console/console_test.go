@@ -423,10 +423,11 @@ func TestNothingIsDerivedFromTheKey(t *testing.T) {
 func TestFormTokensAreOfOneProcess(t *testing.T) {
 	one, two := &Console{signIns: newSignIns()}, &Console{signIns: newSignIns()}
 	const browser, ticket = "browser", "ticket"
-	if one.tokenFor(browser, ticket) != one.tokenFor(browser, ticket) {
-		t.Error("a form that is loaded twice has two tokens")
+	first := one.tokenFor(browser, ticket)
+	if again := one.tokenFor(browser, ticket); again != first {
+		t.Errorf("a form that is loaded twice has two tokens, %q and %q", first, again)
 	}
-	if one.tokenFor(browser, ticket) == two.tokenFor(browser, ticket) {
+	if two.tokenFor(browser, ticket) == first {
 		t.Error("two processes make the same token of the same cookies")
 	}
 }
