@@ -95,7 +95,8 @@ func (l *live) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := l.pulse(ctx)
-		// After a change once more: what belongs to it may come a moment later.
+		// After a change they are told once more, since what belongs to it may
+		// be stored a moment later.
 		if now != last || again || time.Since(told) >= changeEvery {
 			again, last, told = now != last, now, time.Now()
 			l.tell()
@@ -109,7 +110,7 @@ func (l *live) tell() {
 	for c := range l.watching {
 		select {
 		case c <- struct{}{}:
-		default: // it has one to take yet
+		default: // a value is waiting already
 		}
 	}
 }

@@ -25,12 +25,12 @@ import (
 	"larkside/session"
 )
 
-// ErrUnknownKey: a record was sealed under a key that the ring does not have.
-// The record is neither lost nor absent; the ring is incomplete.
+// ErrUnknownKey means that a record was sealed under a key that the ring does
+// not have. The record is neither lost nor absent; the ring is incomplete.
 var ErrUnknownKey = errors.New("sealed under an encryption key that is not configured")
 
-// ErrChanged: a record, or what it vouches for, was changed by somebody without
-// the key, or the record was moved from another place.
+// ErrChanged means that a record, or what it vouches for, was changed by
+// somebody without the key, or that the record was moved from another place.
 var ErrChanged = errors.New("changed without the encryption key")
 
 // sealedFormat is the first byte of every sealed record.

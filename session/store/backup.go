@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// ErrNoBackup: the database is PostgreSQL, which has its own programs for that.
+// ErrNoBackup means that the database is PostgreSQL, which has its own
+// programs for that.
 var ErrNoBackup = errors.New("the database is PostgreSQL: use pg_dump")
 
 // Backup returns a copy of the SQLite database as it is now, and its size.

@@ -118,9 +118,9 @@ func (c *cache) replace(a *session.Access, t ticket, wrote bool, now time.Time) 
 }
 
 // heard takes the news that key's session has a version and a state. An entry
-// that differs is removed. News that is older than the entry, since it was late,
-// leaves the entry: without it the row of an older write that is late too would
-// be cached. It is checked before it is served.
+// that differs is removed. News that came late, and is older than the entry,
+// keeps the entry, which is then checked before it is served. If it were
+// removed, the row of an older write that is late too could take its place.
 func (c *cache) heard(key session.Key, version int64, state session.State) {
 	s := c.shard(key)
 	s.mu.Lock()
@@ -136,8 +136,8 @@ func (c *cache) heard(key session.Key, version int64, state session.State) {
 	}
 }
 
-// absent takes the result that there is no row, of a read for which t was
-// taken.
+// absent removes the entry of key because a read, for which t was taken, found
+// no row.
 func (c *cache) absent(key session.Key, t ticket) {
 	s := c.shard(key)
 	s.mu.Lock()

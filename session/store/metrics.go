@@ -110,8 +110,8 @@ func (d *DB) instruments(cacheSize int) error {
 	return err
 }
 
-// backlog is what every replica says of the database, since it costs nothing: of the
-// rows that are due the first is read.
+// backlog is what every replica reports about the database. It costs little: of the
+// rows that are due, only the first is read.
 type backlog struct {
 	db  *database
 	now func() time.Time
@@ -177,8 +177,8 @@ type census struct {
 	last counted
 }
 
-// counted is what the database said last. What is nil is not known, or another
-// replica's to say.
+// counted is what the database said last. A number is nil if it is not known,
+// or if another replica reports it.
 type counted struct {
 	sessions *[]Count
 	due      *int64

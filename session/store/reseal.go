@@ -72,7 +72,8 @@ type Resealed struct {
 	Settling bool `json:"settling"`
 }
 
-// ErrReseal: not everything could be sealed under the first key. The rest was.
+// ErrReseal means that not everything could be sealed under the first key. The
+// rest was.
 var ErrReseal = errors.New("not everything is sealed under the first key")
 
 // Reseal seals everything under the ring's first key, while this and other

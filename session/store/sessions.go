@@ -433,8 +433,9 @@ func (s *Sessions) changeState(ctx context.Context, doing, query string, key ses
 }
 
 // terms are what a grant's tokens came with. Both tokens vouch for them: a row
-// in which one of these columns was changed has no token. All that changes them
-// is what stores tokens (Put, Replace) or deletes both (Revoke, DropTokens).
+// in which one of these columns was changed has no token. They are changed
+// only by what stores tokens (Put, Replace) or deletes both (Revoke,
+// DropTokens).
 //
 // The other columns of sessions can be changed by whoever can write to the
 // database. deploy/docs/security.md says what that brings.
