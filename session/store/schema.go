@@ -132,8 +132,8 @@ type getter interface {
 	SelectContext(ctx context.Context, dest any, query string, args ...any) error
 }
 
-// readSchema returns what the database has. knows is the version that this
-// program knows: the steps up to there are no matter to it.
+// readSchema returns what the database has. Only steps after knows, the
+// version that this program knows, count for Oldest.
 func (c *connection) readSchema(ctx context.Context, db getter, knows int64) (schema, error) {
 	table := `SELECT count(*) FROM sqlite_master WHERE name = 'larkside_schema'`
 	if c.dialect == dialectPostgres {
