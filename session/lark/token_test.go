@@ -492,6 +492,7 @@ func TestAuthorizeURL(t *testing.T) {
 // Whatever comes, a token or a clean error.
 func FuzzTokenReply(f *testing.F) {
 	for _, seed := range []string{issued, `{"code":20064,"error":"invalid_grant"}`, `{"code":"0","access_token":"a","expires_in":"1e999"}`, `[]`, `{"access_token":"\ud800"}`,
+		`{"access_token":"a","scope":"\u0000","token_type":"\u0000"}`,
 		`{"refresh_token":"r","refresh_token_expires_in":-1,"status_message":"x"}`, `{"error":"` + appSecret + `","msg":"` + refreshToken + `"}`, strings.Repeat("[", 100)} {
 		f.Add(200, seed)
 		f.Add(400, seed)
@@ -521,6 +522,8 @@ func FuzzTokenReply(f *testing.F) {
 			t.Errorf("lives %s, %s", tok.ExpiresIn, tok.RefreshExpiresIn)
 		case strings.ContainsFunc(tok.AccessToken.Expose(), func(r rune) bool { return r <= ' ' || r > '~' }):
 			t.Error("a token that can't stand in a header")
+		case strings.ContainsRune(tok.Scope+tok.TokenType, 0):
+			t.Error("a text that PostgreSQL does not take")
 		}
 		assertWhole(t, strings.Join(tok.Warnings, "\n"))
 	})
