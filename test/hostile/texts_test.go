@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -83,5 +84,42 @@ func TestTextsThatNoDatabaseHolds(t *testing.T) {
 			t.Errorf("alice in the end: %d %s", a.Status, a.Body)
 		}
 		larktest.NoViolations(t, f.lark, larktest.Replayed, larktest.WrongUser, larktest.UnknownToken)
+	})
+}
+
+// S31: tokens that are of no use cost their user's requests an answer, and nobody
+// else the rate of the token endpoint.
+func TestUselessTokens(t *testing.T) {
+	t.Parallel()
+	process.Each(t, func(t *testing.T, db *dbtest.DB) {
+		t.Parallel()
+		f := newFront(t, larktest.Config{TokenPerSecond: -1, TokenPerMinute: -1, AdHocUsers: true})
+		useless := map[string]map[string]any{}
+		for i, set := range []map[string]any{{"expires_in": 0}, {"expires_in": -7200}, {"token_type": "MAC"}, {"access_token": "a\x00b"}} {
+			user := fmt.Sprintf("ou_%032x", i)
+			useless[user] = set
+			process.Seed(t, db, f.lark, 3*time.Hour, user)
+		}
+		process.Seed(t, db, f.lark, 3*time.Hour, bob)
+		p := process.Start(t, process.Options{Lark: f.lark, DB: db})
+		for user, set := range useless {
+			fault := f.lark.Fault(larktest.Fault{Endpoint: larktest.TokenEndpoint, OpenID: user, Processed: true, Times: -1, Set: set})
+			began := time.Now()
+			for range 100 {
+				if a := p.Get(t, echo, user); a.Name() != "refresh_unavailable" || a.Header.Get("Retry-After") == "" {
+					t.Fatalf("%q: %d %s", set, a.Status, a.Body)
+				}
+			}
+			// One at once, and one in a second after that at most.
+			if n, most := fault.Hits(), 2+int(time.Since(began)/time.Second); n < 1 || n > most {
+				t.Errorf("%q: %d rotations, want at most %d", set, n, most)
+			}
+			fault.Remove()
+			process.Eventually(t, "service when Lark is well", func() bool { return p.Get(t, echo, user).Status == 200 })
+		}
+		if a := p.Get(t, echo, bob); a.Status != 200 || a.Owner() != bob {
+			t.Errorf("bob: %d %s", a.Status, a.Body)
+		}
+		larktest.NoViolations(t, f.lark)
 	})
 }
