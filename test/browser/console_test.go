@@ -307,6 +307,15 @@ func life(t *testing.T, p *process.Process) {
 			t.Fatalf("%s %s: %d %s", method, path, a.Status, a.Body)
 		}
 	}
+	answer := func(user string, how func(link, openID string) error, as, card string) {
+		if err := how(p.Link(t, records, user), as); err != nil {
+			t.Fatal(err)
+		}
+		process.AwaitCard(t, p.Lark, user, card)
+	}
+	answer("ou_granted", p.Lark.Approve, "ou_granted", "Authorized")
+	answer("ou_declines", p.Lark.Decline, "ou_declines", "You declined")
+	answer("ou_lends", p.Lark.Approve, "ou_borrows", "Someone else's account")
 	admin("POST", "/users/sync")
 	admin("POST", "/sessions/"+larktest.AppID+"/"+larktest.Bob+"/refresh")
 	admin("DELETE", "/sessions/"+larktest.AppID+"/ou_idle")
