@@ -33,7 +33,8 @@ import (
 // A caller whose access token has ended may get 503; 401 only if the grant is
 // lost, with reason refresh_token_used. A grant is lost by a rotation whose answer
 // the ledger knows did not get out, or by one that was followed by a kill, a cut
-// or a stop of the process that had the answer in hand.
+// or a stop of the process that had the answer in hand, or that hung on the way for
+// longer than anybody waits.
 //
 // A refresh token that was answered is sent again only after one of the same.
 type judge struct {
@@ -205,6 +206,16 @@ func (j *judge) hung(ended time.Time, d delivered) bool {
 	})
 }
 
+// hungLong is whether the connections of a replica to Lark hung at a time for so
+// long that nobody waits any more for what was on the way. A busy machine lets
+// them hang for longer than was planned.
+func (j *judge) hungLong(at time.Time, replica int) bool {
+	return slices.ContainsFunc(j.events, func(e event) bool {
+		return e.kind == larkStall && (replica < 0 || e.replica == replica) && e.to.Sub(e.from) > lease/2-around &&
+			!e.from.After(at.Add(around)) && e.to.After(at.Add(-around))
+	})
+}
+
 // renewed is whether the user had a newer access token, for long enough before
 // the call that its replica must have seen it. One that was lost on the way is
 // none.
@@ -222,6 +233,8 @@ func (j *judge) renewed(d delivered) bool {
 func (j *judge) whyReplayed(t larktest.Issued, v larktest.Violation) kind {
 	if sender, ok := j.x.redeemers[v.LogID]; ok && j.during(v.At.Add(-around), v.At, sender.replica, longPause) {
 		return longPause // between the claim and the request
+	} else if ok && j.hungLong(v.At, sender.replica) {
+		return larkStall // it was sent before the other, which was answered
 	}
 	for _, r := range t.Redemptions {
 		if r.Outcome == larktest.Answered {
@@ -245,6 +258,8 @@ func (j *judge) whyLost(r larktest.Redemption, at time.Time) kind {
 		return kill
 	case j.during(r.At, unsafe, replica, larkCut):
 		return larkCut
+	case j.hungLong(r.At, replica):
+		return larkStall
 	case j.during(r.At.Add(-lease/2), at, replica, longPause):
 		return longPause
 	}

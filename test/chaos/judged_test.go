@@ -69,3 +69,32 @@ func TestJudgeOfWhatHangs(t *testing.T) {
 		})
 	}
 }
+
+// Nobody waits for what hangs on the way to Lark or back for longer than an
+// exchange may take: its answer is lost, and it may come after the next one's.
+func TestJudgeOfWhatHangsForLong(t *testing.T) {
+	start := time.Now()
+	at := func(seconds float64) time.Time { return start.Add(time.Duration(seconds * float64(time.Second))) }
+	for name, c := range map[string]struct {
+		hung  event
+		cause kind
+	}{
+		"for longer than an exchange":    {event{larkStall, 0, at(3), at(15)}, larkStall},
+		"for less":                       {event{larkStall, 0, at(9), at(15)}, ""},
+		"on another replica":             {event{larkStall, 1, at(3), at(15)}, ""},
+		"and had gone on long before it": {event{larkStall, 0, at(0), at(12)}, ""},
+		"and began long after it":        {event{larkStall, 0, at(17), at(29)}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			redeemers := map[string]redeemer{"log": {0, at(-5)}, "another": {2, at(-5)}}
+			j := &judge{x: &experiment{redeemers: redeemers}, events: []event{c.hung}}
+			if got := j.whyLost(larktest.Redemption{At: at(15), Outcome: larktest.Answered, LogID: "log"}, at(20)); got != c.cause {
+				t.Errorf("an answer is lost by %q, want %q", got, c.cause)
+			}
+			answered := larktest.Issued{Redemptions: []larktest.Redemption{{At: at(14), Outcome: larktest.Answered, LogID: "another"}}}
+			if got := j.whyReplayed(answered, larktest.Violation{LogID: "log", At: at(15)}); got != c.cause {
+				t.Errorf("a request comes after the next one by %q, want %q", got, c.cause)
+			}
+		})
+	}
+}
