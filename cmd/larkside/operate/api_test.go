@@ -56,6 +56,40 @@ func TestSessionsListPages(t *testing.T) {
 	}
 }
 
+// A grant without a refresh token ends with its access token, and the list shows it.
+func TestSessionsListShowsWhatCanNotBeRenewed(t *testing.T) {
+	keys, err := seal.ParseKeyring(seal.NewKey("k"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := store.Open(t.Context(), store.Config{URL: session.NewSecret("sqlite:" + filepath.Join(dbtest.TempDir(t), "x.db")), Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { open.Close() })
+	now := time.Now()
+	grant := session.Session{Key: session.Key{AppID: "cli_a1", OpenID: "ou_short"}, TokenType: "Bearer", AccessToken: session.NewSecret("u"), IssuedAt: now, ExpiresAt: now.Add(150 * time.Minute)}
+	whole := grant
+	whole.OpenID, whole.RefreshToken, whole.RefreshExpiresAt = "ou_whole", session.NewSecret("ur"), now.Add(180*time.Hour)
+	for _, s := range []session.Session{grant, whole} {
+		if _, err := open.Sessions.Put(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url := serveAdmin(t, admin.Config{Apps: []string{"cli_a1"}, Sessions: open.Sessions, Directory: open.Directory})
+	list := larkside(t, nil, "sessions", "list", "--admin", url).out
+	lines := strings.Split(list, "\n")
+	if len(lines) < 3 {
+		t.Fatal(list)
+	}
+	column := strings.Index(lines[0], "REFRESH ENDS")
+	for i, want := range []string{"-  ", "in 7d  "} { // by open_id
+		if column < 0 || !strings.HasPrefix(lines[1+i][column:], want) {
+			t.Errorf("want %q below REFRESH ENDS:\n%s", want, list)
+		}
+	}
+}
+
 func TestOperatingOverUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admin.sock")
 	l, err := net.Listen("unix", path)
