@@ -53,7 +53,7 @@ func settings(t *testing.T) map[string]setting {
 func TestSettingNames(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{
-		"LARKSIDE_TEST_POSTGRES": true, "LARKSIDE_TEST_PGBIN": true, // the tests' own
+		"LARKSIDE_TEST_POSTGRES": true, "LARKSIDE_TEST_PGBIN": true, "LARKSIDE_TEST_TRAEFIK": true, // the tests' own
 		"LARKSIDE_APPID": true, // the example of a wrong one
 	}
 	for _, s := range settings(t) {
