@@ -97,5 +97,7 @@ type RetryError struct {
 	After time.Duration
 }
 
-func (e *RetryError) Error() string { return fmt.Sprintf("%v (retry in %s)", e.Err, e.After.Round(time.Second/10)) }
+func (e *RetryError) Error() string {
+	return fmt.Sprintf("%v (retry in %s)", e.Err, e.After.Round(time.Second/10))
+}
 func (e *RetryError) Unwrap() error { return e.Err }
