@@ -205,7 +205,8 @@ func newExperiment(t *testing.T) *experiment {
 	}
 	for i := range replicaCount {
 		r := &replica{database: x.database.link(), listen: x.database.link()}
-		r.lark = newCutter(t, x.serveLark(i, func(address string) time.Time { return r.lark.beganAt(address) }))
+		r.lark = newCutter(t, "")
+		r.lark.lead(x.serveLark(i, r.lark.beganAt))
 		options := x.options(r)
 		if *clock != 0 && i == wrongClock {
 			options.Program = program
