@@ -118,7 +118,10 @@ func TestRefusedToken(t *testing.T) {
 	if is(t, a, 401, "authorization_required"); a.Envelope.Error.AuthorizeURL == "" || a.Envelope.Error.Reason == "no_session" {
 		t.Errorf("%s", a.Body)
 	}
-	process.Card(t, lark, bob) // by the end of the session or by the call, whichever came first
+	// The card is sent by the end of the session or by the call, whichever came
+	// first. A call that came second does not wait for it.
+	process.Await(t, lark, "a card", func() bool { return len(lark.Messages(bob)) > 0 })
+	process.Card(t, lark, bob)
 	// A body beyond REPLAY_BUFFER can't be sent again; the token is renewed all
 	// the same.
 	if err := lark.Revoke(carol, larktest.AccessToken); err != nil {

@@ -67,13 +67,19 @@ func (h *hop) measure(ctx context.Context, conns, users int, length time.Duratio
 		return sample{}, err
 	}
 	began := time.Now()
-	n, err := h.closed(ctx, conns, during(length, users))
-	if err != nil {
-		return sample{}, err
+	n, after := int64(0), before
+	for after == before { // the system counts CPU time in ticks, which a short loop may not reach
+		more, err := h.closed(ctx, conns, during(length, users))
+		if err != nil {
+			return sample{}, err
+		}
+		if after, err = h.process.cpu(); err != nil {
+			return sample{}, err
+		}
+		n += more
 	}
 	took := time.Since(began)
-	after, err := h.process.cpu()
-	return sample{float64(n) / took.Seconds(), float64((after - before).Microseconds()) / float64(n)}, err
+	return sample{float64(n) / took.Seconds(), float64((after - before).Microseconds()) / float64(n)}, nil
 }
 
 // open sends rate requests a second to the hops in turn, whatever the answers
