@@ -165,7 +165,7 @@ func endQuery(tier int, from Cursor, f SessionFilter, now int64) (query string, 
 		return "", nil
 	}
 	if from.At == 0 && from.Key == (session.Key{}) {
-		from.At = now
+		from.At = now + 1 // what ends in this very millisecond has ended
 	}
 	query = queryEndsNext
 	if tier == tierOver {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"larkside/session"
@@ -406,6 +407,27 @@ func TestBrowseInOrder(t *testing.T) {
 		}
 		p, err := s.Directory.Browse(t.Context(), store.OrderEnd, store.Cursor{}, store.SessionFilter{}, 1)
 		if err != nil || p.Sessions[0].UsableUntil.Before(time.Now()) {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
+// What ends in the millisecond in which somebody looks has ended.
+func TestEndsNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := dbtest.SQLite(t).Open(t, nil)
+		over, works := dbtest.Key("ou_a"), dbtest.Key("ou_b")
+		put(t, s, grant(over, "a"))
+		put(t, s, grant(works, "b"))
+		lease, err := s.Leases.Claim(t.Context(), over, 1, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Leases.End(t.Context(), lease, store.Ending{State: session.ConsentRequired, Reason: session.RefreshTokenExpired}); err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.Directory.Browse(t.Context(), store.OrderEnd, store.Cursor{}, store.SessionFilter{}, 2)
+		if err != nil || len(p.Sessions) != 2 || p.Sessions[0].Key != works {
 			t.Errorf("%+v, %v", p, err)
 		}
 	})
