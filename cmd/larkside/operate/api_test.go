@@ -17,7 +17,6 @@ import (
 	"larkside/proxy/admin"
 	"larkside/proxy/edge"
 	"larkside/session"
-	"larkside/session/seal"
 	"larkside/session/store"
 	"larkside/test/dbtest"
 )
@@ -27,15 +26,7 @@ const canary = "canary-7d1f-of-the-operator"
 
 // A list goes on over all pages.
 func TestSessionsListPages(t *testing.T) {
-	keys, err := seal.ParseKeyring(seal.NewKey("k"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	open, err := store.Open(t.Context(), store.Config{URL: session.NewSecret("sqlite:" + filepath.Join(dbtest.TempDir(t), "x.db")), Keys: keys})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { open.Close() })
+	open := dbtest.SQLite(t).Open(t, nil)
 	const users = 1001
 	for i := range users {
 		_, err := open.Sessions.Put(t.Context(), session.Session{Key: session.Key{AppID: "cli_a1", OpenID: fmt.Sprintf("ou_%04d", i)},
@@ -58,15 +49,7 @@ func TestSessionsListPages(t *testing.T) {
 
 // A grant without a refresh token ends with its access token, and the list shows it.
 func TestSessionsListShowsWhatCanNotBeRenewed(t *testing.T) {
-	keys, err := seal.ParseKeyring(seal.NewKey("k"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	open, err := store.Open(t.Context(), store.Config{URL: session.NewSecret("sqlite:" + filepath.Join(dbtest.TempDir(t), "x.db")), Keys: keys})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { open.Close() })
+	open := dbtest.SQLite(t).Open(t, nil)
 	now := time.Now()
 	grant := session.Session{Key: session.Key{AppID: "cli_a1", OpenID: "ou_short"}, TokenType: "Bearer", AccessToken: session.NewSecret("u"), IssuedAt: now, ExpiresAt: now.Add(150 * time.Minute)}
 	whole := grant
