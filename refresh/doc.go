@@ -54,8 +54,9 @@
 //   - In 5 after Lark rotated, or between 5 and 6: the new pair is lost with the
 //     process. The next owner sends the spent token, gets 20064 or 20073 ("used"),
 //     and finds more than one attempt. So it knows that the answer was lost, and not
-//     the token stolen (refresh_token_used, class rotation_lost). This is the only window in which a grant is lost, and
-//     the old access token is served until it expires.
+//     the token stolen (refresh_token_used, class rotation_lost). This is the only
+//     window in which a grant is lost, and the old access token is served until it
+//     expires.
 //   - In 6 after the commit: the pair is stored, and the next read finds it.
 //   - A process that is told to stop begins no further step 4 and waits for the
 //     runs that are past it ([Source.Shutdown]).

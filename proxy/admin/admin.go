@@ -2,8 +2,9 @@
 // Prometheus, and the API by which operators see and change sessions.
 //
 // [New] makes the handler from a [Config]. Parts of the Config may be missing; their
-// paths answer 404, or 503 while the database is awaited. No answer holds a token, or a link that is meant for a user
-// other than the one at the terminal ("larkside login").
+// paths answer 404, or 503 while the database is awaited. No answer holds a token, or
+// a link that is meant for a user other than the one at the terminal ("larkside
+// login").
 // /healthz, /readyz and /metrics are open to everybody. All other paths refuse web
 // pages and unknown Host values, and take the key if there is one. If the database is
 // down, the API answers 503 and the health endpoints go on.

@@ -63,17 +63,18 @@ type paging struct {
 // maxCounted bounds the numbers of rows, which the address has.
 const maxCounted = 1 << 30
 
-// firstPage returns the rows of one page out of up to perPage+1 that were read.
+// onePage returns the rows of one page out of up to perPage+1 that were read.
 // next is the id of the last one if there are more, else "".
-func firstPage[T any](rows []T, id func(T) string) (page []T, next string) {
+func onePage[T any](rows []T, id func(T) string) (page []T, next string) {
 	if len(rows) <= perPage {
 		return rows, ""
 	}
 	return rows[:perPage], id(rows[perPage-1])
 }
 
-// pageOf returns where a page of rows is. at is the parameter that says where a page begins, and
-// next its value for the following one; empty: this is the last one.
+// pageOf returns where a page of rows is. at is the parameter that says where a
+// page begins, and next its value for the following one; empty: this is the last
+// one.
 func pageOf(q url.Values, at, next string, rows int) paging {
 	before, err := strconv.Atoi(q.Get("n"))
 	if err != nil || before < 0 || before > maxCounted || q.Get(at) == "" {

@@ -86,7 +86,7 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		pending, more := firstPage(pending, func(p session.Consent) string { return p.ID })
+		pending, more := onePage(pending, func(p session.Consent) string { return p.ID })
 		if more != "" {
 			b.MorePending = with(q, "state", string(session.ConsentPending))
 		}
@@ -96,7 +96,7 @@ func (k *Console) consents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, next := firstPage(found, func(p session.Consent) string { return p.ID })
+	found, next := onePage(found, func(p session.Consent) string { return p.ID })
 	b.Paging = pageOf(q, "before", next, len(found))
 	b.Consents = k.viewConsents(r.Context(), l, now, found)
 	if state == "" {
@@ -164,7 +164,7 @@ func (k *Console) audit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, next := firstPage(found, func(e store.AuditEntry) string { return e.ID })
+	found, next := onePage(found, func(e store.AuditEntry) string { return e.ID })
 	b.Paging = pageOf(q, "before", next, len(found))
 	b.Entries = k.viewEntries(r.Context(), l, k.now(), found)
 	k.show(w, r, http.StatusOK, page{Name: "audit", Title: "audit.title", Nav: "audit", Live: true, Body: b})

@@ -132,7 +132,8 @@ const (
 	cutOffGrace = 2 * time.Second
 )
 
-// Manager obtains consents, and ends the sessions that they began. It is safe for concurrent use.
+// Manager obtains consents, and ends the sessions that they began. It is safe for
+// concurrent use.
 type Manager struct {
 	sessions   *store.Sessions
 	retention  *store.Retention

@@ -52,7 +52,8 @@ const (
 // Run polls device flows and closes expired consents until ctx is done. Every
 // replica runs it. Leases see to it that one replica works on a row. One replica
 // does the rest for all: it updates cards, asks users whose grants end, and
-// deletes old consents and sessions that can't be used any more. [Manager.Shutdown] waits for what Run started.
+// deletes old consents and sessions that can't be used any more. [Manager.Shutdown]
+// waits for what Run started.
 func (m *Manager) Run(ctx context.Context) error {
 	tick := time.NewTicker(fallbackTick)
 	defer tick.Stop()

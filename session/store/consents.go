@@ -82,8 +82,8 @@ const queryConsentLink = `UPDATE consents SET link = $2, secret = $3, ticket_has
 
 // SetLink stores the user's link. For the device flow it also stores the
 // device_code and how often to poll, for the redirect flow the key of the
-// code_verifiers and the hash of the link's ticket. left shortens the consent's life if Lark gives it less.
-// [session.ErrConflict] if the consent is over.
+// code_verifiers and the hash of the link's ticket. left shortens the consent's
+// life if Lark gives it less. [session.ErrConflict] if the consent is over.
 func (c *Consents) SetLink(ctx context.Context, consent *session.Consent, link, secret session.Secret, ticketHash string, interval, left time.Duration) error {
 	if err := c.sealer.noteKey(ctx); err != nil {
 		return err
