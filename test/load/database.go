@@ -16,6 +16,7 @@ import (
 	"larkside/session"
 	"larkside/session/seal"
 	"larkside/session/store"
+	"larkside/test/load/tokens"
 )
 
 const appID = "cli_load"
@@ -121,10 +122,10 @@ func (b *bench) seeded(ctx context.Context, kind func() (*database, error), n in
 
 // fresh is a user's session right after the consent.
 func (b *bench) fresh(user int) session.Session {
-	now, name := time.Now(), userName(user)
+	now, name := time.Now(), tokens.User(user)
 	return session.Session{
 		Key: session.Key{AppID: appID, OpenID: name}, State: session.Active,
-		AccessToken: session.NewSecret(accessToken(name)), RefreshToken: session.NewSecret(refreshToken(name, 0)),
+		AccessToken: session.NewSecret(tokens.Of(name)), RefreshToken: session.NewSecret(refreshToken(name, 0)),
 		TokenType: "Bearer", TokenURL: b.upstreams[0].url + tokenPath, Scope: "offline_access",
 		IssuedAt: now, ExpiresAt: now.Add(2 * time.Hour), RefreshExpiresAt: now.Add(7 * 24 * time.Hour),
 		GrantedAt: now, SyncedAt: now,
@@ -151,7 +152,7 @@ func (d *database) lookups(ctx context.Context, users int) (sample, error) {
 	defer bare.Close()
 	var took series
 	for i := range 2 * users {
-		user, began := userName(i*7919%users), time.Now()
+		user, began := tokens.User(i*7919%users), time.Now()
 		if i%2 == 0 {
 			var token []byte
 			err = bare.QueryRowContext(ctx, `SELECT access_token FROM sessions WHERE app_id = $1 AND open_id = $2`, appID, user).Scan(&token)

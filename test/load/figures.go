@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"larkside/session"
+	"larkside/test/load/tokens"
 )
 
 // figures are in the order in which they are measured. One without rows is left
@@ -128,9 +129,9 @@ func (b *bench) memory(ctx context.Context) (t table, err error) {
 	if err != nil {
 		return t, err
 	}
-	tokens := float64(b.many*tokenBytes) / (1 << 20)
-	t.add(fmt.Sprintf("%d cached users, %.0f MiB of tokens", b.many, tokens), fmt.Sprintf("%.1f", most),
-		fmt.Sprintf("%.1f, %.2f times the tokens", most-before, (most-before)/tokens))
+	mib := float64(b.many*tokens.Bytes) / (1 << 20)
+	t.add(fmt.Sprintf("%d cached users, %.0f MiB of tokens", b.many, mib), fmt.Sprintf("%.1f", most),
+		fmt.Sprintf("%.1f, %.2f times the tokens", most-before, (most-before)/mib))
 
 	for _, up := range b.upstreams {
 		for _, method := range []string{"GET", "POST"} {

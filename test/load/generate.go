@@ -13,6 +13,8 @@ import (
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 	"github.com/valyala/fasthttp"
 	"golang.org/x/sync/errgroup"
+
+	"larkside/test/load/tokens"
 )
 
 // closed sends requests to h over conns connections, each when it has the answer
@@ -25,7 +27,7 @@ func (h *hop) closed(ctx context.Context, conns int, next func() (user int, ok b
 			req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 			req.SetRequestURI(h.url + jsonPath)
 			for user, ok := next(); ok && ctx.Err() == nil; user, ok = next() {
-				name := userName(user)
+				name := tokens.User(user)
 				req.Header.Set("X-Lark-User-Id", name)
 				if err := h.fast.Do(req, res); err != nil {
 					return err
@@ -87,10 +89,10 @@ func (h *hop) measure(ctx context.Context, conns, users int, length time.Duratio
 func open(ctx context.Context, hops []*hop, rate, users int, warm, length time.Duration) (sample, error) {
 	var turn atomic.Int64
 	targeter := func(t *vegeta.Target) error {
-		h, user := hops[int(turn.Add(1))%len(hops)], userName(rand.IntN(users))
+		h, user := hops[int(turn.Add(1))%len(hops)], tokens.User(rand.IntN(users))
 		t.Method, t.URL, t.Header = "GET", h.url+jsonPath, http.Header{"X-Lark-User-Id": {user}}
 		if h.process == nil {
-			t.Header = http.Header{"Authorization": {"Bearer " + accessToken(user)}}
+			t.Header = http.Header{"Authorization": {"Bearer " + tokens.Of(user)}}
 		}
 		return nil
 	}
@@ -138,7 +140,7 @@ func (h *hop) stream(ctx context.Context, method string, size int64) error {
 	if err != nil {
 		return err
 	}
-	req.Header.Set("X-Lark-User-Id", userName(0))
+	req.Header.Set("X-Lark-User-Id", tokens.User(0))
 	want := size
 	if body != nil {
 		req.ContentLength, want = size, int64(len(answer))
@@ -164,7 +166,7 @@ func (c checked) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	user := r.Header.Get("X-Lark-User-Id")
 	if user == "" {
-		user = ownerOf(r.Header.Get("Authorization"))
+		user = tokens.Owner(r.Header.Get("Authorization"))
 	}
 	if err := check(user, res.StatusCode, res.Header.Get(ownerHeader)); err != nil {
 		res.Body.Close()

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"larkside/test/load/tokens"
 )
 
 // upstream is a way in which the upstream is reached.
@@ -82,7 +84,7 @@ const someUsers = 64
 
 func (b *bench) startReference(ctx context.Context, name string, up upstream, users int) (*hop, error) {
 	addr := freeAddr()
-	return b.startHop(ctx, name, addr, listens(addr), nil, b.self, "-as", name, addr, up.url, strconv.Itoa(users))
+	return b.startHop(ctx, name, addr, listens(addr), nil, b.reference, name, addr, up.url, b.roots, strconv.Itoa(users))
 }
 
 // startHop starts a proxy that listens at addr; see startProcess for the rest.
@@ -142,7 +144,7 @@ func (b *bench) startCaddy(ctx context.Context, up upstream) (*hop, error) {
 		}
 	}
 	var users strings.Builder
-	for user, token := range newTokens(someUsers) {
+	for user, token := range tokens.Headers(someUsers) {
 		fmt.Fprintf(&users, "%s %q\n", user, token)
 	}
 	trust := ""

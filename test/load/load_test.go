@@ -9,11 +9,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"larkside/test/load/tokens"
 )
 
-// The test's binary is also the other processes, as the program is.
+// The test's binary is also the upstream, as the program is.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "-as" {
+	if len(os.Args) > 1 && os.Args[1] == "-upstream" {
 		main()
 		return
 	}
@@ -57,7 +59,7 @@ func TestFigures(t *testing.T) {
 // One answer with another user's token ends the run, whatever sends the request.
 func TestWrongUser(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set(ownerHeader, userName(1)) // whoever asks
+		w.Header().Set(ownerHeader, tokens.User(1)) // whoever asks
 		w.Header().Set("Content-Length", "0")
 	}))
 	defer server.Close()
@@ -67,22 +69,8 @@ func TestWrongUser(t *testing.T) {
 		"open":   func(ctx context.Context) error { _, err := open(ctx, []*hop{h}, 100, 5, 0, time.Second); return err },
 		"stream": func(ctx context.Context) error { return h.stream(ctx, "GET", 0) },
 	} {
-		if err := send(t.Context()); err == nil || !strings.Contains(err.Error(), userName(1)) {
+		if err := send(t.Context()); err == nil || !strings.Contains(err.Error(), tokens.User(1)) {
 			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestOwner(t *testing.T) {
-	good := "Bearer " + accessToken(userName(7))
-	if owner := ownerOf(good); owner != userName(7) {
-		t.Errorf("the owner is %q", owner)
-	}
-	for what, bad := range map[string]string{
-		"nothing": "", "a scheme": good[1:], "a cut token": good[:len(good)-1], "a longer one": good + "A", "another letter": good[:len(good)-1] + "~",
-	} {
-		if owner := ownerOf(bad); owner != "" {
-			t.Errorf("%s is taken for the token of %q", what, owner)
 		}
 	}
 }

@@ -14,7 +14,8 @@
 // traced. Beside it run "tuned", a bare httputil.ReverseProxy on Larkside's own
 // transport; "naive", the five lines that a first attempt has; and Caddy, built
 // from its Go module. All four put a user's token in place of the user's name.
-// Each proxy is a process of its own, and so is the upstream. All is on loopback.
+// Each proxy is a program and a process of its own; the upstream is a process of
+// this program's. All is on loopback.
 //
 // # How it is measured
 //
@@ -56,8 +57,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "-as" {
-		err = serveAs(ctx, os.Args[2:])
+	if len(os.Args) > 1 && os.Args[1] == "-upstream" {
+		err = serveUpstream(ctx, os.Args[2], os.Args[3])
 	} else {
 		err = fromFlags(os.Args[1:]).run(ctx)
 	}
@@ -120,8 +121,9 @@ type bench struct {
 	out  io.Writer
 	// repeat is the command line, without -only.
 	repeat string
-	// self is this program, and binary Larkside.
-	self, binary string
+	// self is this program, binary is Larkside, and reference the two proxies in Go
+	// that it is compared with.
+	self, binary, reference string
 	// dir has all files of the run. roots is a PEM file with the upstream's root
 	// certificate.
 	dir, roots string
@@ -147,7 +149,10 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err := os.WriteFile(b.roots, root, 0o600); err != nil {
 		return err
 	}
-	if b.binary, err = b.build(ctx); err != nil {
+	if b.binary, err = b.build(ctx, "larkside", "./cmd/larkside"); err != nil {
+		return err
+	}
+	if b.reference, err = b.build(ctx, "larkside/test/load", "./reference"); err != nil {
 		return err
 	}
 	info, err := os.Stat(b.binary)
@@ -156,7 +161,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	}
 	plain, secure := freeAddr(), freeAddr()
 	b.upstreams = []upstream{{"HTTP/1.1", "http://" + plain}, {"TLS, HTTP/2", "https://" + secure}}
-	p, err := b.startProcess(ctx, listens(secure), nil, b.self, "-as", "upstream", plain, secure)
+	p, err := b.startProcess(ctx, listens(secure), nil, b.self, "-upstream", plain, secure)
 	if err != nil {
 		return err
 	}
@@ -190,19 +195,19 @@ func (b *bench) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// build compiles Larkside as it is shipped: in its own module, since this one
-// could ask for other versions of what Larkside needs.
-func (b *bench) build(ctx context.Context) (string, error) {
-	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "larkside").Output()
+// build compiles a program as Larkside is shipped. It does so in the program's
+// module, since this one could ask for other versions of what Larkside needs.
+func (b *bench) build(ctx context.Context, module, pkg string) (string, error) {
+	dir, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
-		return "", fmt.Errorf("where larkside's module is, seen from test/load: %w", err)
+		return "", fmt.Errorf("where the module %s is, seen from test/load: %w", module, err)
 	}
-	to := filepath.Join(b.dir, "larkside")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, "./cmd/larkside")
-	cmd.Dir = strings.TrimSpace(string(root))
+	to := filepath.Join(b.dir, filepath.Base(pkg))
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, pkg)
+	cmd.Dir = strings.TrimSpace(string(dir))
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building larkside: %w\n%s", err, out)
+		return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
 	}
 	return to, nil
 }
