@@ -129,9 +129,21 @@ func (b *bench) memory(ctx context.Context) (t table, err error) {
 	if err != nil {
 		return t, err
 	}
+	time.Sleep(b.idle)
+	after, err := crowd.process.residentMiB()
+	if err != nil {
+		return t, err
+	}
 	mib := float64(b.many*tokens.Bytes) / (1 << 20)
-	t.add(fmt.Sprintf("%d cached users, %.0f MiB of tokens", b.many, mib), fmt.Sprintf("%.1f", most),
-		fmt.Sprintf("%.1f, %.2f times the tokens", most-before, (most-before)/mib))
+	for _, row := range []struct {
+		when string
+		rss  float64
+	}{
+		{"the most while all come at once", most}, {fmt.Sprintf("%v later", b.idle), after},
+	} {
+		t.add(fmt.Sprintf("%d cached users, %.0f MiB of tokens: %s", b.many, mib, row.when), fmt.Sprintf("%.1f", row.rss),
+			fmt.Sprintf("%.1f, %.2f times the tokens", row.rss-before, (row.rss-before)/mib))
+	}
 
 	for _, up := range b.upstreams {
 		for _, method := range []string{"GET", "POST"} {

@@ -44,7 +44,9 @@ func serveUpstream(ctx context.Context, plain, secure string) error {
 	server := httptest.NewUnstartedServer(u)
 	server.Listener.Close()
 	server.Listener, server.EnableHTTP2 = l, true
-	server.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 1000}
+	// net/http's own frames may have 1 MiB. Those of nginx and of RFC 9113's default
+	// have 16 KiB.
+	server.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 1000, MaxReadFrameSize: 16 << 10}
 	server.StartTLS()
 	<-ctx.Done()
 	return nil
