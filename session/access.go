@@ -34,14 +34,21 @@ type Access struct {
 
 // NewAccess returns the cacheable part of s.
 func NewAccess(s *Session) *Access {
-	a := &Access{
+	// Both in one piece: the garbage collector marks each piece of each user's.
+	both := new(struct {
+		access Access
+		header [1]string
+	})
+	a := &both.access
+	*a = Access{
 		Key:   Key{AppID: shared(s.AppID), OpenID: s.OpenID},
 		State: shared(s.State), Reason: shared(s.Reason), Version: s.Version,
 		issuedAt: s.IssuedAt.UnixMilli(), expiresAt: s.ExpiresAt.UnixMilli(), retryAt: s.RetryAt.UnixMilli(),
 		Renewable: s.State != ConsentRequired && !s.RefreshToken.Empty(),
 	}
 	if !s.AccessToken.Empty() && s.TokenType == "Bearer" {
-		a.header = &[1]string{"Bearer " + s.AccessToken.Expose()}
+		both.header[0] = "Bearer " + s.AccessToken.Expose()
+		a.header = &both.header
 	}
 	return a
 }
