@@ -103,8 +103,9 @@ func (l patientListener) Accept() (net.Conn, error) {
 	return &patientConn{Conn: conn, patience: l.patience}, nil
 }
 
-// patientConn renews its deadline at each write; the server writes at most a
-// buffer at a time. A handler may set an earlier one.
+// patientConn renews its deadline before a write that would have less than
+// patience; the server writes at most a buffer at a time. A handler may set an
+// earlier deadline.
 type patientConn struct {
 	net.Conn
 	patience time.Duration
@@ -112,6 +113,8 @@ type patientConn struct {
 	mu sync.Mutex
 	// set is the deadline that was asked for; zero: none.
 	set time.Time
+	// due is the deadline of Conn.
+	due time.Time
 }
 
 func (c *patientConn) Write(b []byte) (int, error) {
@@ -124,13 +127,18 @@ func (c *patientConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// renew sets the deadline of a write that begins now. c.mu is held.
+// renew gives patience to a write that begins now, or up to a quarter more: to set
+// a deadline costs a timer, and most writes then need none. c.mu is held.
 func (c *patientConn) renew() error {
-	deadline := time.Now().Add(c.patience)
-	if !c.set.IsZero() && c.set.Before(deadline) {
-		deadline = c.set
+	enough := time.Now().Add(c.patience)
+	if !c.due.Before(enough) {
+		return nil
 	}
-	return c.Conn.SetWriteDeadline(deadline)
+	c.due = enough.Add(c.patience / 4)
+	if !c.set.IsZero() && c.set.Before(c.due) {
+		c.due = c.set
+	}
+	return c.Conn.SetWriteDeadline(c.due)
 }
 
 // SetWriteDeadline ends writes at t, if patience does not end them before. The
@@ -138,7 +146,10 @@ func (c *patientConn) renew() error {
 func (c *patientConn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.set = t
+	if t.Equal(c.set) {
+		return nil // as after each answer, where net/http takes back its own
+	}
+	c.set, c.due = t, time.Time{}
 	return c.renew()
 }
 

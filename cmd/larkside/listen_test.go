@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"larkside/cmd/larkside/settings"
@@ -204,4 +205,36 @@ func TestClientThatDoesNotRead(t *testing.T) {
 			t.Fatalf("reads %v: the server still writes", reads)
 		}
 	}
+}
+
+// deadlineConn notes the deadlines that it is given.
+type deadlineConn struct {
+	net.Conn
+	writes []time.Time
+}
+
+func (c *deadlineConn) SetWriteDeadline(t time.Time) error {
+	c.writes = append(c.writes, t)
+	return nil
+}
+
+func (*deadlineConn) Write(b []byte) (int, error) { return len(b), nil }
+
+// A deadline costs a timer: one that leaves a write its patience is kept.
+func TestDeadlineIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := new(deadlineConn)
+		conn := &patientConn{Conn: below, patience: time.Minute}
+		for range 100 {
+			conn.Write([]byte("x"))
+			conn.SetWriteDeadline(time.Time{}) // as net/http does
+			if left := time.Until(below.writes[len(below.writes)-1]); left < time.Minute || left > 75*time.Second {
+				t.Fatalf("a write has %v", left)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := len(below.writes); n != 7 {
+			t.Errorf("the deadline was set %d times in 100 s, want once in 16 s", n)
+		}
+	})
 }
