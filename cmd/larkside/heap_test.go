@@ -4,20 +4,30 @@ import (
 	"context"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
 func TestGCPercent(t *testing.T) {
-	for live, want := range map[uint64]int{0: 400, 4 << 20: 400, 12 << 20: 200, 24 << 20: 100, 48 << 20: 50, 96 << 20: 25, 1200 << 20: 12} {
-		if got := gcPercent(live); got != want {
-			t.Errorf("%d MiB live: %d, want %d", live>>20, got, want)
+	for _, tc := range []struct {
+		live, allocated uint64 // in MiB, and MiB/s
+		want            int
+	}{
+		{0, 0, 400}, {4, 0, 400}, {12, 0, 200}, {24, 0, 100}, {48, 0, 50}, {96, 0, 25}, {1200, 0, 12},
+		{4, 1000, 400}, {12, 1000, 200}, {96, 24, 25}, {96, 48, 50}, {96, 1000, 60}, {1200, 300, 25}, {1200, 3000, 60},
+	} {
+		if got := gcPercent(tc.live<<20, tc.allocated<<20); got != tc.want {
+			t.Errorf("%d MiB live, %d MiB/s: %d, want %d", tc.live, tc.allocated, got, tc.want)
 		}
 	}
 }
 
-// GOGC follows the heap, both ways, and is left alone once the operator has set it.
+// some escapes to the heap.
+var some []byte
+
+// GOGC follows the heap and what is allocated, both ways, and is left alone once the operator has set it.
 func TestLimitHeap(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(100))
 	current := func() int {
@@ -35,10 +45,32 @@ func TestLimitHeap(t *testing.T) {
 		if p := current(); p < 12 || p > 25 {
 			t.Errorf("GOGC=%d with 96 MiB live, want 25 or less", p)
 		}
+		for range 12 {
+			some = make([]byte, 1<<20)
+		}
+		time.Sleep(heapPace)
+		synctest.Wait()
+		if p := current(); p < 40 || p > 60 {
+			t.Errorf("GOGC=%d with 96 MiB live and 12 MiB allocated in a quarter of a second, want 50 or so", p)
+		}
+		collections := func() uint64 {
+			s := []metrics.Sample{{Name: "/gc/cycles/forced:gc-cycles"}}
+			metrics.Read(s)
+			return s[0].Value.Uint64()
+		}
+		before := collections()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if p := current(); p > 25 {
+			t.Errorf("GOGC=%d although nothing is allocated any more", p)
+		}
+		if n := collections() - before; n != 1 {
+			t.Errorf("%d collections once it was quiet, want 1", n)
+		}
 		runtime.KeepAlive(many)
 		many = nil
 		runtime.GC()
-		time.Sleep(2 * time.Second)
+		time.Sleep(heapPace)
 		synctest.Wait()
 		if p := current(); p < 50 {
 			t.Errorf("GOGC=%d after most has been freed", p)
