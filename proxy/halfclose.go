@@ -23,8 +23,8 @@ const halfClosePatience = 5 * time.Second
 // Here the request goes on as long as the answer moves: if the caller has hung
 // up, writing to it fails soon.
 type callerLife struct {
-	// ctx is the context of all requests of the connection. Unlike those of
-	// net/http it doesn't end with each of them, which saves making one for each.
+	// ctx is the context of all requests of the connection, where net/http makes one
+	// for each. It doesn't end with a request.
 	ctx context.Context
 	end context.CancelFunc
 
@@ -36,43 +36,47 @@ type callerLife struct {
 
 func newCallerLife(ctx context.Context, conn net.Conn) *callerLife {
 	l := new(callerLife)
-	// net/http adds the address to a request's context later.
+	// Requests get this context instead of net/http's, so it needs the address.
 	l.ctx, l.end = context.WithCancel(context.WithValue(context.WithoutCancel(ctx), http.LocalAddrContextKey, conn.LocalAddr()))
 	return l
 }
 
-// serve returns the context of a request that has come.
-func (l *callerLife) serve(patience time.Duration) context.Context {
+// begin returns the context of a request that has come.
+func (l *callerLife) begin(patience time.Duration) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.patience = patience
-	l.wait()
+	l.restart()
 	return l.ctx
 }
 
-// moved notes that something of an answer was written.
-func (l *callerLife) moved() {
+// wrote is told how a write to the caller ended.
+func (l *callerLife) wrote(err error) {
+	if err != nil {
+		l.end()
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.wait()
+	l.restart()
 }
 
 // readFailed is told what ended a read from the caller.
 func (l *callerLife) readFailed(err error) {
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded): // net/http has no use for a byte now
+	case errors.Is(err, os.ErrDeadlineExceeded): // of net/http's or of a [pacedBody]'s
 	case err == io.EOF:
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.halfClosed = true
-		l.wait()
+		l.restart()
 	default:
 		l.end()
 	}
 }
 
-// wait gives the answer another patience to move. l.mu is held.
-func (l *callerLife) wait() {
+// restart gives the answer another patience to move. l.mu is held.
+func (l *callerLife) restart() {
 	switch {
 	case !l.halfClosed || l.patience == 0:
 	case l.timer == nil:
@@ -82,7 +86,7 @@ func (l *callerLife) wait() {
 	}
 }
 
-// close ends the requests, after the connection.
+// close ends the requests when the connection has ended.
 func (l *callerLife) close() {
 	l.end()
 	l.mu.Lock()

@@ -129,3 +129,19 @@ func TestBrokenCallerIsGone(t *testing.T) {
 	conn.Close()
 	<-ended
 }
+
+// The header of an answer is a part of it: the patience begins anew.
+func TestHalfClosedAndSlowBody(t *testing.T) {
+	t.Parallel()
+	b := start(t, halfClosing(time.Second))
+	b.lark.answer(func(w http.ResponseWriter, r *http.Request) {
+		<-time.After(600 * time.Millisecond)
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.(http.Flusher).Flush()
+		<-time.After(600 * time.Millisecond)
+		io.WriteString(w, "data: 1\n\n")
+	})
+	if a := b.read(b.halfClosed(getTable+"\r\n"), "GET"); a.StatusCode != 200 || a.body != "data: 1\n\n" {
+		t.Errorf("answer %d %q", a.StatusCode, a.body)
+	}
+}

@@ -16,8 +16,8 @@ import (
 // NewServer returns a server with the limits that the proxy's listener needs. A
 // header has to come in 10 s and within 64 KiB, and a connection may be idle for two
 // minutes. What streams is not limited: the handler of [New] sees to it that a body
-// moves. OPTIONS * reaches h. On a listener of [NewListener] a caller that closes its
-// sending side gets its answer.
+// moves. OPTIONS * reaches h. On a listener of [NewListener] a caller of that handler
+// gets its answer although it has closed its sending side.
 //
 // A connection ends with the answer to a request whose body came in chunks. Such a
 // request may have declared a length, too, and what stands in front of this server
@@ -139,7 +139,9 @@ func (c *serverConn) Write(b []byte) (int, error) {
 			return len(b), nil
 		}
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	c.life.wrote(err)
+	return n, err
 }
 
 // CloseWrite is how net/http lets a client read an answer behind which the
@@ -153,11 +155,12 @@ func (c *serverConn) CloseWrite() error {
 
 // refusedByServer returns the failure that stands for an answer which net/http has
 // made by itself, or nil for anything else. net/http writes such an answer at once
-// and with these headers. An answer of a handler has a Date.
+// and with these headers, or it is a 417. An answer of a handler has a Date.
 func refusedByServer(answer []byte) *edge.Failure {
 	line, _, found := bytes.Cut(answer, []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"))
 	status, isAnswer := strings.CutPrefix(string(line), "HTTP/1.1 ")
 	switch {
+	case bytes.HasPrefix(answer, []byte("HTTP/1.1 417 ")): // Expect is something else than 100-continue
 	case !found || !isAnswer || strings.Contains(status, "\n"):
 		return nil
 	case strings.HasPrefix(status, "431 "):

@@ -38,9 +38,8 @@ func (p *proxy) begin(w http.ResponseWriter, r *http.Request) *request {
 	x.w = writer{ResponseWriter: w}
 	x.body.total = &p.kept
 	ctx := r.Context()
-	if c := serverConnOf(r); c != nil && r.ProtoMajor == 1 { // otherwise the requests of a connection don't end with it
-		x.w.caller = c.life
-		ctx = c.life.serve(p.cfg.HalfClosePatience)
+	if c := serverConnOf(r); c != nil && r.ProtoMajor == 1 { // over HTTP/2 requests end one by one
+		ctx = c.life.begin(p.cfg.HalfClosePatience)
 	}
 	if len(r.Header["Traceparent"]) > 0 {
 		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))

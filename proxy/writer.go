@@ -11,7 +11,6 @@ const smallAnswer = 4 << 10
 // after every write, including the last one.
 type writer struct {
 	http.ResponseWriter
-	caller *callerLife // nil if its connection tells nothing
 	status int
 	// left is how much of a body of known length is still to come.
 	left int64
@@ -41,9 +40,6 @@ func (w *writer) WriteHeader(status int) {
 
 func (w *writer) Write(b []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(b)
-	if w.caller != nil {
-		w.caller.moved()
-	}
 	if w.left -= int64(n); w.left > 0 && err == nil {
 		w.flush()
 	}
