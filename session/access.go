@@ -10,8 +10,8 @@ import (
 
 // Access is what a request needs of a session. It may be cached: an access
 // token stays valid until its own expiry when the pair is rotated (Lark,
-// "refresh user_access_token"). Values are shared between requests and are not
-// changed once another goroutine can see them.
+// "refresh user_access_token"). Values are shared between requests and, except for
+// [Access.ClaimRenewal], are not changed once another goroutine can see them.
 type Access struct {
 	Key     Key
 	State   State
@@ -23,7 +23,7 @@ type Access struct {
 
 	// issuedAt, expiresAt and retryAt are in Unix milliseconds, which take a
 	// third of the memory of a time.Time. The cache has an Access for each
-	// user, so its size is kept to 128 bytes.
+	// user, so it and its header are kept to 144 bytes.
 	issuedAt, expiresAt, retryAt int64
 	// header is the ready Authorization value. It is behind a pointer, so that
 	// no %v of this struct shows it.
@@ -34,7 +34,7 @@ type Access struct {
 
 // NewAccess returns the cacheable part of s.
 func NewAccess(s *Session) *Access {
-	// Both in one piece: the garbage collector marks each piece of each user's.
+	// One allocation: the garbage collector has one object less to mark for each user.
 	both := new(struct {
 		access Access
 		header [1]string

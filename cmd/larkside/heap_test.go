@@ -59,7 +59,7 @@ func TestLimitHeap(t *testing.T) {
 			return s[0].Value.Uint64()
 		}
 		before := collections()
-		time.Sleep(10 * time.Second)
+		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		if p := current(); p > 25 {
 			t.Errorf("GOGC=%d although nothing is allocated any more", p)
@@ -83,5 +83,37 @@ func TestLimitHeap(t *testing.T) {
 	limitHeap(t.Context()) // returns at once
 	if p := current(); p != 33 {
 		t.Errorf("GOGC=%d, the operator's is 33", p)
+	}
+}
+
+// Load that stays about where busy begins costs no collection, and a look that comes
+// late counts the time that has passed. What was busy is given back once.
+func TestHeapTuner(t *testing.T) {
+	const mib = 1 << 20
+	var tuner heapTuner
+	look := func(allocated uint64, since time.Duration) (percent int, quiet bool) {
+		return tuner.look(200*mib, allocated, since)
+	}
+	if p, quiet := look(25*mib/2, 5*heapPace); p != 12 || quiet {
+		t.Errorf("10 MiB/s: GOGC=%d, quiet %t", p, quiet)
+	}
+	for range 40 {
+		for _, allocated := range []uint64{6.5 * mib, 5 * mib, 1 * mib} {
+			if p, quiet := look(allocated, heapPace); p > 13 || quiet {
+				t.Fatalf("26 MiB/s at most: GOGC=%d, quiet %t", p, quiet)
+			}
+		}
+	}
+	if p, _ := look(25*mib, heapPace); p != 50 {
+		t.Errorf("100 MiB/s: GOGC=%d, want 50", p)
+	}
+	given := 0
+	for range 200 {
+		if _, quiet := look(0, heapPace); quiet {
+			given++
+		}
+	}
+	if given != 1 {
+		t.Errorf("given back %d times, want once", given)
 	}
 }
