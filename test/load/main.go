@@ -11,11 +11,11 @@
 //
 // Larkside is built as it is shipped and runs with metrics on, 1 % of the traces
 // exported over OTLP, and no access log; "traced" is the same with every request
-// traced. Beside it run "tuned", a bare httputil.ReverseProxy on Larkside's own
-// transport; "naive", the five lines that a first attempt has; and Caddy, built
-// from its Go module. All four put a user's token in place of the user's name.
-// Each proxy is a program and a process of its own; the upstream is a process of
-// this program's. All is on loopback.
+// traced. Beside it run "tuned", a bare httputil.ReverseProxy on net/http's
+// transport with Larkside's limits; "naive", the five lines that a first attempt
+// has; and Caddy, built from its Go module. All of them put a user's token in place
+// of the user's name. Each is a process of its own, and none is of this program.
+// The upstream is. All is on loopback.
 //
 // # How it is measured
 //

@@ -32,10 +32,15 @@ const (
 // more for each request than any proxy does, so the proxies would hardly be seen.
 type lark struct{ batches, renewed atomic.Int64 }
 
-// serveUpstream serves u at two addresses, the second one with TLS.
+// serveUpstream serves the upstream at two addresses until ctx ends, with TLS at the
+// second one.
 func serveUpstream(ctx context.Context, plain, secure string) error {
 	u := &lark{}
-	go func() { log.Fatal(http.ListenAndServe(plain, u)) }()
+	first, err := net.Listen("tcp", plain)
+	if err != nil {
+		return err
+	}
+	go func() { log.Fatal(http.Serve(first, u)) }()
 	l, err := net.Listen("tcp", secure)
 	if err != nil {
 		return err
@@ -44,8 +49,8 @@ func serveUpstream(ctx context.Context, plain, secure string) error {
 	server := httptest.NewUnstartedServer(u)
 	server.Listener.Close()
 	server.Listener, server.EnableHTTP2 = l, true
-	// net/http's own frames may have 1 MiB. Those of nginx and of RFC 9113's default
-	// have 16 KiB.
+	// net/http's server takes frames of 1 MiB. nginx takes 16 KiB, the default of
+	// RFC 9113.
 	server.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 1000, MaxReadFrameSize: 16 << 10}
 	server.StartTLS()
 	<-ctx.Done()

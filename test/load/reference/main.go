@@ -3,9 +3,8 @@
 //
 //	reference naive|tuned ADDR URL ROOTS USERS
 //
-// It listens at ADDR and sends requests to URL, whose certificate one of the
-// authorities in the PEM file ROOTS has signed, with the tokens of the first USERS
-// users.
+// It listens at ADDR and sends requests to URL with the tokens of the first USERS
+// users. ROOTS is a PEM file of the authorities that may sign URL's certificate.
 //
 // It is a program of its own since a processor predicts branches by their
 // addresses. A proxy that shares its program with the client and the upstream
@@ -58,13 +57,13 @@ func serve(args []string) error {
 	switch args[0] {
 	case "naive":
 		// What a first attempt looks like. The transport is net/http's default, which
-		// keeps two connections.
+		// keeps two idle connections.
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 		reverse.Transport = transport
 	case "tuned":
-		// The least that a proxy in Go costs: Larkside's own transport, buffers that
-		// are used again, and nothing else.
+		// The least that a ReverseProxy costs: net/http's transport with Larkside's
+		// limits, buffers that are used again, and nothing else.
 		reverse.Transport, reverse.BufferPool = proxy.TransportConfig{RootCAs: roots}.Standard(), &buffers{}
 	default:
 		return fmt.Errorf("%q: want naive or tuned", args[0])
