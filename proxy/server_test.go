@@ -24,7 +24,7 @@ func TestUnreadableRequests(t *testing.T) {
 		"GET " + table + " HTTP/1.1\r\n" + host + "X-Y: \x00\r\n\r\n":                                 "malformed_request",
 		"POST " + table + " HTTP/1.1\r\n" + host + "Content-Length: x\r\n\r\n":                        "malformed_request",
 		"POST " + table + " HTTP/1.1\r\n" + host + "Transfer-Encoding: gzip\r\n\r\n":                  "malformed_request",
-		"GET " + table + " HTTP/1.1\r\n" + host + "Expect: x\r\n\r\n":                                  "malformed_request",
+		"GET " + table + " HTTP/1.1\r\n" + host + "Expect: x\r\n\r\n":                                 "malformed_request",
 		"GET " + table + " HTTP/1.1\r\n" + host + "X-Y: " + strings.Repeat("a", 100<<10) + "\r\n\r\n": "header_too_large",
 		"GET " + table + "?" + strings.Repeat("a", 100<<10) + " HTTP/1.1\r\n" + host + "\r\n":         "header_too_large",
 		"GET " + table + " HTTP/1.1\r\n" + host + strings.Repeat("X-Y: aaaaaaaa\r\n", 8<<10) + "\r\n": "header_too_large",
