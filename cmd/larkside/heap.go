@@ -50,7 +50,8 @@ type heapTuner struct {
 	// rate is the bytes that are allocated in a second. It rises at once and falls
 	// slowly, so that a pause in the load is not yet quiet.
 	rate float64
-	// wasBusy is true from when the heap may grow more than in a quiet process.
+	// wasBusy says that the heap has grown by more than in a quiet process, and
+	// nothing was given back since.
 	wasBusy bool
 }
 
@@ -61,7 +62,7 @@ func (t *heapTuner) look(live, allocated uint64, since time.Duration) (percent i
 	switch {
 	case t.rate > leanGrowth:
 		t.wasBusy = true
-	case t.wasBusy && t.rate < leanGrowth/8:
+	case t.wasBusy && t.rate < leanGrowth/8: // far below, so that load near leanGrowth/s costs no collections
 		t.wasBusy, quiet = false, true
 	}
 	return gcPercent(live, uint64(t.rate)), quiet

@@ -27,7 +27,8 @@ func TestGCPercent(t *testing.T) {
 // some escapes to the heap.
 var some []byte
 
-// GOGC follows the heap and what is allocated, both ways, and is left alone once the operator has set it.
+// GOGC follows the heap and what is allocated, both ways, and is left alone once
+// the operator has set it.
 func TestLimitHeap(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(100))
 	current := func() int {

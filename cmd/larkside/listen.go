@@ -147,7 +147,7 @@ func (c *patientConn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.Equal(c.set) {
-		return nil // as after each answer, where net/http takes back its own
+		return nil // after each answer net/http takes back a deadline that it never set
 	}
 	c.set, c.due = t, time.Time{}
 	return c.renew()
